@@ -433,7 +433,8 @@ fn upstreams(config: &Config) -> Upstreams {
     }
 }
 
-/// Reports upstreams that forward queries back to this agent.
+/// Reports upstreams that forward queries back to this agent, and servers of the cluster's DNS that
+/// are addresses of this agent.
 async fn watch_for_loops(resolver: Arc<Resolver>, board: Arc<StatusBoard>) -> &'static str {
     let report =
         |servers: &[SocketAddr]| board.update(|status| status.resolver.loops = servers.to_vec());

@@ -55,7 +55,7 @@ pub struct Config {
     /// agent does not start if such an interface matches `interfaces`.
     pub allow: Vec<IpNet>,
     /// The number of queries per second that the kernel answers for each client on interfaces that
-    /// are not veths. 0 means no limit.
+    /// are not veths. All IPv6 addresses of a /64 count as one client. 0 means no limit.
     pub rate_limit: u32,
     /// Whether NetworkPolicies restrict which pods the kernel answers.
     pub network_policy: NetworkPolicy,
@@ -141,8 +141,8 @@ impl Config {
     /// The configuration for these arguments. Flags override the settings of the file.
     ///
     /// # Errors
-    /// When the file can't be read or parsed, a required setting is missing, or two settings
-    /// contradict each other.
+    /// When the file can't be read or parsed, a value is invalid, a required setting is missing, or
+    /// two settings contradict each other.
     pub fn from_args(args: RunArgs) -> anyhow::Result<Config> {
         Config::new(args.settings()?)
     }

@@ -1,6 +1,6 @@
 //! The memory that the agent needs to dump the records of a large cluster.
 //!
-//! This is a separate test program because it counts allocations.
+//! This is a separate test program because it replaces the global allocator to count allocations.
 
 #![deny(unsafe_code)]
 

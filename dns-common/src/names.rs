@@ -128,6 +128,7 @@ pub fn hash(name: &[u8], key: &HashKey) -> Option<NameHash> {
 #[inline(always)]
 #[must_use]
 pub const fn first_zero(word: u64) -> u64 {
+    // A borrow may also mark bytes above the first zero byte, so only the lowest mark counts.
     let zeros = word.wrapping_sub(ONES) & !word & HIGHS;
     zeros & zeros.wrapping_neg()
 }

@@ -66,15 +66,17 @@ pub enum Outcome {
     NonstandardEdns,
     /// The message does not end where its question or OPT record ends.
     TrailingBytes,
-    /// The record of the name says that the query passes.
+    /// The record of the name, or of the parent that computes the name, says that the query passes.
     PassMark,
     /// The name has no record but may exist: its parent's record says so, or its label may be the
     /// IPv6 address of a pod.
     BelowUnknown,
-    /// Another name with the same tag was found, so whether this name has a record is unknown.
+    /// Another name with the same tag was found, so whether this name, or its parent, has a record
+    /// is unknown.
     TagCollision,
-    /// The name has no record, and no authoritative suffix covers the name and type. Or the name
-    /// has no records of the type, and lies in no zone of the settings.
+    /// The name has no record, and no authoritative suffix covers the name and type; a name of
+    /// fewer than ten bytes over IPv4 is not compared with the suffixes. Or the name has no records
+    /// of the type, and lies in no zone of the settings.
     NotAuthoritative,
     /// The reply would be longer than the client or the kernel program allows (1232 bytes).
     TooLarge,

@@ -33,21 +33,22 @@ pub const CHUNK_GRANULES: u32 = (CHUNK / GRANULE) as u32;
 /// Bytes of the longest record.
 pub const MAX_RECORD_LENGTH: usize = 4096;
 
-/// Bytes from a record's start that the verifier lets the kernel program read: an offset below
-/// [`MAX_RECORD_LENGTH`], plus a length below [`MAX_ANSWER_LENGTH`], plus 16. Every record starts
-/// at least this far before the end of its chunk.
+/// Bytes from a record's start that the verifier lets the kernel program read: the start of an
+/// answer, below [`MAX_RECORD_LENGTH`], plus an offset in the answer, below [`MAX_ANSWER_LENGTH`],
+/// plus the 16 bytes that are read there. Every record starts at least this far before the end of
+/// its chunk.
 pub const REACH: usize = (MAX_RECORD_LENGTH + MAX_ANSWER_LENGTH + 16).next_multiple_of(GRANULE);
 
-/// Bytes of the longest answer: all that follows the question, without OPT. A power of two, like
-/// [`MAX_RECORD_LENGTH`], so that the kernel program can mask lengths and offsets.
+/// Bytes of the longest stored answer: all that follows the question, without OPT. A power of two,
+/// like [`MAX_RECORD_LENGTH`], so that the kernel program can mask lengths and offsets.
 pub const MAX_ANSWER_LENGTH: usize = 1024;
 
 /// Bytes of the shortest answer that is stored: a resource record with a compressed owner and four
 /// bytes of rdata. Queries with shorter answers pass.
 pub const MIN_ANSWER_LENGTH: usize = 16;
 
-/// The maximum number of stored answers in a record. The record of a name with more types has
-/// [`RecordHead::OTHER_TYPES_PASS`].
+/// The maximum number of stored answers of a name, and of the computed names below it. The record
+/// of a name with more types has [`RecordHead::OTHER_TYPES_PASS`].
 pub const ANSWERS: usize = 3;
 
 /// The location of a record by its number: the chunk, and the offset in it in bytes.

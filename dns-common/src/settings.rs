@@ -182,8 +182,8 @@ pub struct Suffix {
     pub words: [u64; MAX_SUFFIX_LENGTH / 8],
     /// Bytes of the suffix, root label included.
     pub length: u32,
-    /// Position in [`Settings::zones`] of the zone that gives negative answers their SOA record.
-    /// Unused with [`Suffix::PASS`].
+    /// Position in [`Settings::zones`] of the zone whose SOA record goes into NXDOMAIN answers
+    /// below this suffix. Unused with [`Suffix::PASS`].
     pub zone: u16,
     /// [`Suffix::AUTHORITATIVE`], [`Suffix::AUTHORITATIVE_EXCEPT_SOA`] or [`Suffix::PASS`].
     pub action: u16,

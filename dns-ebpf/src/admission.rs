@@ -1,5 +1,6 @@
 //! The second step of parsing: whether this packet may be answered. It must be sent to a served
-//! address and to this node, its hook must answer the client, and the lease must be valid.
+//! address and, on a network card, to this node. It must not be multicast, its hook must answer
+//! the client, and the lease must be valid.
 
 use dns_common::{
     Outcome, Settings,
@@ -19,7 +20,7 @@ use crate::{
 /// The mask of a hardware address in a word that starts with it.
 const HARDWARE_MASK: u64 = u64::from_le_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]);
 
-/// The bit of a hardware address that marks multicast and broadcast (IEEE 802.3).
+/// The bit of a hardware address's first byte that marks multicast and broadcast (IEEE 802.3).
 const MULTICAST: u8 = 1;
 
 /// Returns the settings in force if the packet may be answered.

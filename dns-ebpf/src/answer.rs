@@ -91,6 +91,7 @@ pub fn find<T: Tables>(query: &ParsedQuery<'_>, tables: &T) -> Result<AnswerBody
     let stored = add_masked::<0x30>(existing.answers, found << 4);
     // SAFETY: one of the stored answers.
     let stored = unsafe { &*(stored as *const StoredAnswer) };
+    // The length is 0 if queries for this type pass.
     let length = stored.length as usize;
     if !(MIN_ANSWER_LENGTH..=MAX_ANSWER_LENGTH).contains(&length) {
         return Err(Outcome::PassMark);

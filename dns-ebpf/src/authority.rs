@@ -54,8 +54,9 @@ pub(crate) struct MatchedSuffix {
     action: u16,
 }
 
-/// The longest suffix in the settings with which the name ends. The match may start inside a label,
-/// which [`check_labels`] rejects.
+/// The longest suffix in the settings with which the name ends: the first match, because the
+/// settings hold longer suffixes first. The match may start inside a label, which [`check_labels`]
+/// rejects.
 #[inline(always)]
 fn find_suffix(query: &ParsedQuery<'_>) -> Result<MatchedSuffix, Outcome> {
     let settings = query.settings;

@@ -22,15 +22,16 @@ pub trait Frame {
     fn set_udp_checksum(&mut self, header: usize, checksum: UdpChecksum);
 }
 
-/// The clients that a hook answers.
+/// The clients that a hook answers. Policies do not restrict clients in the allowed networks.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum AnsweredClients {
-    /// Pod veths: every client that policies permit.
+    /// Veths at XDP, and at tc veths with a peer in another namespace: every client that policies
+    /// permit.
     All,
     /// tc on other devices: clients in the allowed networks. If the settings have no allowed
     /// networks, every client that policies permit.
     AllowedOrAll,
-    /// XDP on network cards: clients in the allowed networks.
+    /// XDP on devices that are not veths: clients in the allowed networks.
     Allowed,
 }
 

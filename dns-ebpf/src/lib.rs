@@ -5,8 +5,9 @@
 //! 1. [`query`] parses the packet in three steps: the [`headers`], the admission of the client, and
 //!    the DNS message.
 //! 2. [`answer`] finds the answer in the tables.
-//! 3. `rate_limit` takes a token from the client's bucket. It applies only on network cards, and
-//!    only where the allowed networks decide who is answered.
+//! 3. `rate_limit` takes a token from the client's bucket. It applies only on network cards and
+//!    other devices that are not pod veths, and only where the allowed networks decide who is
+//!    answered.
 //! 4. [`reply`] turns the packet into the reply.
 //!
 //! Every step either succeeds or returns the [`Outcome`] that says why the packet passes. Only the

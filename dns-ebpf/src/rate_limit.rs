@@ -17,8 +17,8 @@ use crate::{
 /// over the buckets.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Takes a token from the client's bucket. Without a token the query passes. Hooks that answer all
-/// clients have no limit.
+/// Takes a token from the client's bucket. Without a token the query passes. There is no limit if
+/// `limit_burst` is 0, and at hooks that answer all clients.
 ///
 /// Several clients may share a bucket. If two CPUs access a bucket at the same time, both may take
 /// the same token. So the limit is approximate.
@@ -46,6 +46,8 @@ pub(crate) fn take_token<F: Frame, T: Tables>(
             load::<u32>(ip + ipv4::SOURCE).into()
         }
     };
+    // The upper 16 bits of the product depend on all bits of the address. There are 2¹⁶ buckets, so
+    // the remainder changes nothing.
     let number = (client ^ settings.secret).wrapping_mul(SPREAD) >> 48;
     let Some(bucket) = tables.token_bucket(number as u32 % TOKEN_BUCKETS) else {
         return Ok(());

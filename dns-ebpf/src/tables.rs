@@ -8,7 +8,7 @@ pub trait Tables {
     fn control(&self) -> Option<*const Control>;
 
     /// One copy of the settings, counted from 0. The agent does not write to the copy in force, nor
-    /// in the grace period after another copy has replaced it.
+    /// to a replaced copy before the grace period after its replacement has ended.
     fn settings(&self, copy: u32) -> Option<&Settings>;
 
     /// A bucket of the directory.

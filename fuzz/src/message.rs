@@ -16,7 +16,8 @@ use super::{model::MODEL, reply};
 ///
 /// # Panics
 ///
-/// When the reply breaks a rule of [`reply::check`] or of this target.
+/// When a query gets no reply, or the reply breaks a rule of [`reply::check`],
+/// [`reply::check_local_reply`] or this module.
 pub fn check(input: &[u8]) -> QueryAction {
     let (flags, query) = input.split_first().unwrap_or((&0, &[]));
     let transport = match flags & 1 {

@@ -1,4 +1,5 @@
-//! Checks that hold for every reply, parsed by the `domain` crate.
+//! Checks of replies, parsed by the `domain` crate. Replies that consist of a header only are not
+//! checked here.
 
 use domain::{
     base::{
@@ -25,7 +26,7 @@ pub struct ParsedReply<'a> {
     pub authorities: Vec<ParsedRecord<'a, [u8]>>,
 }
 
-/// Parses and checks a reply to `query`.
+/// Parses and checks a reply to `query`. The reply must repeat the question.
 ///
 /// # Panics
 ///

@@ -167,7 +167,8 @@ fn check_addresses(reply: &reply::ParsedReply<'_>) {
 }
 
 /// Builds a response with the ID and the question of `upstream_query`, and the opcode QUERY. The
-/// flags, the RCODE, the counts of records (at most 31) and the records come from the input.
+/// flags, the RCODE, the counts of records (at most 31 in each section) and the records come from
+/// the input.
 fn build_response(upstream_query: &[u8], input: &mut FuzzInput<'_>) -> Vec<u8> {
     let sent = Message::from_slice(upstream_query).expect("an upstream query");
     let mut question = sent.question();

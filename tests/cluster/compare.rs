@@ -48,7 +48,7 @@ pub(crate) struct QuestionTallies<'a> {
 
 /// Number of questions that are sent between two checks for a stop signal.
 const CHUNK: usize = 4096;
-/// The longest time that CoreDNS's cache keeps records outside the cluster's zone: 30 s by the
+/// CoreDNS's cache keeps no record outside the cluster's zone for longer than this: 30 s by the
 /// default Corefile, and a margin.
 pub(crate) const CACHED: Duration = Duration::from_secs(35);
 
@@ -125,7 +125,7 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    /// Sends the queries to all servers at the same time.
+    /// Asks all servers at the same time, and each server one question after another.
     fn ask_all_servers(&self, questions: &[ComparedQuestion]) -> Result<Vec<QuestionReplies>> {
         let messages: Vec<Vec<u8>> = questions.iter().map(ComparedQuestion::message).collect();
         let ask = |client: &RetryingClient| {

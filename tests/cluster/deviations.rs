@@ -359,7 +359,7 @@ impl AnswerDifference<'_> {
     }
 
     /// Whether the question has upper-case letters, the replies differ only in letter case, and
-    /// Zerohop copies the letter case of the question to the owner names.
+    /// Zerohop copies the letter case of the question to owner names that are the queried name.
     fn differs_in_letter_case(&self) -> bool {
         let AnswerDifference {
             coredns, zerohop, ..

@@ -269,7 +269,8 @@ fn measure_latency(
     Ok(())
 }
 
-/// Prints the memory of the agent, and of CoreDNS if its process ID is known.
+/// Prints the memory of the agent, and of CoreDNS if its process ID is known. The pages of the
+/// agent's program file are not counted. Those of CoreDNS are.
 fn print_memory(agent: &ComparedAgent, measurement: &MeasurementSettings) -> Result<()> {
     let anonymous = kilobytes(agent.process.process_id(), "RssAnon:")?;
     let status: Value = serde_json::from_str(body(&get_admin(&agent.process.admin, "/status")?)?)?;

@@ -151,7 +151,7 @@ impl NameRole {
 
 /// The questions about these Services. `states` are the objects before and now. The questions are
 /// about the names of the Services, of their endpoints and ports, about absent names next to them
-/// and below them, and about the reverse names of all addresses.
+/// and below them, and about the reverse names of all addresses. Every second question has EDNS.
 pub(crate) fn questions_about(
     services: &BTreeSet<NamespacedName>,
     states: [&LiveObjects; 2],

@@ -70,7 +70,7 @@ impl ComparedReply {
         self.rcode == "NOERROR" && !self.answer().is_empty()
     }
 
-    /// The parts that differ, as text.
+    /// The parts in which `other` differs from this reply, as text.
     pub(crate) fn differences(&self, other: &ComparedReply) -> Vec<String> {
         let mut parts = Vec::new();
         if self.rcode != other.rcode {

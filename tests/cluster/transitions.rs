@@ -111,8 +111,9 @@ struct TransitionPhase<'a, 'c> {
     history: BTreeMap<NamespacedName, Vec<String>>,
 }
 
-/// The reverse names to ask about. CoreDNS's cache may keep their records, so each name is asked
-/// about again only after the cache has dropped them.
+/// The reverse names to ask about. CoreDNS's cache may keep their records, because the suite's
+/// Corefile turns the cache off only for the cluster's zone. So each name is asked about again only
+/// after the cache has dropped its records.
 #[derive(Default)]
 struct ReverseNames {
     /// When each name was last asked about.
@@ -180,6 +181,7 @@ impl TransitionPhase<'_, '_> {
         histories
             .values_mut()
             .try_for_each(|history| history.record_answers(zone))?;
+        // Answers between several writes may be right for a state between them.
         if transition.writes == WriteCount::One {
             self.report.observed += 1;
             for (key, history) in &histories {

@@ -31,7 +31,8 @@ pub fn disable_checksum_offload(namespace: &NetworkNamespace, interface: &str) -
     Ok(())
 }
 
-/// The commands of `struct ethtool_value` (include/uapi/linux/ethtool.h).
+/// ETHTOOL_GTXCSUM and ETHTOOL_STXCSUM, whose argument is a `struct ethtool_value`
+/// (include/uapi/linux/ethtool.h).
 const GET_TX_CHECKSUM: u32 = 0x16;
 const SET_TX_CHECKSUM: u32 = 0x17;
 

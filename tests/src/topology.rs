@@ -140,6 +140,7 @@ impl Topology {
         let [served, served6] = SERVED;
         self.node.ip(&[
             &format!("route delete blackhole {served}/32"),
+            // The kernel gives IPv6 blackhole routes the device `lo`.
             &format!("route delete blackhole {served6}/128 dev lo"),
             &format!("address add {served}/32 dev lo"),
             &format!("address add {served6}/128 dev lo nodad"),

@@ -166,7 +166,7 @@ fn answer_queries(
 ) {
     let mut buffer = vec![0; MAX_PAYLOAD];
     while !stop.load(Ordering::Relaxed) {
-        // The error is the time-out that `on_socket` sets.
+        // The usual error is the time-out that `on_socket` sets.
         let Ok((length, client)) = socket.recv_from(&mut buffer) else {
             continue;
         };

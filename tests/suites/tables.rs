@@ -124,8 +124,8 @@ fn put(
         }
         Err(full) => {
             assert_eq!(full, TableFull::Directory);
-            // A put fails only for a new name, when both its buckets, of eight words each, are
-            // full.
+            // A put fails only for a new name whose buckets are full, if no name in them can move
+            // to its other bucket. Then two buckets or more, of eight words each, are full.
             assert!(map.len() >= 16 && !map.contains_key(&name));
             false
         }
@@ -262,7 +262,7 @@ impl<G: Grace> TableBench<G> {
             card_addresses: Vec::new(),
             rate_limit: None,
         };
-        // A lease that outlasts the test.
+        // A lease that never ends, because `now` is always 0.
         let lease = std::mem::offset_of!(Control, lease) / 8;
         control.words()[lease].store(u64::MAX >> 1, Ordering::Relaxed);
         // The table counts as complete for the only zone, so absent names are denied.
@@ -422,10 +422,12 @@ impl Tables for SharedTables {
         element::<[u8; CHUNK]>(&self.records, number).map(<*const _>::cast)
     }
 
+    /// Not called, because the settings permit any client.
     fn permits(&self, _: &ClientKey) -> bool {
         false
     }
 
+    /// Not called, because the settings have no rate limit.
     fn token_bucket(&self, _: u32) -> Option<*mut u64> {
         None
     }

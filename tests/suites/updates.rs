@@ -240,6 +240,7 @@ fn full_tables_never_deny_a_name_that_exists() {
     let mut passes = 0;
     for _ in 0..3 {
         let mut turn = 0;
+        // `publish_all` calls the closure after each name.
         let published = tables.publish_all(&model, &mut || {
             for _ in 0..40 {
                 turn += 1;

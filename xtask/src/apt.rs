@@ -156,8 +156,8 @@ fn debian_sources(apt_get: &mut Command) -> Result<BTreeSet<String>> {
     Ok(output(apt_get)?.lines().map(str::to_owned).collect())
 }
 
-/// The text of sources.list: a line for each suite on each mirror. Most of these pairs do not
-/// exist.
+/// The text of sources.list: a line for each suite on each mirror. A mirror need not have every
+/// suite.
 fn sources(mirrors: &BTreeSet<String>, suites: &[&str]) -> String {
     let keyrings: Vec<_> = KEYRINGS
         .into_iter()

@@ -88,7 +88,7 @@ pub(crate) fn cargo_for_kernel(
 ) -> Command {
     let mut all_flags = vec![
         "-Clinker=".to_owned() + &tools.linker.to_string_lossy(),
-        // BTF: types for the verifier's messages, and for finding maps by name.
+        // BTF: types for the verifier's messages.
         "-Clink-arg=--btf".to_owned(),
         // Allows loads of 2 to 8 bytes at unaligned addresses, which saves 24 ns for an A answer.
         "-Clink-arg=--cpu-features=+allows-misaligned-mem-access".to_owned(),

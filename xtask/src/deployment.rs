@@ -94,8 +94,8 @@ fn write_schemas() -> Result<()> {
     let partial = schemas().with_extension("partial");
     fs::create_dir_all(&partial).with_context(|| format!("cannot create {}", partial.display()))?;
     for (name, definition) in &*definitions {
-        // Definitions without a kind are parts of objects. Those of several kinds, such as
-        // DeleteOptions, are not in manifests.
+        // Definitions without a kind are parts of objects. Those with a kind in several API groups,
+        // such as DeleteOptions, are not in manifests.
         let Some([kind]) = definition["x-kubernetes-group-version-kind"]
             .as_array()
             .map(Vec::as_slice)

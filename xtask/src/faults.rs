@@ -53,7 +53,7 @@ pub(crate) fn run(options: &FaultsOptions) -> Result<()> {
     command
         .current_dir(root().join("tests"))
         .args(["--nocapture", "--test-threads=1"])
-        // It would step the clock of this machine.
+        // This test would step the clock of this machine.
         .arg("--skip=faults::clock")
         .env("ZEROHOP_FAULTS", "full")
         .env("ZEROHOP_OTHER_AGENT", other_agent)

@@ -72,7 +72,7 @@ pub(crate) fn build_agent(name: &str) -> Result<PathBuf> {
                     "Cluster DNS, answered inside the Linux kernel",
                 "org.opencontainers.image.version": env!("CARGO_PKG_VERSION"),
                 // The second part is the license of dns-ebpf and dns-common, which the agent
-                // embeds.
+                // embeds. `GPL-2.0-only` is SPDX's present name for their `GPL-2.0`.
                 "org.opencontainers.image.licenses":
                     "(Apache-2.0 OR MIT) AND (MIT OR GPL-2.0-only)",
             }),

@@ -58,7 +58,7 @@ impl Initramfs {
         self.add_entry(path, LINK | 0o777, (0, 0), target.as_bytes())
     }
 
-    /// Adds a character device.
+    /// Adds a character device with this major and minor number.
     pub(crate) fn add_device(&mut self, path: &Path, number: (u32, u32)) -> Result<()> {
         self.add_entry(path, CHARACTER_DEVICE | 0o600, number, &[])
     }

@@ -9,7 +9,7 @@ use crate::process::{find_program, is_root, output};
 /// How much set-up prints.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verbosity {
-    /// A line for each program that is found or installed.
+    /// The programs that are found, and what is installed now.
     Everything,
     /// Only what is installed now.
     Changes,
@@ -41,7 +41,7 @@ pub(crate) fn ensure_programs(programs: &[PackagedProgram], verbosity: Verbosity
     install_packages(&missing)
 }
 
-/// Installs packages of the machine's distribution.
+/// Installs Debian packages with apt. Fails on machines without apt, and if not run as root.
 pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
     let names = packages.join(" ");
     if find_program("apt-get").is_none() {

@@ -219,7 +219,8 @@ fn draw_arrow(svg: &mut String, arrow: &Arrow) {
     );
 }
 
-/// The three corners of the head of an arrow whose last segment is horizontal or vertical.
+/// The three corners of the head of an arrow whose last segment is horizontal or vertical. The head
+/// is 9 pixels long and 10 wide.
 fn arrow_head(from: (u32, u32), tip: (u32, u32)) -> String {
     let (x, y) = (i64::from(tip.0), i64::from(tip.1));
     let (along_x, along_y) = (

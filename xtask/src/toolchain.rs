@@ -72,7 +72,8 @@ struct Compiler {
     release: String,
 }
 
-/// The first usable compiler: of rustup's active toolchain, of its other toolchains, or Debian's.
+/// The first usable compiler: that of the `rustc` in PATH (with rustup, its active toolchain), of
+/// rustup's other toolchains, or Debian's.
 fn find_compiler() -> Option<Compiler> {
     sysroots()
         .iter()

@@ -27,7 +27,8 @@ use super::{
 /// The interval between searches of the pins for programs of unknown owner. A new program causes a
 /// search at once.
 const PIN_SCAN_INTERVAL: Duration = Duration::from_secs(30);
-/// The length, in bytes, to which the kernel truncates names of programs.
+/// The length, in bytes, of the longest program name that the kernel accepts. Loaders truncate
+/// longer names.
 const KERNEL_NAME_BYTES: usize = 15;
 
 /// A foreign program on a device.
@@ -159,7 +160,7 @@ impl ForeignProgram {
         self.owner.filter(|owner| is_tc && *owner != Owner::Libxdp)
     }
 
-    /// Whether the name is that of a Zerohop program, in full or as truncated by the kernel. This
+    /// Whether the name is that of a Zerohop program, in full or truncated by the loader. This
     /// recognises programs of another agent, whose IDs the caller of [`ForeignPrograms::find_on`]
     /// may not know.
     #[must_use]
@@ -222,6 +223,7 @@ fn programs_on(device: &Device) -> Vec<ForeignProgram> {
     ] {
         // An error usually means that there are no programs: the kernel has no tcx (before Linux
         // 6.6), it is one of the first with tcx and none is attached, or the device is gone.
+        // Without CAP_NET_ADMIN and CAP_SYS_ADMIN the programs stay unknown.
         let ids = syscall::tcx_programs(device.index, direction).unwrap_or_default();
         programs.extend(ids.into_iter().map(|id| program(hook, Some(id))));
     }

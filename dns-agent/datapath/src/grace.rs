@@ -15,9 +15,9 @@ pub trait Grace {
 /// Waits for the kernel's readers: BPF programs, which run under RCU.
 ///
 /// An update of an element in an array of maps makes the kernel wait for all running programs
-/// (`maybe_wait_bpf_programs`, Linux 5.0, commit 1ae80cf31938), which takes some milliseconds.
-/// membarrier(2) is no substitute: its GLOBAL command does nothing with one CPU online, and is
-/// refused under nohz_full.
+/// (`maybe_wait_bpf_programs`, commit 1ae80cf31938, which Linux 5.0 and later have). This takes
+/// some milliseconds. membarrier(2) is no substitute: its GLOBAL command does nothing with one CPU
+/// online, and is refused under nohz_full.
 pub struct Rcu {
     outer: OwnedFd,
     inner: OwnedFd,

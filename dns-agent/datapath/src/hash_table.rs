@@ -283,7 +283,7 @@ impl<G: Grace> HashTable<G> {
 
     /// Finds a word for a name with this hash, which the caller overwrites: a free one or, if both
     /// buckets are full, the old word of a name that this function moves to its other bucket.
-    /// `None` when no name can be moved.
+    /// `None` when no name can be moved, or the round has no moves left.
     fn make_room(&mut self, hash: NameHash) -> Option<(u32, usize)> {
         let buckets = [hash.bucket(self.mask), hash.second_bucket(self.mask)];
         for bucket in buckets {

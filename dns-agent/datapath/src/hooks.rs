@@ -38,10 +38,11 @@ pub struct Hooks {
     wanted: Vec<Interface>,
     /// The number of values of `--allow`.
     allowed_networks: usize,
-    /// `None` when hooks can't be pinned.
+    /// `None` when hooks can't be pinned, and after [`Hooks::move_to`], [`Hooks::detach`] or
+    /// [`Hooks::keep_attached`].
     pins: Option<Pins>,
     persistence: Persistence,
-    /// Why the last [`Hooks::restore_pins`] failed; `None` when it succeeded.
+    /// Why the last [`Hooks::restore_pins`] failed; `None` when it succeeded or was never called.
     pinning_error: Option<String>,
     /// Attached programs, by the device's index.
     attached: BTreeMap<u32, Attachment>,

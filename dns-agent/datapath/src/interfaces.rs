@@ -117,7 +117,7 @@ impl Devices {
     ///
     /// When no netlink socket can be opened, when the kernel doesn't answer within
     /// `NETLINK_TIMEOUT`, or when it answers with an error. An error in the answer to a request for
-    /// filters only ends the list of filters, which then is usually empty.
+    /// filters only ends the list of filters, because a kernel without traffic control has none.
     pub async fn list(&mut self) -> anyhow::Result<&[Device]> {
         let (connection, handle, _) = new_connection().context("opening a netlink socket")?;
         let connection = tokio::spawn(connection);
@@ -265,7 +265,8 @@ async fn read_filters(request: TrafficFilterGetRequest) -> Result<Vec<TcFilter>,
         match messages.try_next().await {
             Ok(None) => break,
             Ok(Some(message)) => filters.extend(parse_filter(message)),
-            // Usually the device is gone, or has no queueing discipline for filters.
+            // A kernel without traffic control answers with an error, and then no filter runs.
+            // For a device that is gone, or has no filter, the list is empty.
             Err(rtnetlink::Error::NetlinkError(_)) => break,
             Err(error) => return Err(error),
         }

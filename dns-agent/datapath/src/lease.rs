@@ -1,4 +1,4 @@
-//! Conversion of lease durations to jiffies, the kernel's unit of time.
+//! Conversion of lease durations to jiffies, the kernel's unit of time, at a measured rate.
 
 use std::time::{Duration, Instant};
 
@@ -42,6 +42,7 @@ impl Clock {
 
 fn measure_rate(object: &EbpfObject) -> anyhow::Result<u32> {
     let start = Instant::now();
+    // `set_lease` returns the current jiffies.
     let first = object.set_lease(0)?;
     std::thread::sleep(MEASUREMENT);
     let last = object.set_lease(0)?;

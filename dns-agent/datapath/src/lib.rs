@@ -129,8 +129,8 @@ pub struct DatapathConfig {
     pub served_addresses: Vec<SocketAddr>,
     /// Clients that policies permit, until [`Datapath::publish_clients`] replaces them.
     pub clients: PermittedClients,
-    /// The number of names for which [`table_size`] makes room. The tables then never grow. `None`:
-    /// it makes room for 12.5 % more names than exist, and the tables grow.
+    /// The least number of names for which [`table_size`] makes room. The tables then never grow.
+    /// `None`: it makes room for at least 12.5 % more names than exist, and the tables grow.
     pub capacity: Option<usize>,
     /// Duration of the lease: how long the kernel answers after the last renewal.
     pub stale_after: Duration,

@@ -136,8 +136,8 @@ impl Pins {
     ///
     /// # Errors
     ///
-    /// When another agent has claimed a new folder, when the folder belongs to another user, or
-    /// when it can't be created, opened or locked.
+    /// When another agent has claimed a new folder, when the folder can't be trusted
+    /// ([`Claim::Untrusted`]), or when it can't be created, opened or locked.
     pub fn restore(&mut self) -> anyhow::Result<()> {
         let locked = self.lock.metadata().context("inspecting the lock")?;
         let current = fs::symlink_metadata(&self.folder);
@@ -239,7 +239,8 @@ impl Pins {
 /// Detaches and unpins a link.
 pub(super) fn remove_pin(path: &Path) -> io::Result<()> {
     // This fails if the link's device is gone, or if the pinned object is not a link. In both cases
-    // there is nothing to detach. After any other failure the link ends soon after its last pin.
+    // there is nothing to detach. After any other failure the kernel detaches the link when
+    // nothing refers to it any more: no pin and no descriptor.
     let _ = syscall::detach_pinned_link(path);
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

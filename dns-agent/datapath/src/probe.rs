@@ -68,8 +68,8 @@ pub fn try_kernel(object_file: ObjectFile) -> Result<Trial, KernelRefusal> {
     let config = DatapathConfig {
         object_file,
         interfaces: Vec::new(),
-        // The programs for network cards answer only clients of an allowed network. This one is
-        // reserved for documentation: RFC 5737 section 3.
+        // The XDP program answers only clients of an allowed network. This one is reserved for
+        // documentation: RFC 5737 section 3.
         allow: vec![Ipv4Net::new_assert([192, 0, 2, 0].into(), 24).into()],
         rate_limit: None,
         served_addresses: vec![SocketAddr::from(([192, 0, 2, 53], 53))],
@@ -129,9 +129,9 @@ pub struct Survey<'a> {
     pub foreign_programs: Vec<ForeignProgram>,
 }
 
-/// Predicts what an agent would do with each matching device. Programs of a running agent are
-/// recognised by their pins, or by their names if this process may read them. `allowed_networks` is
-/// the number of values of `--allow`. See [`hooks::prospects`].
+/// Predicts what an agent would do with each matching device. Programs of a running agent are not
+/// foreign. They are recognised by their pins, or by their names if this process may read them.
+/// `allowed_networks` is the number of values of `--allow`. See [`hooks::prospects`].
 #[must_use]
 pub fn survey_devices<'a>(
     wanted: &[Interface],

@@ -109,8 +109,8 @@ impl HookProgram {
     }
 }
 
-/// Whether a program or filter of this name, which the kernel has not truncated, is one of
-/// Zerohop's.
+/// Whether a tc filter of this name is one of Zerohop's. The kernel truncates names of programs,
+/// but not those of filters.
 pub(crate) fn is_zerohop_name(name: &str) -> bool {
     HookProgram::ALL
         .iter()

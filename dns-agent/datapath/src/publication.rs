@@ -48,8 +48,9 @@ pub struct KernelTables<G> {
     client_table: ClientTable,
     /// The zones in the last call of [`KernelTables::publish_all`].
     zones: Vec<Name>,
-    /// For each of `zones`, whether the tables have all its names, so that absent names may be
-    /// denied. [`settings::build_settings`] has more conditions.
+    /// For each of `zones`, whether absent names may be denied, because the tables have all its
+    /// names. It may stay `false` while names of another zone are left out.
+    /// [`settings::build_settings`] has more conditions.
     authoritative: Vec<bool>,
     /// The [`ZoneData::pass_suffixes`] in the last call of [`KernelTables::publish_all`] that wrote
     /// all names.
@@ -175,7 +176,8 @@ impl<G: Grace> KernelTables<G> {
         self.are_full() || usage.record_bytes > usage.record_bytes_capacity / 32 * 31
     }
 
-    /// Publishes all names of `data`, and calls `progress` after each name.
+    /// Publishes all names of `data`, and removes all other names. Calls `progress` after each name
+    /// of `data`.
     ///
     /// During the round, absent names pass below the pass suffixes of both the old and the new
     /// data. Only the settings published at the end of the round can deny more names.

@@ -96,7 +96,7 @@ pub fn build_settings(
         .map(|name| (name.wire(), 0, Suffix::PASS))
         .collect();
     // The zones are sorted, longest name first, so a zone that is left out never lies inside one
-    // that is kept. Otherwise its names would look like names of the outer zone.
+    // that is kept. If it did, its names would look like names of the outer zone.
     for (number, apex) in data.zones().iter().take(MAX_SUFFIXES).enumerate() {
         settings.zones[number] = build_zone(data, number)
             .with_context(|| format!("building the SOA record of {}", apex.name))?;

@@ -182,6 +182,7 @@ fn outcome_counts<'a>(
     }
     for (program, attached) in attached_programs {
         let (hook, source) = (program.hook(), program.source(attached.index));
+        // The source of an attached program is never `TestRun`.
         let name = match source {
             PacketSource::Device(_) | PacketSource::TestRun => attached.interface.as_str(),
             PacketSource::Veths => PODS,

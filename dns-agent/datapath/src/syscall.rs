@@ -61,7 +61,7 @@ pub(super) fn link_id(link: &OwnedFd) -> io::Result<u32> {
     Ok(link_info(link)?.id)
 }
 
-/// Pins an object at a path that doesn't exist.
+/// Pins an object. Fails if the path exists already.
 pub(super) fn pin_object(object: &OwnedFd, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut attributes = zeroed_attributes();
@@ -70,9 +70,9 @@ pub(super) fn pin_object(object: &OwnedFd, path: &Path) -> io::Result<()> {
     bpf(bpf_cmd::BPF_OBJ_PIN, &mut attributes).map(drop)
 }
 
-/// The IDs of the tcx programs on a device, in the order in which they run. Fails with EINVAL
-/// before Linux 6.6, which introduced tcx. The first kernels with tcx fail with ENOENT when no
-/// program is attached.
+/// The IDs of the tcx programs on a device, in the order in which they run. Needs CAP_NET_ADMIN or
+/// CAP_SYS_ADMIN. Fails with EINVAL before Linux 6.6, which introduced tcx. The first kernels with
+/// tcx fail with ENOENT when no program is attached.
 pub(super) fn tcx_programs(device: u32, direction: Direction) -> io::Result<Vec<u32>> {
     let mut ids = [0u32; MAX_TCX_PROGRAMS];
     let attach_type = match direction {

@@ -16,7 +16,8 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// The ceiling of the wait after the current failure. Doubles the ceiling for the next failure.
+    /// The ceiling of the wait after the current failure. Doubles the ceiling for the next failure,
+    /// up to [`LONGEST_CEILING`].
     pub(super) fn next_ceiling(&mut self) -> Duration {
         let ceiling = self.ceiling;
         self.ceiling = (ceiling * 2).min(LONGEST_CEILING);

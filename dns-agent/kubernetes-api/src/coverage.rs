@@ -2,11 +2,11 @@
 //! Service.
 //!
 //! The selector is `kubernetes.io/service-name in (…)` with the names of all headless Services of
-//! all namespaces, combined with the operator's selector if there is one. It selects every slice of
-//! these Services, because CoreDNS finds a Service's slices by the same label. Other labels may be
-//! out of date. For example, a controller sets `service.kubernetes.io/headless` when it next writes
-//! a slice, not when the Service becomes headless (Kubernetes 1.35,
-//! `staging/src/k8s.io/endpointslice/utils.go`).
+//! all namespaces, combined with the operator's selector if there is one. Without the operator's
+//! selector it selects every slice of these Services, because CoreDNS finds a Service's slices by
+//! the same label. Other labels may be out of date. For example, a controller sets
+//! `service.kubernetes.io/headless` when it next writes a slice, not when the Service becomes
+//! headless (Kubernetes 1.35, `staging/src/k8s.io/endpointslice/utils.go`).
 //!
 //! A request holds a limited number of names, so the names are divided into *parts*. Each part has
 //! its own watch. A new name goes into the last part, or into a new part if the last one is full,

@@ -7,8 +7,9 @@ use kube::{Api, Client, Error, core::PartialObjectMeta};
 use tokio::time::timeout;
 use zerohop_kubernetes::ObjectKey;
 
-/// Time limit for the API server's response. The agent keeps answering while it waits. It must be
-/// well below the Pod's grace period (by default 30 s), after which the kubelet kills the agent.
+/// Time limit for the API server's response. The agent keeps answering while it waits. The limit
+/// must be well below the Pod's grace period (by default 30 s), after which the kubelet kills the
+/// agent.
 const TIME_LIMIT: Duration = Duration::from_secs(5);
 
 /// Reads the agent's DaemonSet from the API server.

@@ -63,6 +63,7 @@ impl HeadlessIndex {
                 self.headless.insert(key.clone())
             }
             Event::Applied { object, .. } => self.headless.remove(&object.key()),
+            // CoreDNS answers for an unreadable Service, so its slices aren't needed.
             Event::Unusable {
                 placeholder: Some(object),
                 ..

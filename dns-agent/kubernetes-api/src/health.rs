@@ -39,9 +39,11 @@ pub struct FeedHealth {
 /// Whether the time since a feed last received data counts as the feed's age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SilenceRule {
-    /// Counts, because names that depend on the feed are answered, or wait for its first list.
+    /// Counts. The kernel answers nothing before the first list of a feed that exists from the
+    /// start, and afterwards answers the names that depend on it.
     Counts,
-    /// Doesn't count, because names that depend on the feed pass until its first list has ended.
+    /// Doesn't count, until the first list of a feed that was added later has ended. Meanwhile
+    /// CoreDNS answers the names that depend on it, so silence makes no answer outdated.
     Ignored,
 }
 

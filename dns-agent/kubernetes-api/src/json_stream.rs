@@ -104,6 +104,7 @@ impl ListSplitter {
                     self.buffer.start += 1;
                     self.position = ListPosition::Item;
                 }
+                // Also `"items": null`, an empty list.
                 (ListPosition::Value(member), _) => {
                     let Some(value) = self.take_value()? else {
                         break;

@@ -81,7 +81,7 @@ impl<'a> ObjectJson<'a> {
         struct ObjectOutline {
             metadata: ReadableMetadata,
         }
-        // If this fails, parsing the whole object fails too and reports the reason.
+        // If this fails, parsing the whole object generally fails too, and reports the reason.
         let ObjectOutline { metadata } = serde_json::from_slice(json).unwrap_or_default();
         ObjectJson {
             feed,

@@ -145,8 +145,9 @@ impl TryFrom<discovery::EndpointSlice> for EndpointSlice {
     }
 }
 
-/// The fields of a Pod that the agent reads, unless the Pod may be NodeLocal DNSCache. Complete
-/// Pods are so large that deserializing them would take most of the time for reading objects.
+/// The fields of a Pod that the agent reads. Complete Pods are so large that deserializing them
+/// would take most of the time for reading objects. Only a Pod that may be NodeLocal DNSCache is
+/// also read completely.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct ApiPod {

@@ -1,10 +1,10 @@
 //! Determines from CoreDNS's Corefile which names Zerohop may answer.
 //!
-//! Zerohop's answers must not differ from those of CoreDNS, so Zerohop accepts only plugins and
-//! options on an allow-list. If Zerohop doesn't fully understand a line, all names that the line
-//! can affect pass. If the affected names are unclear, all names pass. `docs/coredns.md` describes
-//! the effect of each plugin for operators. The meaning of plugins and options is taken from the
-//! source code of CoreDNS 1.14.
+//! Except for CoreDNS deviations, Zerohop's answers must not differ from those of CoreDNS, so
+//! Zerohop accepts only plugins and options on an allow-list. If Zerohop doesn't fully understand a
+//! line, all names that the line can affect pass. If the affected names are unclear, all names
+//! pass. `docs/coredns.md` describes the effect of each plugin for operators. The meaning of
+//! plugins and options is taken from the source code of CoreDNS 1.14.
 
 mod blocks;
 mod cache;
@@ -37,7 +37,8 @@ use super::settings::{EmptyServices, EndpointNames, PodMode, VERSION_TTL, ZonalN
 pub struct Conclusions {
     /// The zones to answer and their settings. `None`: everything passes.
     pub adopted: Option<AdoptedSettings>,
-    /// Sentences for operators that explain `adopted`, in the order of the Corefile's lines.
+    /// Sentences for operators that explain `adopted`: first those about the whole Corefile, then
+    /// in the order of its lines.
     pub reasons: Vec<String>,
 }
 

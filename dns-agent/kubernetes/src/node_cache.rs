@@ -294,9 +294,10 @@ impl CacheConfig {
         })
     }
 
-    /// Generates the Corefile as node-cache does (`cmd/node-cache/app/configmap.go`), with two
-    /// differences that change no answers: the placeholder for the cluster's DNS stays, and so does
-    /// `force_tcp` if there are upstream servers.
+    /// Generates the Corefile as node-cache does (`cmd/node-cache/app/configmap.go`), with three
+    /// differences. The placeholder for the cluster's DNS stays, and so does `force_tcp` if there
+    /// are upstream servers. Neither changes an answer. The blocks of stub domains have port 53
+    /// instead of the value of `-dns.port`, whose default is 53.
     fn generate_corefile(
         &self,
         template: &str,

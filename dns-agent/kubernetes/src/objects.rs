@@ -9,7 +9,8 @@ use std::sync::Arc;
 /// strings are shared.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectKey {
-    /// The object's namespace; empty for a Namespace.
+    /// The object's namespace; empty for kinds without namespaces, such as Namespace, and if the
+    /// object's metadata can't be read.
     pub namespace: Arc<str>,
     /// The object's name.
     pub name: Arc<str>,

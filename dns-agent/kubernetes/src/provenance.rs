@@ -1,7 +1,7 @@
 //! The objects that a record was made from, and the reasons why a record is absent.
 //!
-//! Provenance is not stored. The rules that made a record are applied again, to one Service and
-//! one slice at a time.
+//! Provenance is not stored. The rules that made a record are applied again, to one Service at a
+//! time.
 
 use std::{borrow::Cow, fmt};
 

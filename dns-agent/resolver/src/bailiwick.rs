@@ -44,7 +44,8 @@ pub(super) struct RelevantRecords {
     pub(super) last_name: Name,
     /// Where the chain ends.
     pub(super) chain_end: ChainEnd,
-    /// Number of records of the response that are not in the three sections above.
+    /// Number of records of the response, not counting its OPT record and records after it, that
+    /// are not in the three sections above.
     pub(super) left_out: usize,
 }
 
@@ -143,9 +144,11 @@ fn follow_chain(
             return (chain, name, ChainEnd::Local);
         }
         last_name = name;
-        // The records at this name, and the DNAME records above it that redirect it.
+        // The records at this name, and the DNAME records above it that redirect it, with their
+        // signatures.
         let (here, others): (Vec<Record>, Vec<Record>) = rest.into_iter().partition(|record| {
-            // Signatures of the queried type and of a CNAME belong to the answer too.
+            // A CNAME, and the signatures of a CNAME and of the queried type, belong to the answer
+            // too.
             let has_queried_type = [Rtype::ANY, record.data.rtype()].contains(&qtype)
                 || [qtype, Rtype::CNAME].contains(&signed_type(record));
             let redirects = signed_type(record) == Rtype::DNAME
@@ -217,8 +220,8 @@ impl Responder {
 }
 
 /// Keeps the authority records of the zone that contains `last_name`: SOA, NS and DS records at or
-/// above the name, and NSEC and NSEC3 records in the zone (RFC 4035 section 3.1.3, RFC 5155 section
-/// 7.2).
+/// above the name, NSEC and NSEC3 records in the zone (RFC 4035 section 3.1.3, RFC 5155 section
+/// 7.2), and the signatures of all these.
 fn retain_zone_records(
     mut records: Vec<Record>,
     last_name: &Name,
@@ -264,7 +267,7 @@ fn named_host(record: &Record) -> Option<Name> {
     let Rdata::Opaque(rtype, bytes) = &record.data else {
         return record.data.host().cloned();
     };
-    // The offset of the name in the data.
+    // `Records::read` leaves the data of these types opaque. The offset is that of the name in it.
     let offset = match *rtype {
         Rtype::NS => 0,
         Rtype::MX | Rtype::SVCB | Rtype::HTTPS => 2,

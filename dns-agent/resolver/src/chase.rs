@@ -25,7 +25,7 @@ use super::{
 /// Upper bound on upstream queries for one client query.
 const MAX_UPSTREAM_QUERIES: usize = 4;
 /// Upper bound on the CNAMEs of a chain when local records or another upstream query continue it.
-/// The CNAMEs of the last response are not counted. Real chains have a few.
+/// The CNAMEs of a response that ends the chain are not counted. Real chains have a few.
 const MAX_CHASED_CNAMES: usize = 64;
 
 impl Query {
@@ -41,6 +41,9 @@ impl Query {
     ///
     /// The reply is also SERVFAIL if the response can't be parsed, or if it is truncated and the
     /// client uses TCP.
+    ///
+    /// `rotation` is that of [`zerohop_zone::render`]. A response that is relayed whole keeps its
+    /// order.
     pub fn relay(
         &self,
         response: &Response,
@@ -107,6 +110,7 @@ impl Chase {
     }
 
     /// Continues with an upstream's response for the target. `None`: there was no response.
+    /// `rotation` is that of [`zerohop_zone::render`].
     pub fn complete(
         mut self,
         response: Option<&Response>,

@@ -29,7 +29,7 @@ pub(super) fn header_only(header: Header, rcode: OptRcode) -> Vec<u8> {
 }
 
 impl Query {
-    /// The reply with these sections. AA, TC and RA come from `flags`; truncation also sets TC.
+    /// The reply with these sections. AA, TC, RA and AD come from `flags`; truncation also sets TC.
     pub(super) fn reply(&self, rcode: OptRcode, flags: Flags, sections: &Sections) -> Vec<u8> {
         self.assemble(
             reply_header(self.header, rcode, flags),
@@ -117,7 +117,7 @@ pub(super) fn push_opt(message: &mut Vec<u8>, edns: Edns, extended_rcode: u8) {
 }
 
 /// The first four bytes of a reply's header: the ID, opcode, RD and CD of the query, the lower four
-/// bits of `rcode`, and AA, TC and RA from `flags`.
+/// bits of `rcode`, and AA, TC, RA and AD from `flags`.
 fn reply_header(query: Header, rcode: OptRcode, flags: Flags) -> Header {
     let mut header = Header::new();
     header.set_id(query.id());

@@ -49,8 +49,8 @@ pub struct ResolverCounts {
     pub upstream_timeouts: u64,
     /// Attempts to query an upstream that failed with a network error.
     pub upstream_errors: u64,
-    /// Queries answered with SERVFAIL because too many queries waited for upstreams, or were in
-    /// flight to them.
+    /// Queries answered with SERVFAIL because too many client queries waited for a response, or too
+    /// many upstream queries were in flight.
     pub overloaded: u64,
     /// TCP connections closed at once because too many were open.
     pub connections_refused: u64,

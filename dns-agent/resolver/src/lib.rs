@@ -388,6 +388,7 @@ impl Sockets {
             SocketAddr::V6(_) => TcpSocket::new_v6()?,
         };
         if address.is_ipv6() {
+            // As for UDP, an IPv6 socket doesn't receive IPv4.
             setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
         }
         // A restarted agent must not wait for connections in TIME_WAIT.

@@ -112,7 +112,7 @@ impl UpstreamQuery {
 
 impl Response {
     /// Parses a received message as the response to `upstream_query`. `None` if the message is
-    /// malformed or not a response, or has another ID, opcode or question.
+    /// malformed up to its OPT record, is not a response, or has another ID, opcode or question.
     pub fn parse(bytes: &[u8], upstream_query: &[u8]) -> Option<Response> {
         let message = Message::from_slice(bytes).ok()?;
         let header = message.header();
@@ -138,7 +138,8 @@ impl Response {
     /// if the parsed part is malformed.
     fn without_opt(bytes: &[u8], question_len: usize) -> Option<Response> {
         // A compression pointer into the header is an error, because the header changes later.
-        // Parsing such a name fails, because the byte 0xff starts a pointer that leads forward.
+        // Parsing such a name fails: the byte 0xff starts a pointer to offset 16128 or higher, so
+        // it leads forward.
         let mut blanked = bytes.to_vec();
         blanked[..HEADER_LEN].fill(0xff);
         let mut parser = Parser::from_ref(blanked.as_slice());

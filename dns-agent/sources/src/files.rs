@@ -31,7 +31,8 @@ pub fn read_text(path: &Path, max_bytes: u64) -> io::Result<String> {
     String::from_utf8(bytes).map_err(|error| invalid_input(format!("it is not UTF-8: {error}")))
 }
 
-/// Opens a file without waiting for the writer of a FIFO.
+/// Opens a file without waiting for the writer of a FIFO, and without making a terminal the
+/// controlling one.
 fn open_nonblocking(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)

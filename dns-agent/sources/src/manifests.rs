@@ -41,12 +41,13 @@ const LIMITS: ManifestLimits = ManifestLimits {
     all: 256 << 20,
 };
 
-/// Why a file's objects can't be used.
+/// Why manifests can't be loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManifestError {
-    /// The file.
+    /// The file. The directory, if the error concerns it.
     pub file: PathBuf,
-    /// The line in the file, counted from 1. `None` if the error concerns the whole file.
+    /// The line in the file, counted from 1. `None` if the error concerns the whole file or the
+    /// directory, or if the parser reports no line.
     pub line: Option<usize>,
     /// The error, as a clause for the operator.
     pub reason: String,

@@ -37,8 +37,8 @@ const MAX_HEAD: usize = 16 << 10;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest lifetime of a connection.
 const LIFETIME: Duration = Duration::from_secs(300);
-/// The pause after accept(2) failed. It fails when a resource, such as file descriptors, is
-/// exhausted.
+/// The pause after accept(2) failed. While a resource, such as file descriptors, is exhausted, each
+/// attempt fails at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the endpoints until the future is dropped.

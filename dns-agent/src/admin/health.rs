@@ -2,7 +2,8 @@
 //!
 //! A plane that does not answer is healthy if it is off or has no zone to answer for. So is a
 //! kernel plane that may answer no client, and one that is attached to no interface because none
-//! matches or foreign programs own those that match.
+//! matches or foreign programs own those that match. Failures to attach count only while no program
+//! is attached.
 
 use std::sync::{Arc, PoisonError};
 

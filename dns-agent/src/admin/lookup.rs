@@ -43,7 +43,7 @@ struct ResolverAnswer {
 
 impl AdminState {
     /// Lets the resolver answer the question, and reports which plane would answer a client, and
-    /// why.
+    /// why it isn't the kernel plane.
     ///
     /// # Errors
     /// When the task that makes the report panicked.
@@ -235,7 +235,7 @@ fn forwarding_note(question: &UpstreamLookup) -> String {
     }
 }
 
-/// Whether a record is in the zones' data.
+/// Whether a record is in the zones' data, or is the SOA record of a zone's negative answers.
 fn is_in_zones(data: &dyn ZoneData, record: &Record) -> bool {
     let is_soa = |zone: &Apex| zone.negative_soa() == *record;
     match data.answer(&record.owner, record.data.rtype()) {
@@ -289,7 +289,7 @@ fn upstream_record(record: &Record) -> RecordReport {
     }
 }
 
-/// Why a well-formed query to a served address passes.
+/// Why the kernel program passes a well-formed query from a client that it may answer.
 fn explain_outcome(outcome: Outcome, data: &dyn ZoneData, name: &Name, rtype: Rtype) -> String {
     let parent = || {
         name.parent()
@@ -336,7 +336,7 @@ fn explain_outcome(outcome: Outcome, data: &dyn ZoneData, name: &Name, rtype: Rt
              bytes with EDNS"
                 .to_owned()
         }
-        // Other outcomes have other packets than a well-formed query from a pod.
+        // Not expected: other outcomes need another packet or client.
         _ => "the kernel program passes the query".to_owned(),
     }
 }

@@ -86,7 +86,7 @@ async fn refuse_private_paths(
 }
 
 /// The longest time that a round of the publisher's loop may take. A round that publishes 100,000
-/// names takes about half a second (docs/benchmarks.md), so a round of minutes is stuck. The
+/// names takes less than a second (docs/benchmarks.md), so a round of minutes is stuck. The
 /// kubelet kills the agent when four probes at intervals of 30 seconds have failed
 /// (deploy/kustomize/daemon-set.yaml).
 const MAX_ROUND: Duration = Duration::from_secs(120);

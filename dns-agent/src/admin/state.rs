@@ -16,7 +16,7 @@ use super::{metrics::Metrics, status_board::StatusBoard};
 pub struct AdminState {
     /// The index of objects.
     pub index: Arc<RwLock<Index>>,
-    /// The addresses that the resolver listens on; empty when it is off.
+    /// The addresses that the resolver listens on. If empty, it answers only look-ups.
     pub listen: Vec<SocketAddr>,
     /// The resolver, which answers look-ups.
     pub resolver: Arc<Resolver>,

@@ -78,8 +78,8 @@ pub struct ManifestsStatus {
 pub struct KubernetesStatus {
     /// Conclusions from the Corefiles of CoreDNS and of node caches, and their reasons.
     pub reasons: Vec<String>,
-    /// Seconds since the stalest feed received something; `None` before all feeds have been listed.
-    /// The feeds of facts for NetworkPolicies don't count.
+    /// The largest [`FeedStatus::age_seconds`]; `None` if that of any feed is `None`. The feeds of
+    /// facts for NetworkPolicies don't count.
     pub age_seconds: Option<f64>,
     /// All feeds.
     pub feeds: Vec<FeedStatus>,
@@ -98,12 +98,15 @@ pub struct FeedStatus {
     pub error: Option<String>,
     /// Seconds since the activity began.
     pub since_seconds: f64,
-    /// Seconds since the feed received something; `None` before its first list has ended. 0 while
-    /// the feed has nothing to request, or while the names that depend on it pass.
+    /// Seconds since the feed received the end of a list or, after it, a change or a bookmark.
+    /// `None` before the first list has ended. 0 while the feed has nothing to request. Also 0 for
+    /// a feed that was added later, until its first list has ended: the names that depend on it
+    /// pass.
     pub age_seconds: Option<f64>,
     /// The number of usable objects received from lists and watches. An object counts each time.
     pub applied: u64,
-    /// The number of unusable objects received, counted likewise.
+    /// The number of unusable objects received, counted likewise, and of events that can't be
+    /// parsed.
     pub unusable: u64,
 }
 
@@ -118,9 +121,9 @@ pub enum FeedState {
     Resting,
     /// The feed reads a list, or waits for the response to the watch request after it.
     Listing,
-    /// The feed watches for changes.
+    /// The feed watches for changes, or requests the next watch or list after a watch has ended.
     Watching,
-    /// The feed failed and will be tried again.
+    /// The feed failed, and waits or retries until the API server responds.
     Retrying,
 }
 
@@ -220,7 +223,7 @@ impl KernelStatus {
 }
 
 impl PlaneState {
-    /// All states, in the order of the life cycle.
+    /// All states.
     pub const ALL: [PlaneState; 6] = [
         PlaneState::Off,
         PlaneState::Waiting,
@@ -245,7 +248,7 @@ impl PlaneState {
 }
 
 impl FeedState {
-    /// All activities, in the order of the life cycle.
+    /// All activities.
     pub const ALL: [FeedState; 5] = [
         FeedState::Resting,
         FeedState::Waiting,

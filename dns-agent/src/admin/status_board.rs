@@ -20,7 +20,7 @@ pub struct StatusBoard {
     status: watch::Sender<Status>,
     counters: Arc<ResolverCounters>,
     read_kernel_status: KernelStatusReader,
-    /// The feeds that are not for NetworkPolicies, and the conclusions of the current plan.
+    /// The feeds that are not for NetworkPolicies, and the conclusions from the Corefiles.
     feeds: watch::Sender<KubernetesFeeds>,
     /// The health of the feeds of facts for NetworkPolicies.
     policy_feeds: watch::Sender<Vec<Arc<SourceHealth>>>,
@@ -101,7 +101,7 @@ impl StatusBoard {
         self.status.send_modify(change);
     }
 
-    /// The status of the manifests; without manifests, the default value.
+    /// The status of the manifests, without their age; without manifests, the default value.
     pub fn manifests(&self) -> ManifestsStatus {
         match &self.status.borrow().source {
             SourceStatus::Manifests(manifests) => manifests.clone(),

@@ -243,6 +243,7 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
         if let RunningPods::Started(starts) = pods
             && starts.all_since(at + self.delay)
         {
+            // Every pod started with the newest version, so the time is in the past.
             return Some(first_seen);
         }
         // The program checks at the interval of the older version that it runs with. Counting the

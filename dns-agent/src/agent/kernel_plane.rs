@@ -49,7 +49,8 @@ pub(super) struct KernelPlane {
     /// The network devices of the last scan.
     devices: Devices,
     settings: datapath::DatapathConfig,
-    /// The number of addresses of the cluster's DNS that do not fit into the settings.
+    /// The number of addresses of the cluster's DNS that do not fit into the settings. 0 with
+    /// `--serve`.
     unserved_count: usize,
     /// Why hooks can't be pinned and don't outlive the agent; `None` when they can be pinned.
     /// Without `--persist`, the only reason noted is a folder of pins that can't be trusted.
@@ -71,7 +72,8 @@ enum KernelLifecycle {
     Off,
     /// The kernel plane waits for the condition.
     Waiting(StartCondition),
-    /// The condition is met, but another agent has held the hooks since `since` or longer.
+    /// The conditions are met, but another agent holds the hooks. This agent first noticed that at
+    /// `since`.
     Behind { since: Instant },
     /// The kernel plane could not be started, or its tables could not be written. CoreDNS still
     /// answers.

@@ -71,8 +71,8 @@ struct KubernetesFollower {
     board: Arc<StatusBoard>,
     corefiles: mpsc::Receiver<Event>,
     corefile_source: KubernetesSource,
-    /// The Corefiles that CoreDNS may run with; a version is `None` if its ConfigMap has no
-    /// Corefile.
+    /// The Corefiles that CoreDNS may run with; a version is `None` if there was no ConfigMap, or
+    /// no Corefile in it.
     corefile_versions: ConfigVersions<Option<String>>,
     /// The node caches of this node, and the DNS path, which says when CoreDNS's pods started.
     /// `None` without a kernel plane, because only the kernel plane depends on them.
@@ -191,7 +191,7 @@ impl KubernetesFollower {
         Some(self.follow_plan(plan, holds))
     }
 
-    /// The hold while CoreDNS may run with an earlier Corefile.
+    /// The hold while CoreDNS may run with an earlier Corefile that leads to other answers.
     fn hold_of_coredns(&mut self, plan: &Plan, caches: &[CacheCorefile]) -> Option<Hold> {
         let dns_path = self.caches.as_ref().map(NodeCaches::dns_path);
         let (config, kubernetes) = (&self.config, &self.kubernetes);
@@ -207,7 +207,7 @@ impl KubernetesFollower {
     }
 
     /// The hold while the node cache `caches[index]`, in the pod `key`, may run with an earlier
-    /// Corefile.
+    /// Corefile that leads to other answers.
     fn hold_of_cache(
         &mut self,
         plan: &Plan,

@@ -33,7 +33,8 @@ pub(super) type FirstLoad = oneshot::Receiver<anyhow::Result<()>>;
 
 /// Loads the objects, and loads them again whenever the files change. `first` receives the error if
 /// the watch or the first load fails, otherwise `Ok` after the objects are published. If a later
-/// load fails, the objects of the last load without errors stay published.
+/// load fails, the objects of the last load without errors stay published. Returns only if the
+/// publisher has ended.
 pub(super) async fn follow(
     path: PathBuf,
     selectors: Selectors,
@@ -149,7 +150,7 @@ async fn read_stamps(path: &Path) -> Option<FileStamps> {
         .ok()
 }
 
-/// Runs blocking work on a privileged thread, so that it blocks no worker of the runtime.
+/// Runs blocking work on another privileged thread, so that this task can be ended meanwhile.
 async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> anyhow::Result<T> {

@@ -140,7 +140,8 @@ impl NodeCaches {
         }
     }
 
-    /// Adjusts the watches to the current DNS path, and returns the configurations known now.
+    /// Adjusts the watches to the current DNS path, if it is known, and returns the configurations
+    /// known now.
     pub(super) fn read_configs(&mut self) -> NodeCacheConfigs {
         let dns_path = self.dns_path.borrow_and_update().clone();
         let mut configs = NodeCacheConfigs::default();
@@ -254,6 +255,7 @@ impl NodeCaches {
         let reload = match (config.reload_mode, updates) {
             (ReloadMode::Never, _) | (_, ConfigMapUpdates::Never) => Reload::Never,
             (ReloadMode::ByPlugin, _) => Reload::read(&text),
+            // At once after it notices the change: that delay is `CACHE_SYNC_INTERVAL`, below.
             (ReloadMode::BySignal, _) => Reload::Every {
                 interval: Duration::ZERO,
                 jitter: Duration::ZERO,

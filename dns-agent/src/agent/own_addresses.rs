@@ -59,8 +59,9 @@ fn scope(address: SocketAddr) -> u32 {
     }
 }
 
-/// Whether an interface of this network namespace has this address. False if the interfaces can't
-/// be read.
+/// Whether a packet to this address stays in this network namespace: it is a loopback address, or
+/// an interface other than [`IPVS`] has it. False for other addresses than loopback if the
+/// interfaces can't be read.
 fn is_local(address: IpAddr) -> bool {
     if address.is_loopback() {
         return true;

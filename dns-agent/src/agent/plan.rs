@@ -15,7 +15,7 @@ use crate::config::{Config, DnsAddresses, KubernetesConfig, WithoutCorefile};
 pub(super) struct Plan {
     /// How objects become records. Everything passes if the settings have no zone.
     pub(super) settings: ZoneSettings,
-    /// The objects to read from the API; `None` if the settings have no zone.
+    /// The objects to read from the API; `None` in a plan of [`Plan::pass_everything`].
     pub(super) options: Option<SourceOptions>,
     /// Conclusions from the Corefiles and their reasons, for the log and the status.
     pub(super) reasons: Vec<String>,

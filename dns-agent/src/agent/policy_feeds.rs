@@ -81,11 +81,12 @@ struct PolicyFollower {
     /// The pods of the cluster's DNS; `None` before its Service is known, and if the Service does
     /// not exist or has no selector.
     dns_pods: Option<DnsPods>,
-    /// All Namespaces with their labels; `None` until an ingress policy of the cluster's DNS
-    /// selects clients by these labels.
+    /// All Namespaces with their labels; `None` until an ingress policy in the namespace of the
+    /// cluster's DNS selects clients by these labels.
     namespaces: Option<EventSource>,
     /// Policies of the kinds that Zerohop doesn't evaluate, such as CiliumNetworkPolicy. `None`
-    /// when the API serves none of these kinds, or if policies are ignored.
+    /// until the kinds are discovered, while the API serves none of them, or if policies are
+    /// ignored.
     unevaluated_policies: Option<EventSource>,
     /// Computes the DNS path from the same events.
     observer: DnsPathObserver,
@@ -214,10 +215,10 @@ impl PolicyFollower {
         });
     }
 
-    /// Drops the pods of the cluster's DNS because the Service selects other pods now. Until the
-    /// new pods are listed, policies are evaluated as if the Service had no pods, and the start
-    /// times are unknown. If the Service exists without a selector, no pods will be listed, so the
-    /// list of start times is empty at once.
+    /// Drops the pods of the cluster's DNS because its Service selects other pods or none now.
+    /// Until the new pods are listed, policies are evaluated as if the Service had no pods, and the
+    /// start times are unknown. If the Service exists without a selector, no pods will be listed,
+    /// so the list of start times is empty at once.
     async fn reset_dns_pods(
         &mut self,
         publisher: &mpsc::Sender<PublisherMessage>,

@@ -10,8 +10,8 @@ use zerohop_kubernetes_api::{Client, DaemonSet};
 pub(super) enum ShutdownPolicy {
     /// The kernel plane always stops in this mode.
     Always(StopMode),
-    /// Hooks are detached if this DaemonSet is gone, is being deleted or may not be read any more,
-    /// and stay otherwise. They stay after a failure.
+    /// At a requested shutdown, hooks are detached if this DaemonSet is gone, is being deleted or
+    /// may not be read any more, and stay otherwise. After a failure they always stay.
     WhileExists(DaemonSet),
 }
 

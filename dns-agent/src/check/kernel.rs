@@ -20,6 +20,7 @@ const BTF: &str = "/sys/kernel/btf/vmlinux";
 pub(super) struct KernelVersion {
     /// As printed by `uname -r`.
     pub(super) release: String,
+    /// Major and minor number. A number that can't be read counts as 0.
     version: (u32, u32),
 }
 

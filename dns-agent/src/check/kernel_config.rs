@@ -17,7 +17,8 @@ pub(super) struct KernelConfig {
 
 const PROC_CONFIG: &str = "/proc/config.gz";
 
-/// The configuration of the running kernel: /proc/config.gz, or else the file in /boot.
+/// The configuration of the running kernel: /proc/config.gz, or else the file in /boot. `None` if
+/// neither can be read.
 pub(super) fn read(kernel: &KernelVersion) -> Option<KernelConfig> {
     let running = fs::read(PROC_CONFIG).ok().and_then(|packed| {
         let mut text = String::new();

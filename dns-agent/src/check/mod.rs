@@ -1,6 +1,6 @@
 //! `dns-agent check`: what works on this node, what does not, and why.
 //!
-//! [`check_node`] collects facts, most of them by trials in [`zerohop_datapath::probe`]. The
+//! [`check_node`] collects facts, some of them by trials in [`zerohop_datapath::probe`]. The
 //! functions that derive findings from the facts are in one file for each subject. Nothing is
 //! attached, and a running agent is not disturbed. Addresses of `--listen` are bound for a moment.
 

@@ -103,7 +103,7 @@ fn explain_refusal(
     }
 }
 
-/// What is missing and how to add it; `None` if the reason is not known.
+/// The probable cause and what to do; `None` if no cause is known.
 fn remedy(
     refusal: &KernelRefusal,
     kernel: &KernelVersion,

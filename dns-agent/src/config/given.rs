@@ -27,7 +27,8 @@ impl GivenSettings {
         self.0.contains_key(name)
     }
 
-    /// Sets the values of a setting. With an empty list the setting counts as not given.
+    /// Sets the values of a setting that has none yet. With an empty list the setting counts as not
+    /// given.
     pub(super) fn insert(&mut self, name: &'static str, values: Vec<OsString>) {
         if !values.is_empty() {
             self.0.insert(name, values);

@@ -34,7 +34,7 @@ async fn replies_come_from_the_queried_address() {
 
 #[tokio::test]
 async fn both_families_can_share_a_port() {
-    // Another test may hold the port in one of the families.
+    // Another test may hold the chosen IPv6 port in IPv4.
     let bind_both = |_| {
         let v6 = ResolverUnderTest::new("[::]:0", &[]);
         let v4 = ResolverUnderTest::try_new(&format!("0.0.0.0:{}", v6.address.port()), &[]);

@@ -69,6 +69,7 @@ async fn each_forwarded_query_has_a_random_id() {
         ask(served.address, &example()).await;
         different.insert(ids.recv().await.unwrap());
     }
+    // Random IDs may be equal by chance.
     assert!(different.len() > 12, "the IDs are {different:?}");
 }
 

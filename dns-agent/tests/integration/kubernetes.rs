@@ -35,7 +35,7 @@ const NXDOMAIN: u8 = 3;
 
 const COREFILE: &str = ".:53 {\n kubernetes cluster.local in-addr.arpa ip6.arpa {\n  pods insecure\n  ttl 30\n  fallthrough in-addr.arpa ip6.arpa\n }\n forward . /etc/resolv.conf\n}\n";
 
-/// A fake API server that answers a request only when the test calls for it.
+/// A fake API server that answers a list or watch only when the test calls for it.
 struct SteppedApi {
     api: FakeApi,
     kubeconfig: TempDir,
@@ -301,7 +301,8 @@ async fn a_changed_corefile_is_followed() {
 /// The Corefile was edited before the agent started.
 #[tokio::test]
 async fn the_agent_waits_for_coredns_to_read_a_recently_edited_corefile() {
-    // The kubelet may take 90 s to write an edited Corefile (`KUBELET_DELAY`).
+    // The kubelet may take 90 s to write an edited Corefile (`KUBELET_DELAY`). Without a kernel
+    // plane the agent waits no longer than that, although this Corefile has no `reload`.
     for (seconds, waits) in [(20, true), (200, false)] {
         let changed = SystemTime::now() - Duration::from_secs(seconds);
         let changed = humantime::format_rfc3339_seconds(changed).to_string();

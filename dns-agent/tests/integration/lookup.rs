@@ -97,7 +97,7 @@ async fn lookup_names_the_objects_behind_answers() {
         ]
     );
 
-    // Names with bytes that are special in a URL path.
+    // A name with bytes that are special in a URL path.
     let escaped = lookup(&running, r"a/b%2f?#\032.cluster.local", Rtype::TXT).await;
     assert_eq!(escaped.name, r"a/b%2f?#\032.cluster.local.");
     // A type without a mnemonic (RFC 6895 section 3.1: private use).

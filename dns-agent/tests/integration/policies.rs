@@ -321,7 +321,7 @@ async fn without_permission_to_list_policies_no_pod_is_answered_and_the_rest_wor
     let status = running
         .status_when(|status| status.missing.is_empty() && status.degraded.iter().any(is_reported))
         .await;
-    // Pods are judged only when the policies are known.
+    // Pods are judged only when the NetworkPolicies and the served kinds of policies are known.
     assert_eq!(permitted_and_left_out(&status), (Some(0), vec![]));
     assert_eq!(status.objects.services, 1, "{status}");
     running.stop().await;

@@ -287,9 +287,11 @@ pub trait LiveZoneData: Send + Sync {
 /// The answer to a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// Data in canonical order. The renderer rotates addresses.
+    /// Data, or only CNAMEs if their chain ends without data: see `ZoneData::follow_alias`. The
+    /// records of an RRset are in canonical order; the renderer rotates addresses.
     Data {
-        /// The answer section: the CNAMEs that were followed, then the data.
+        /// The answer section: the CNAMEs that were followed, then the data. Without data, the last
+        /// CNAMEs may be left out.
         answer: Vec<Record>,
         /// The additional section: addresses of the hosts named in the answer section.
         additional: Vec<Record>,

@@ -166,7 +166,8 @@ impl NameEntry {
 
 impl ComputedNames {
     /// The entry of `name`, a computed name one label below. A computed name gets an entry when
-    /// names with entries exist below it. `like` finds the entry of the name in
+    /// names with entries exist below it. Below [`ComputedNames::Unknown`] it is answered like any
+    /// name that exists only because of names below it. `like` finds the entry of the name in
     /// [`ComputedNames::Like`].
     pub fn child_entry(&self, name: &Name, like: impl Fn(&Name) -> Option<NameEntry>) -> NameEntry {
         let label = name.labels().next().unwrap_or_default();

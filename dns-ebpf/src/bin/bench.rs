@@ -231,6 +231,7 @@ fn is_correct(context: &XdpContext, expected: &ExpectedReply) -> bool {
         return false;
     }
     let udp = udp_header(start, expected.udp as usize);
+    // A frame has at most 192 bytes, 8 * WORDS, so the mask changes no offset in it.
     let variant = add_masked::<0xff>(start, expected.variant_at as usize);
     if udp + 10 > end || start + 12 > end || variant + 1 > end {
         return false;

@@ -147,7 +147,7 @@ trait DeviceKind {
     fn packet_source(interface: u32) -> PacketSource;
 }
 
-/// The host's end of a pod veth.
+/// The host's end of a pod veth. At XDP, any veth.
 struct PodVeth;
 
 impl DeviceKind for PodVeth {

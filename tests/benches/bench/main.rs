@@ -65,8 +65,9 @@ struct Effort {
     stream: Duration,
 }
 
-/// The least rate of A answers, as a share of the reflector's rate. The reflector is a BPF program
-/// that only swaps the MAC addresses and sends the frame back.
+/// The least rate of A answers, as a share of the reflector's rate: the goal in
+/// `docs/benchmarks.md`. The reflector is a BPF program that only swaps the MAC addresses and sends
+/// the frame back.
 const LEAST_SHARE: f64 = 0.75;
 /// The least rate of a TCP stream with the program, as a share of its rate without the program.
 const LEAST_STREAM_SHARE: f64 = 0.97;
@@ -151,7 +152,7 @@ fn pin_to_one_cpu() -> Result<()> {
 struct ReadyResponder {
     object: EbpfObject,
     model: Model,
-    /// Keeps the maps mapped.
+    /// Keeps the maps mapped, as in a running agent.
     _tables: KernelTables<Rcu>,
 }
 

@@ -22,8 +22,8 @@ pub(crate) enum FormType {
 /// The origin of a Service's slices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum EndpointOrigin {
-    /// The controller manager writes them, because the Service has a selector. Only for an
-    /// ExternalName it writes none.
+    /// The controller manager writes them, because the Service has a selector. An ExternalName gets
+    /// none.
     Selected,
     /// The suite writes them; the Service has no selector.
     Written,

@@ -1,4 +1,5 @@
-//! An agent that reads its objects from a Kubernetes API server, also while the server is down.
+//! The answers of an agent that reads its objects from a Kubernetes API server, also while that
+//! server is down.
 
 pub(crate) mod server;
 
@@ -77,6 +78,7 @@ fn an_api_server_that_is_down_changes_no_answer() {
     assert!(eventually(LIMIT, || Ok(pod.web_ttl() == Some(5))).unwrap());
     api.stop();
     let stopped = Instant::now();
+    // Longer than the lease, so the answers show that the agent still renews it.
     while stopped.elapsed() < 2 * STALE_AFTER {
         assert_eq!(pod.web_ttl(), Some(5));
     }

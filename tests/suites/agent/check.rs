@@ -51,7 +51,7 @@ fn a_suitable_node_works_and_check_leaves_no_pins() {
     let report: Value = serde_json::from_str(&output).unwrap();
     assert_eq!(report["verdict"], "works", "{output}");
     let findings = report["findings"].as_array().unwrap();
-    // Nine subjects have a finding on every node.
+    // More than eight subjects, such as `kernel` and `listen`, have a finding on every node.
     assert!(
         findings.len() > 8,
         "only {} findings: {output}",
@@ -147,6 +147,7 @@ fn a_foreign_xdp_program_limits_xdp_only() {
 #[test]
 fn unusable_interfaces_and_flags_are_reported() {
     let node = CheckedNode::new();
+    // Every device that is not a veth counts as a network card.
     node.topology
         .node
         .ip(&["link add card type bridge"])
@@ -214,6 +215,7 @@ fn a_running_agent_is_reported_and_not_disturbed() {
 #[test]
 fn the_mode_of_kube_proxy_is_requested() {
     let node = CheckedNode::new();
+    // The default of kube-proxy's `metricsBindAddress`, at which `check` requests the mode.
     let listen = || TcpListener::bind("127.0.0.1:10249").unwrap();
     let listener = node.topology.node.enter(listen).unwrap();
     let serving = thread::spawn(move || {

@@ -279,6 +279,7 @@ fn lookups_succeed_while_foreign_programs_come_and_go() {
                 before.attach_tcx(HOST_VETH, at, LinkOrder::first()).ok();
                 after.attach_tcx(HOST_VETH, at, LinkOrder::last()).ok();
                 cluster.wait_until_answered();
+                // Detaches the programs. The filter must be dropped in the device's namespace.
                 drop((before, after, filter));
             };
             cluster.node.topology.node.enter(attach).unwrap();
@@ -303,8 +304,9 @@ fn lookups_succeed_while_the_cluster_dns_is_down() {
     );
 }
 
-/// Without the BPF file system there are no pins, so tcx links are detached when the agent ends.
-/// Filters, which need no pins, stay attached. Either way queries pass after the lease.
+/// Without the BPF file system there are no pins, so tcx links are detached when the agent ends,
+/// and queries pass at once. Filters, which need no pins, stay attached and answer until the lease
+/// expires.
 #[test]
 fn lookups_succeed_when_the_bpf_file_system_is_unmounted() {
     let cluster = OneNodeCluster::new();
@@ -373,7 +375,7 @@ impl OneNodeCluster {
         act();
         let tally = load.stop();
         println!("| {what} | {tally} |");
-        // The load makes up to 2,000 lookups a second, so with fewer it hardly ran.
+        // With 100 lookups or fewer the load hardly ran: it makes up to 2,000 a second.
         assert!(tally.asked > 100, "only {} lookups", tally.asked);
         assert!(tally.wrong.is_empty(), "wrong replies: {:#?}", tally.wrong);
         tally

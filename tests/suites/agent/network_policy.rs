@@ -68,7 +68,8 @@ spec: {podSelector: {}, policyTypes: [Egress]}
 ---
 ";
 
-/// Allows the pod's egress to the cluster's DNS.
+/// Allows the pod's egress to the cluster's DNS. The manifests have no Namespace objects, because
+/// every Namespace has the label `kubernetes.io/metadata.name`.
 const ALLOW: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -97,7 +98,7 @@ spec:
 ---
 ";
 
-/// Allows ingress to port 53 of the cluster's DNS from the namespace `shop`.
+/// Allows ingress to port 53 of all pods in `kube-system` from the namespace `shop`.
 const OPEN: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy

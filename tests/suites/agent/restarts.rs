@@ -50,7 +50,7 @@ fn a_stopped_agent_is_replaced_without_a_gap() {
     let asked = while_asking(&node.pod, || {
         for version in 1..4 {
             agent.end_by(Signal::SIGTERM).unwrap();
-            // Longer than the first agent's lease of 2 s: an agent that ends extends its lease.
+            // Longer than the lease of 2 s: an agent that ends extends its lease.
             let stopped = Instant::now();
             while stopped.elapsed() < Duration::from_secs(3) {
                 assert_eq!(pod.web_ttl(), Some(5));

@@ -15,7 +15,7 @@ fn only_publisher_admin_and_file_threads_have_capabilities() {
     let topology = Topology::routed().unwrap();
     let manifests = ManifestFolder::new(WEB);
     let agent = start_agent(&topology.node, &manifests, &["--listen=127.0.0.1:0"]);
-    // The thread that answers this request reads the kernel's tables, so it runs by now.
+    // The thread `admin` answers this request and reads the kernel's tables, so it runs by now.
     assert!(agent.status().unwrap().contains("veth-pod"));
 
     // The permitted capability sets of all threads, by thread name.

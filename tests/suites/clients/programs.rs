@@ -23,7 +23,8 @@ exec \"$@\"";
 /// the machine's /etc/resolv.conf.
 const RESOLVED: &str = "/usr/lib/systemd/systemd-resolved";
 
-/// A client that runs longer than this number of seconds is killed.
+/// A client that runs longer than this number of seconds is killed. This ends clients that hang;
+/// the limit for success is [`MAX_CLIENT_TIME`].
 const TIMEOUT_SECONDS: &str = "60";
 
 /// A client program of the tests.
@@ -68,6 +69,7 @@ impl ClientBuilds {
                 name: "glibc",
                 origin: InstalledBy::Setup,
                 found: self.build_c(&["cc"]).and_then(|words| {
+                    // `getent` is part of glibc.
                     let version = version("getent", "--version")?;
                     Ok(InstalledClient { words, version })
                 }),

@@ -184,8 +184,7 @@ impl ProbedNode {
 
 /// Limits the process's locked memory to 64 KiB, less than the tables need; restores the previous
 /// limit when dropped. Before Linux 5.11 the tables can then not be created without SYS_RESOURCE.
-/// The limit is no problem for other tests, because guests with such kernels run one test at a
-/// time.
+/// In a guest the limit affects no other test, because guests run one test at a time.
 struct LockedMemoryLimit {
     previous_soft: u64,
     previous_hard: u64,

@@ -55,7 +55,7 @@ impl KernelFixture {
 
     /// The fixture that tests share one after another, each with its own model.
     pub(crate) fn with_model(model: Model) -> MutexGuard<'static, Self> {
-        // Room for the generated cluster.
+        // Room for the clusters of `generated.rs`.
         const SIZE: TableSize = TableSize {
             buckets: 1 << 15,
             chunks: 256,
@@ -218,7 +218,7 @@ pub(crate) fn config() -> DatapathConfig {
     }
 }
 
-/// A model with every kind of name that the kernel distinguishes.
+/// A model with most kinds of names that the kernel distinguishes.
 pub(crate) fn model() -> Model {
     let mut builder = ModelBuilder::new(1);
     for zone in ["cluster.local", "96.10.in-addr.arpa"] {
@@ -270,7 +270,7 @@ pub(crate) fn model() -> Model {
             "crowd.shop.svc.cluster.local",
             &format!("10.244.1.{last}"),
         ));
-        // More addresses than a record holds.
+        // 120 addresses of 16 bytes are longer than the longest stored answer, 1024 bytes.
         for third in 0..2 {
             let owner = "throng.shop.svc.cluster.local";
             builder.add(address(owner, &format!("10.244.{third}.{last}")));

@@ -1,5 +1,5 @@
 //! Generated clusters: questions for every name, and for similar names. Each answer of the kernel
-//! equals the user plane's byte for byte.
+//! equals the user plane's byte for byte, in some rotation of addresses.
 
 mod mix;
 mod objects;

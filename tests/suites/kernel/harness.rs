@@ -42,6 +42,7 @@ fn a_namespace_behind_the_pod_reaches_the_served_addresses() {
 
 #[test]
 fn unanswered_queries_are_lost_without_an_error() {
+    // The node has blackhole routes for the served addresses until it gets these addresses.
     let topology = Topology::routed().unwrap();
     for served in SERVED {
         let client = UdpClient::new(&topology.pod, SocketAddr::new(served, 53)).unwrap();

@@ -8,7 +8,8 @@ use zerohop_tests::udp::eventually;
 
 use super::{fixture, models::model};
 
-/// The lease: longer than each publication in these tests takes.
+/// The lease: longer than each publication in these tests takes, so that a lease that a publication
+/// renewed would still be running when the test looks.
 const STALE_AFTER: Duration = Duration::from_secs(4);
 
 const ANOTHER: &str = "

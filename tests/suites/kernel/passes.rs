@@ -110,6 +110,7 @@ passing_packets! {
         // Zeros follow the root name, because a message too short for a name of 8 bytes is `Short`.
         "the root name" => message(|bytes| replace_from(bytes, QUESTION, &[0; 20])),
         "a name of more than 255 bytes" => question(&name_of_labels(120), A),
+        // The program takes the first zero byte for the end of the name, so it finds four bytes.
         "a zero byte in a label" => query_for(b"\x0aab\0defghij\x07cluster\x05local\0"),
 
     NonstandardName:

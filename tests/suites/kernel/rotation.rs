@@ -34,8 +34,8 @@ const CLIENTS: [(&str, ChooseIdAndPort); 5] = [
     }),
 ];
 
-/// Numbers of addresses to test, and the number of queries for each. An emulated machine tests
-/// fewer, but enough that 20 % is at least six standard deviations.
+/// Numbers of addresses to test, and the number of queries for each. A guest may be emulated, so it
+/// tests fewer. 20 % is always at least six standard deviations.
 fn scale() -> (&'static [usize], u16) {
     match env::var_os("ZEROHOP_GUEST") {
         None => (&[2, 3, 7, 12], 10_000),

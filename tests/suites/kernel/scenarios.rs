@@ -143,6 +143,7 @@ fn ask_user_plane(question: &ScenarioQuestion, model: &Model) -> Vec<String> {
     } else {
         Transport::Udp
     };
+    // The rotation 0 is arbitrary: `lines` sorts the addresses of a name.
     match respond(&question.message, model, transport, 0) {
         QueryAction::Send(reply) => Message::read(&reply).unwrap().lines(),
         QueryAction::Forward(_) => vec!["upstream".to_owned()],

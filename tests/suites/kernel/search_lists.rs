@@ -55,7 +55,7 @@ fn names_outside_the_cluster_are_denied_below_search_domains() {
         "example.org.svc.cluster.local",
         "org.svc.cluster.local",
         "www.shop.com.svc.cluster.local",
-        // Long names, and names in upper case.
+        // A name with many labels, and one with upper-case letters.
         "a.b.c.d.e.f.g.h.example.com.shop.svc.cluster.local",
         "WWW.Example.COM.shop.svc.cluster.local",
     ] {

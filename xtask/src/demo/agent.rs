@@ -33,7 +33,7 @@ pub(crate) struct QueryCounts {
     pub(super) kernel: u64,
     /// Received by the agent's resolver, over UDP.
     pub(super) agent: u64,
-    /// Those of `agent` that were forwarded to the upstream.
+    /// Sent by the resolver to the upstream.
     pub(super) forwarded: u64,
 }
 

@@ -47,7 +47,7 @@ pub(crate) fn send_query(
     query: &QueryPacket,
     source: AnswerSource,
 ) -> Result<RepeatedAnswer> {
-    // Not a `UdpClient`, which would add a system call and an allocation to each round trip.
+    // Not a `UdpClient`, which would add a system call and allocations to each round trip.
     let socket = pod.enter(|| connect(query.server))??;
     let mut query = query.clone();
     let mut buffer = [0; 4096];

@@ -64,7 +64,7 @@ pub(crate) enum AskMethod {
 /// The source of the answer to a question.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AnswerSource {
-    /// The cluster: its names, and the reverse names of its Services.
+    /// The cluster: names in its zone, and reverse names in the network of its Services.
     Cluster,
     /// The upstream, which the agent must ask.
     Outside,

@@ -93,7 +93,8 @@ fn run_dnsperf(
     round: usize,
 ) -> Result<DnsperfRun> {
     let name = format!("ask-{}-{round}", dns.job_word());
-    // A million passes over the file (`-n`) take longer than any run, so only `-l` ends it.
+    // A million passes over the file (`-n`) take far longer than the default of 10 s, so only `-l`
+    // ends the run.
     let script = format!(
         "server=$(awk '/^nameserver/ {{ print $2; exit }}' /etc/resolv.conf)
          exec dnsperf -s $server -d /mix/questions -c 4 -T 1 -q 20 -t 2 -l {} -n 1000000",

@@ -9,9 +9,9 @@ use std::{
 use serde::Serialize;
 
 /// The levels of folders below the mount point that are searched for pins. The deepest known pins,
-/// those of Cilium's endpoints, are in the fourth.
+/// those of Cilium's endpoints, are in the fourth; the other two are spare.
 const MAX_DEPTH: usize = 6;
-/// The largest number of pins that a search returns. The caller opens each of them.
+/// The largest number of pins that a search returns, because [`super`] opens each of them.
 const MAX_PINS: usize = 4096;
 
 /// Software whose BPF programs are recognised.

@@ -90,6 +90,7 @@ impl Attachment {
         }
         let mut refused: Option<anyhow::Error> = None;
         for &(mode, why) in modes {
+            // Only native XDP has a mode after it.
             let reason = match (&refused, why) {
                 (Some(error), _) => Some(format!(
                     "native XDP was refused: {error:#}; {}",
@@ -195,7 +196,8 @@ impl Attachment {
         Ok(())
     }
 
-    /// Counts the pin of a pinned link as missing, so that the link ends with this process.
+    /// Notes in the status that a pinned link may have lost its pin, and then ends with this
+    /// process.
     pub(super) fn mark_unpinned(&mut self) {
         if let Link::Pinned(_) = &self.link {
             self.status.outlives = false;

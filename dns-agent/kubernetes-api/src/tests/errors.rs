@@ -15,7 +15,7 @@ async fn errors_are_retried_after_growing_random_delays() {
     let mut setup = FeedSetup::new(Feed::Services);
     let mut list = setup.api.next_request().await;
     let mut waits = Vec::new();
-    // Six delays until the ceiling is reached, then 100 delays below the highest ceiling.
+    // Six delays with growing ceilings, then 100 delays with the highest ceiling.
     for _ in 0..106 {
         let request = list.arrived_at;
         list.refuse(500, "InternalError", "etcd is unavailable");
@@ -216,8 +216,8 @@ async fn refused_watches_cause_lists_at_growing_intervals() {
             assert_eq!(watch.parameter("resourceVersion"), Some("8"));
             while setup.events.try_recv().is_ok() {}
         }
-        // If the delays didn't grow, the mean of the sum would be 100 s: each is at most 5 s. The
-        // ceilings grow to 30 s, so the mean is 532 s.
+        // The ceilings are four times 5 s (the least before a list), 8 s, 16 s and 34 times 30 s,
+        // so the mean of the sum is 532 s. If the ceilings stayed at 5 s, it would be 100 s.
         assert!(
             started.elapsed() > Duration::from_secs(200),
             "40 refused watches took only {:?}",

@@ -84,6 +84,7 @@ async fn a_refused_list_does_not_affect_other_feeds() {
         }
         let mut watches = Vec::new();
         let mut refused = 0;
+        // Many retries, so that an effect on the other feeds would show.
         while watches.len() < 3 || refused < 20 {
             let request = api.next_request().await;
             if request.path.ends_with("pods") {

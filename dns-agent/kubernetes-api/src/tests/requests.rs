@@ -13,7 +13,8 @@ use super::{
     *,
 };
 
-/// Numbers of lists and watches of each selection.
+/// Numbers of lists and watches of each selection. A selection is a path and its selectors, as
+/// text.
 type SelectionCounts = BTreeMap<String, (u64, u64)>;
 
 /// Runs a source for some time against an API server without objects. The API server sends a

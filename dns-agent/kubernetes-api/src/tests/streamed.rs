@@ -43,6 +43,7 @@ async fn a_streamed_list_continues_as_a_watch() {
     body.send_event(added("c", "8")).await;
     assert_eq!(setup.event().await, "+c");
     assert_eq!(setup.health().activity, FeedActivity::Watching);
+    // A streamed list is counted as a watch.
     assert_eq!((setup.health().lists, setup.health().watches), (0, 1));
     body.cut().await;
     let watch = setup.api.next_request().await;
@@ -178,6 +179,7 @@ async fn if_the_version_is_not_known_after_70_seconds_lists_are_plain() {
     );
     let version = api.next_request().await;
     let list = api.next_request().await;
+    // The source abandons the request for the version after `RESPONSE_TIMEOUT`.
     assert_eq!(
         list.arrived_at - version.arrived_at,
         Duration::from_secs(70)

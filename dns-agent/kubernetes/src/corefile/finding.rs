@@ -160,8 +160,9 @@ impl Note {
     }
 }
 
-/// Writes notes and findings as sentences, ordered by line. Findings that make no part of `zones`
-/// pass are left out. `zones` may be empty if all findings are about everything.
+/// Writes notes and findings as sentences: first those about the whole Corefile, then ordered by
+/// line. Findings that make no part of `zones` pass are left out. `zones` may be empty if all
+/// findings are about everything.
 pub(super) fn write_reasons(
     findings: &[CorefileFinding],
     zones: &[Name],

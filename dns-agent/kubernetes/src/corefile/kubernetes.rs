@@ -203,8 +203,7 @@ impl KubernetesPlugin {
         Ok(())
     }
 
-    /// Checks combinations of options, as CoreDNS does. If a check fails, CoreDNS refuses the
-    /// Corefile.
+    /// Checks combinations of options, as the setup of CoreDNS's plugin does.
     fn check_options(&self, head: &CorefileLine) -> Result<(), CorefileProblem> {
         if self.primary_domain().is_none() {
             return Err(head.problem("`kubernetes` has no cluster domain"));

@@ -127,6 +127,7 @@ fn collect_effects(
     }
     for AssignedBlock { block, zones } in assigned {
         let Some(line) = block.first_line() else {
+            // Not reached: a block without a key receives no queries.
             continue;
         };
         findings.extend(block.find_unserved_names(&blocks, line, &zones));
@@ -264,7 +265,7 @@ fn check_forwarding(block: &ServerBlock<'_>, context: &NodeCacheContext) -> Resu
     }
 }
 
-/// Reads an address with or without a port. `None` for any other word, such as
+/// Reads an address with or without `dns://` and a port. `None` for any other word, such as
 /// `tls://10.0.0.1`.
 fn parse_address(word: &str) -> Option<IpAddr> {
     let word = word.strip_prefix("dns://").unwrap_or(word);

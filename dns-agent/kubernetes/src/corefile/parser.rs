@@ -128,7 +128,7 @@ impl fmt::Display for CorefileLine {
 
 /// Reads words from left to right.
 struct Parser {
-    /// Whether CoreDNS adds no text by imports or variables.
+    /// Whether the text has no word by which CoreDNS could add text: no `import`, and no variable.
     is_whole: bool,
     words: Vec<CorefileWord>,
     /// The index of the next word.

@@ -14,8 +14,8 @@ use super::parser::{CorefileLine, Directive};
 use super::zones::{parse_name, parse_zones, reverse_trees};
 
 /// Finds the names that a plugin may answer or change. `block_zones` are the zones of its server
-/// block. `answered` are the block's zones that Zerohop may answer. Fails if Zerohop doesn't fully
-/// understand the plugin's lines.
+/// block. `answered` are the block's zones that Zerohop may answer. Fails if Zerohop can't tell
+/// which names these are, for example for an unknown plugin.
 pub(super) fn read_plugin(
     directive: &Directive,
     block_zones: &[Name],

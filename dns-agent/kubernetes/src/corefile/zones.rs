@@ -36,7 +36,7 @@ impl ZoneAddress {
     /// Reads a server block's key or a plugin's zone. `Err` holds the reason as a clause.
     ///
     /// CoreDNS accepts nearly any text as a domain name (`plugin/normalize.go`). This function
-    /// accepts only valid names without colons, slashes and escapes.
+    /// accepts only networks, and valid names without colons, slashes and escapes.
     pub(super) fn parse(text: &str) -> Result<ZoneAddress, String> {
         let other = OTHER_SCHEMES
             .iter()

@@ -188,7 +188,7 @@ fn the_template_is_filled_in_as_by_node_cache() {
     for (key, json, wanted) in [
         ("stubDomains", "{", "stubDomains"),
         ("upstreamNameservers", "10.0.0.4", "upstreamNameservers"),
-        // node-cache refuses these values and keeps its previous settings.
+        // node-cache refuses the next four values, and keeps its previous settings.
         (
             "stubDomains",
             r#"{"Corp_X.example": ["10.0.0.3"]}"#,
@@ -242,12 +242,15 @@ fn a_corefile_in_a_config_map_is_not_filled_in() {
 
 #[test]
 fn mounts_lead_to_config_maps() {
+    // In the spec, `volumes[2]` holds the template, and `volumes[1]` is the ConfigMap of kube-dns.
+    // `args[3]` is the value of `-conf`.
     let with_change = |change: SpecChange| {
         let mut pod = upstream_pod();
         change(&mut pod["spec"]);
         pod
     };
-    // The whole ConfigMap is mounted, and the template's key is the file name in `-basecorefile`.
+    // The whole ConfigMap is mounted. The template's key is `Corefile.base`, the file name in the
+    // default of `-basecorefile`.
     let whole = with_change(|spec| spec["volumes"][2]["configMap"] = json!({"name": "mine"}));
     let config = cache_of(whole).unwrap().config.unwrap();
     let maps = BTreeMap::from([(map("mine"), data(&[("Corefile.base", ". {\n}\n")]))]);
@@ -275,8 +278,6 @@ fn mounts_lead_to_config_maps() {
     });
     assert!(cache_of(scratch).unwrap().config.is_ok());
 
-    // `volumes[2]` holds the template, and `volumes[1]` is the ConfigMap of kube-dns. `args[3]` is
-    // the value of `-conf`.
     let cases: [(SpecChange, &str); 8] = [
         (
             |spec| spec["volumes"][2] = json!({"name": "config-volume", "emptyDir": {}}),

@@ -80,8 +80,8 @@ impl<'a> Destination<'a> {
         facts: &'a Facts,
         destinations: &[Destination<'a>],
     ) -> Option<BTreeSet<&'a str>> {
-        // The Services' namespaces always count, even if all endpoints were written by hand and are
-        // pods in other namespaces.
+        // As a precaution, the Services' namespaces always count, even if all endpoints were
+        // written by hand and are pods in other namespaces.
         let services = facts.services().flatten();
         let mut namespaces: BTreeSet<&str> =
             services.map(|service| &*service.key.namespace).collect();

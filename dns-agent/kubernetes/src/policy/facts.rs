@@ -159,7 +159,7 @@ impl Facts {
                 _ => replace_object(&mut self.clients, key, pod),
             },
             Fact::Namespace(mut namespace) => {
-                // API servers before Kubernetes 1.22 don't set this label.
+                // API servers before Kubernetes 1.22 may not set this label.
                 let name = key.name.to_string();
                 namespace.labels.insert(NAMESPACE_NAME.to_owned(), name);
                 match feed {

@@ -21,7 +21,8 @@ enum Effect {
     /// The object may restrict packets to pods. It may also restrict packets from pods if a key or
     /// a string in the object contains "egress".
     ByDirection,
-    /// The object may restrict packets of both directions.
+    /// The object is taken to restrict packets of both directions, even if objects of its kind
+    /// restrict only packets from pods.
     Both,
     /// The object may restrict packets of both directions if one of these fields of its spec is
     /// set. Otherwise it restricts nothing.
@@ -55,7 +56,7 @@ const fn row(resource: &'static str, kind: &'static str, effect: Effect) -> Kind
     }
 }
 
-/// Every kind that Zerohop lists. Calico's staged policies, AWS's PolicyEndpoints and Antrea's
+/// Every [`PolicyKind`]. Calico's staged policies, AWS's PolicyEndpoints and Antrea's
 /// `controlplane` group are not listed, because they enforce nothing or repeat other objects.
 const ROWS: &[KindRow] = &[
     // The network policy API: OVN-Kubernetes, Antrea, Kube-OVN, Calico, kube-network-policies.

@@ -170,7 +170,8 @@ fn describe_ending(pod: &PolicyPod) -> Option<String> {
         .then(|| "the pod is being deleted, or its node does not answer".to_owned())
 }
 
-/// Why a pod isn't answered if another pod has one of its addresses too. `None` if no pod does.
+/// Why a pod isn't answered if another pod of this node has one of its addresses too. `None` if no
+/// pod does.
 fn describe_other_owner(
     pod: &PolicyPod,
     owners: &BTreeMap<IpAddr, Vec<&ObjectKey>>,

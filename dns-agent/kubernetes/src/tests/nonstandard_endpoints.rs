@@ -1,4 +1,5 @@
-//! Nonstandard endpoints, which CoreDNS reads differently: their names are delegated to CoreDNS.
+//! Nonstandard endpoints, which CoreDNS reads differently. With [`NonstandardEndpoints::Passed`],
+//! the names that depend on them are delegated to CoreDNS.
 
 use serde_json::{Value, json};
 use zerohop_zone::{Model, Rtype};
@@ -242,7 +243,7 @@ fn names_pass_if_the_target_of_an_endpoint_has_several_labels() {
     );
 }
 
-/// CoreDNS denies such a Service, but answers the topology zones below it.
+/// CoreDNS denies such a Service, but answers the topology zones below it. So both pass.
 #[test]
 fn names_of_a_headless_service_without_endpoints_pass() {
     let list = json!([service("db", json!({"clusterIP": "None"}))]);

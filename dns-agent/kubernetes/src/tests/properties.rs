@@ -102,7 +102,8 @@ proptest! {
             };
             depth(parent) > 0 || depth(grandparent) > 1
         };
-        // Tests names with one letter changed, and names one and two labels below an entry.
+        // Tests names with one letter or digit replaced, and names one and two labels below an
+        // entry.
         for name in entries.keys() {
             let mut changed = name.wire().to_vec();
             let letters: Vec<usize> =

@@ -1,5 +1,5 @@
-//! The records of every scenario of `tests/scenarios/`: its objects make the names that it
-//! requires. The scenarios' messages are tested with the resolver, in `tests/suites`.
+//! For each scenario of `tests/scenarios/`, except [`NOT_HERE`]: the model of its objects gives the
+//! response codes and records that the scenario requires. `tests/suites` tests the messages.
 
 use std::{fs, path::Path, str::FromStr};
 
@@ -41,7 +41,7 @@ fn the_objects_of_every_scenario_make_its_records() {
             let mut lines = question.count_records_as_required(reply_lines(question, &model));
             sort_rrsets(&mut lines);
             let required = record_lines(&question.reply);
-            // Owner names get the letters of the question when a reply is rendered.
+            // Only rendering gives owner names the letter case of the question.
             if !lines.join("\n").eq_ignore_ascii_case(&required.join("\n")) {
                 let ScenarioQuestion { line, text, .. } = question;
                 faults.push(format!(
@@ -139,13 +139,14 @@ fn reply_lines(question: &ScenarioQuestion, model: &Model) -> Vec<String> {
     [rcode.to_owned()].into_iter().chain(records).collect()
 }
 
-/// The response code and the records of a reply in a scenario, without flags and OPT record.
+/// The response code and the records of a reply in a scenario, without flags, OPT record, and the
+/// target after `upstream`.
 fn record_lines(reply: &[String]) -> Vec<String> {
     let mut lines: Vec<String> = (reply.iter())
         .filter(|line| !line.starts_with("edns "))
         .cloned()
         .collect();
-    if let Some((rcode, _flags)) = lines[0].clone().split_once(' ') {
+    if let Some((rcode, _rest)) = lines[0].clone().split_once(' ') {
         lines[0] = rcode.to_owned();
     }
     lines

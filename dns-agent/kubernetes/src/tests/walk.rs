@@ -25,8 +25,8 @@ fn walk_zone(view: &View<'_>, zone: Option<usize>) -> Vec<(Name, Arc<NameEntry>)
     all
 }
 
-/// Checks that the walks of all zones together return each name once, before the names below it,
-/// with the entry that [`ZoneData::visit`] gives.
+/// Checks that the walks of all zones, and of the names outside all zones, together return each
+/// name once, before the names below it, with the entry that [`ZoneData::visit`] gives.
 fn assert_walk_is_complete(index: &Index) {
     let view = index.view();
     let model = Model::from_zone_data(&view);
@@ -69,6 +69,7 @@ proptest! {
 
 #[test]
 fn a_walk_goes_through_nested_zones() {
+    // `web` and `p` have addresses in the inner reverse zone, `db` in the outer one, `far` in none.
     let list = serde_json::json!([
         service(
             "web",

@@ -13,8 +13,9 @@ use crate::{
     response::{Response, UpstreamQuery},
 };
 
-/// A zone `z` with an address at `one.z`, a subtree that is delegated to the cluster's DNS, and
-/// more aliases that lead out of the zone than the resolver follows for one query.
+/// A zone `z` with an address at `one.z`, and more aliases that lead out of the zone than the
+/// resolver follows for one query. Below `unknown.z` any name may exist, so queries for such names
+/// go to the cluster's DNS.
 fn model() -> Model {
     let mut builder = ModelBuilder::new(7);
     builder.add_zone(name("z"), 5).unwrap();
@@ -30,7 +31,7 @@ fn model() -> Model {
         let next = format!("back-{number}.org");
         add(&format!("out-{number}.z"), cname(&next));
     }
-    builder.set_computed_names(name("delegated.z"), ComputedNames::Unknown);
+    builder.set_computed_names(name("unknown.z"), ComputedNames::Unknown);
     builder.build()
 }
 
@@ -362,33 +363,35 @@ fn local_names_are_answered_from_local_data() {
     }
 }
 
-/// An upstream is not trusted about names that are delegated to the cluster's DNS.
+/// An upstream is not trusted about local names that only the cluster's DNS can answer: those below
+/// `unknown.z`, and those in a cluster domain without a local zone.
 #[test]
-fn delegated_names_are_queried_from_the_clusters_dns() {
-    for delegated in ["x.delegated.z", "svc.cluster"] {
+fn local_names_without_local_data_are_queried_from_the_clusters_dns() {
+    for local_name in ["x.unknown.z", "svc.cluster"] {
         let exchange = run_exchange("x.org", Rtype::A, |queried| {
             let answer = if *queried == name("x.org") {
                 vec![
-                    record("x.org", cname(delegated)),
-                    record(delegated, address(66)),
+                    record("x.org", cname(local_name)),
+                    record(local_name, address(66)),
                 ]
             } else {
-                vec![record(delegated, address(7))]
+                vec![record(local_name, address(7))]
             };
             UpstreamMessage {
                 answer,
                 ..UpstreamMessage::default()
             }
         });
-        assert_eq!(exchange.queried_names, [name("x.org"), name(delegated)]);
+        assert_eq!(exchange.queried_names, [name("x.org"), name(local_name)]);
         let records = [
-            record("x.org", cname(delegated)),
-            record(delegated, address(7)),
+            record("x.org", cname(local_name)),
+            record(local_name, address(7)),
         ];
         assert_sections(&exchange, "x.org", 0x8180, [&records, &[], &[]]);
     }
-    // If the cluster's DNS was queried for the name, its whole response is trusted.
-    let text = "x.delegated.z";
+    // If the cluster's DNS was queried for the name, it is also trusted about other local names,
+    // for example in the authority section.
+    let text = "x.unknown.z";
     let upstream = UpstreamMessage {
         rcode: 3,
         authority: vec![soa("z")],
@@ -415,11 +418,11 @@ fn delegated_names_are_queried_from_the_clusters_dns() {
 /// them.
 #[test]
 fn the_clusters_dns_is_trusted_about_local_names() {
-    let text = "x.delegated.z";
+    let text = "x.unknown.z";
     let answer = vec![
-        record(text, cname("y.delegated.z")),
+        record(text, cname("y.unknown.z")),
         record(text, cname("www.org")),
-        record("y.delegated.z", address(7)),
+        record("y.unknown.z", address(7)),
         record("www.org", address(8)),
     ];
     let upstream = UpstreamMessage {
@@ -447,8 +450,8 @@ fn the_clusters_dns_is_trusted_about_local_names() {
     let answer = vec![
         record(text, cname("www.org")),
         record(text, cname("www.org")),
-        record(text, cname("y.delegated.z")),
-        record("y.delegated.z", cname("www.org")),
+        record(text, cname("y.unknown.z")),
+        record("y.unknown.z", cname("www.org")),
         record("www.org", address(8)),
     ];
     let upstream = UpstreamMessage {
@@ -528,6 +531,8 @@ fn a_chain_of_too_many_cnames_gets_servfail() {
 
 #[test]
 fn an_upstreams_opt_record_is_not_relayed() {
+    // The record of `one.z` is left out, so the reply is assembled anew instead of relaying the
+    // message.
     let upstream = UpstreamMessage {
         answer: vec![record("x.org", address(1)), record("one.z", address(6))],
         ..UpstreamMessage::default()

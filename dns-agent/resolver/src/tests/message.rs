@@ -160,6 +160,7 @@ fn notify_is_refused_and_other_opcodes_are_not_implemented() {
 
 #[test]
 fn wrong_record_counts_are_format_errors() {
+    // No question, or one more question or record than any query may have.
     for (offset, count) in [
         (QDCOUNT, 0),
         (QDCOUNT, 2),

@@ -93,7 +93,7 @@ fn opt(size: u16, ttl: [u8; 4], options: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A query with a plain OPT record of this size.
+/// Adds an OPT record with this UDP payload size and without options.
 fn with_edns(message: Vec<u8>, size: u16) -> Vec<u8> {
     with_additional(message, &opt(size, [0; 4], &[]))
 }

@@ -42,7 +42,8 @@ enum ManifestKind<'a> {
     Ignored,
 }
 
-/// An object with its labels, or the error that makes it unusable.
+/// An object with its labels, or the error that makes it unusable. A fact has no labels here,
+/// because [`Selectors`](zerohop_kubernetes::Selectors) select every fact.
 type ItemResult = Result<(Object, Labels), LineError>;
 
 impl<'a> ManifestItem<'a> {

@@ -29,8 +29,9 @@ pub struct Lookup {
     pub why: Option<String>,
     /// The kernel program's outcome.
     pub kernel: KernelReport,
-    /// The upstreams for the question, and for the targets of aliases, in order of preference; each
-    /// is queried only if those before it fail. Empty when no upstream is needed, or none is known.
+    /// The upstreams for the question, and then those for the targets of aliases, without
+    /// repetitions. Those for one name are in order of preference: each is queried only if those
+    /// before it fail. Empty when no upstream is needed, or none is known.
     pub upstreams: Vec<SocketAddr>,
     /// Remarks, such as the results of forwarding.
     pub notes: Vec<String>,

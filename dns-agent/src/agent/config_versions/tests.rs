@@ -1,4 +1,7 @@
 //! How long the kernel passes all queries after an edit.
+//!
+//! A hold is the kubelet's 90 s, a reload interval and its jitter: 90 + 30 + 15 = 135 s, or
+//! 90 + 600 + 60 = 750 s.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -153,7 +156,7 @@ fn a_hold_ends_when_the_longest_interval_has_passed() {
     assert_eq!(hold_of(&mut versions, RunningPods::Unknown), Some(Some(1)));
     versions.versions[1].edited_at.age = Duration::from_secs(750);
     assert_eq!(hold_of(&mut versions, RunningPods::Unknown), None);
-    // The first version's interval no longer counts.
+    // By now CoreDNS runs `new`, so the interval of `new` counts for the next edit.
     versions.add_version("newer", NEVER, None, RunningPods::Unknown);
     assert_eq!(
         hold_of(&mut versions, RunningPods::Unknown),

@@ -77,8 +77,9 @@ impl KernelPlane {
         }
     }
 
-    /// Descriptions of the queries that pass because of a size limit of the kernel's tables, apart
-    /// from names that full tables have no room for: [`KernelPlane::degraded`] reports these.
+    /// Descriptions of the queries that pass because of a size limit of the kernel's tables. Two
+    /// are reported by [`KernelPlane::degraded`] instead: names that full tables have no room for,
+    /// and too many addresses of --dns-service's endpoints.
     pub(in crate::agent) fn limits(&self) -> Vec<String> {
         match &*self.lock_lifecycle() {
             KernelLifecycle::On(datapath) => datapath.limits(),

@@ -124,7 +124,8 @@ fn parse_with_interface(text: &str, port: Option<u16>) -> Result<Option<SocketAd
     Ok(Some(SocketAddrV6::new(address, port, 0, scope).into()))
 }
 
-/// The index of an existing interface, given by its name or index.
+/// The index of an existing interface, given by its name or index. `None` also if the interfaces
+/// can't be listed.
 fn interface_index(interface: &str) -> Option<u32> {
     let interfaces = if_nameindex().ok()?;
     let mut interfaces = interfaces.iter();

@@ -73,6 +73,7 @@ fn computed_names_are_answered() {
     builder.add(record("a.z", a(1)));
     builder.set_computed_names(name("empty.z"), ComputedNames::Empty);
     builder.set_computed_names(name("like.z"), ComputedNames::Like(name("a.z")));
+    // The numbers are TTLs.
     builder.set_computed_names(name("ip.z"), ComputedNames::Addresses(9));
     builder.set_computed_names(name("any.z"), ComputedNames::EmptyThenAddresses(9));
     let model = builder.build();

@@ -139,7 +139,9 @@ fn srv_targets_are_not_compressed_but_later_names_point_into_them() {
 #[test]
 fn negative_answers_always_have_54_bytes() {
     let zones = [apex("cluster.local"), apex("z")];
-    // `at` is the offset of the zone's name in the question: 12 plus the labels before it.
+    // The SOA record has 12 bytes up to its data, names of 9 and 13 bytes, and 20 bytes of numbers.
+    // Its names point to the zone's name only, also if the question has more of their labels. `at`
+    // is the offset of the zone's name in the question: 12 plus the labels before it.
     for (question, zone, at) in [
         ("a.svc.cluster.local", 0, 12 + 6),
         ("cluster.local", 0, 12),

@@ -123,7 +123,7 @@ impl CrateModules {
     }
 
     /// The module that defines the item with a path, as seen from the module `from`. `None` if the
-    /// path leads out of the crate.
+    /// path starts with another crate, or with an item of `from` itself.
     fn resolve(&self, from: &ModulePath, path: &[String]) -> Option<ModulePath> {
         let mut base = from.clone();
         let mut rest = path;
@@ -176,7 +176,7 @@ fn imported_paths(text: &str) -> Vec<ImportedPath> {
             }
             let line = code[..at].matches('\n').count() + 1;
             // Before the `use` of a reexport stands `pub` or `pub(…)`. Before another `use` stands
-            // the end of an item or of an attribute.
+            // `;`, a brace, `]` or nothing.
             let before = code[..at].trim_end();
             let is_reexport = start == "use " && before.ends_with(['b', ')']);
             let visibility = if is_reexport {

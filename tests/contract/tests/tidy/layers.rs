@@ -119,7 +119,7 @@ fn read_code_map() -> AllowedLayers {
     layers
 }
 
-/// The name of a crate that the table may shorten: `zone` stands for `zerohop-zone`.
+/// The full name of a crate in the table. A name without backticks lacks the prefix `zerohop-`.
 fn full_name(name: &str) -> String {
     match name.strip_prefix('`') {
         Some(name) => name.trim_end_matches('`').to_owned(),

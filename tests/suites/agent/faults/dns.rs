@@ -164,7 +164,8 @@ pub(super) fn malformed_message(random: &mut impl Rng) -> Vec<u8> {
     match random.random_range(0..4) {
         // A truncated message.
         0 => message.truncate(random.random_range(0..message.len())),
-        // One byte of the name is changed. As the length of a label, 64 or more is invalid.
+        // One byte of the name is changed. A length of a label that becomes 64 to 191 is invalid,
+        // and 192 or more begins a compression pointer.
         1 => {
             let at = random.random_range(HEADER..message.len() - 4);
             message[at] = random.random_range(64..=255);

@@ -61,6 +61,8 @@ fn full_tables_grow() {
             cluster.node.manifests.write(&dns::services(services));
             agent.wait_for_line("larger tables have replaced").unwrap();
             let pod = PodClient::new(&cluster.node.topology);
+            // A TTL of 5 shows that the agent's tables answer. The stand-in for the cluster's DNS
+            // sends `STAND_IN_TTL`.
             let is_served = || Ok(pod.service_ttl(&format!("s{}", services - 1)) == Some(5));
             assert!(eventually(LIMIT, is_served).unwrap());
             for number in (0..services).step_by(97) {

@@ -95,6 +95,7 @@ fn random_query(name: Vec<u8>, random: &mut StdRng) -> QueryPacket {
         name,
         ..query
     };
+    // Payload size, DO bit and options.
     match random.random_range(0..6) {
         0 => query.with_edns(512, 0, &[]),
         1 => query.with_edns(1232, random.random_range(0..2), &[]),

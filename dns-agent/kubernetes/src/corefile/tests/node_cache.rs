@@ -188,7 +188,9 @@ fn names_of_other_node_cache_blocks_pass() {
             "10.in-addr.arpa.",
         ),
         ("consul.local:53 {\n forward . 10.0.0.2\n}\n", ""),
+        // This block receives the DS queries for `cluster.local`.
         ("local:53 {\n forward . 10.0.0.2\n}\n", "cluster.local."),
+        // Queries to the DNS Service may arrive at this port.
         (
             "cluster.local:5353 {\n forward . 10.0.0.2\n}\n",
             "cluster.local.",

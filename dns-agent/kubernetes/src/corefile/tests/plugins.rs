@@ -1,4 +1,4 @@
-//! The effect of other plugins on the conclusions.
+//! The effect of plugins other than `kubernetes` on the conclusions.
 
 use super::{Conclusions, answered, corefile_with, kubeadm_settings, refusal};
 use crate::AdoptedSettings;
@@ -21,6 +21,7 @@ fn plugins_that_change_no_answers_make_nothing_pass() {
         "forward . tls://9.9.9.9 {\n tls_servername dns.quad9.net\n}",
         "bufsize 1232",
         "transfer {\n to *\n}",
+        // `cache` only caps TTLs.
         "cache {\n success 5000\n denial 2500 5\n prefetch 1 1m 10%\n serve_stale 1h verify\n serve_stale_policy prefer_positive\n servfail 5s\n keepttl\n disable success\n}",
         "health { }",
     ] {
@@ -30,6 +31,7 @@ fn plugins_that_change_no_answers_make_nothing_pass() {
 
 #[test]
 fn unknown_plugins_make_everything_pass() {
+    // Also a second `kubernetes`, and known plugins whose lines Zerohop doesn't accept.
     for lines in [
         "acl {\n block\n}",
         "any",
@@ -133,9 +135,11 @@ fn names_in_hosts_pass() {
             "hosts {\n 10.0.0.1 *.cluster.local\n fallthrough\n}",
             "nothing",
         ),
+        // Without a `fallthrough` for the zones, `hosts` answers all names in them.
         ("hosts {\n 10.0.0.1 x.example.org\n}", "nothing"),
         ("hosts", "nothing"),
         ("hosts {\n fallthrough example.org\n}", "nothing"),
+        // Entries that Zerohop can't read.
         ("hosts {\n 10.0.0 x.example.org\n fallthrough\n}", "nothing"),
         (
             "hosts {\n 10.0.0.1 x..example.org\n fallthrough\n}",
@@ -145,6 +149,7 @@ fn names_in_hosts_pass() {
             "hosts {\n 10.0.0.1 \"db.cluster.local#x\"\n fallthrough\n}",
             "nothing",
         ),
+        // Names in a file are unknown, so `hosts` may answer any name in its zones.
         ("hosts /etc/h {\n fallthrough\n}", "nothing"),
         (
             "hosts /etc/h example.org {\n fallthrough\n}",

@@ -92,7 +92,7 @@ proptest! {
     }
 }
 
-/// Plugins that don't make everything pass if they are next to `kubernetes`.
+/// Plugins that may stand next to `kubernetes` without making everything pass.
 const KNOWN_PLUGINS: [&str; 20] = [
     "errors",
     "log",

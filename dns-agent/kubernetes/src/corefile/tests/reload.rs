@@ -85,7 +85,7 @@ fn the_reload_of_an_unreadable_text_is_refused_or_unknown() {
         (".:53 {\n reload\n {$MORE}\n", Reload::Unknown),
         ("{$ZONE} {\n reload\n}\n", Reload::Unknown),
         ("import more\n.:53 {\n reload\n}\n", Reload::Unknown),
-        // No server block imports this snippet.
+        // A snippet that no server block imports has no effect.
         (
             "(a) {\n reload 1h\n}\n.:53 {\n reload\n}\n",
             every(30.0, 15.0),

@@ -1,4 +1,6 @@
-//! The destinations of queries: Services, their endpoints, and unknown addresses.
+//! The destinations of queries: Services, their endpoints, node caches, and unknown addresses.
+//!
+//! The objects of `dns` by index: 2 is the EndpointSlice, 3 and 4 are the Pods.
 
 use serde_json::{Value, json};
 
@@ -168,6 +170,7 @@ fn every_served_address_must_be_allowed() {
         (&["10.244.7.7:53"], 1),
         // The Service lacks this port.
         (&["10.96.0.10:54"], 1),
+        // No address of the cluster's DNS is known.
         (&[], 1),
     ] {
         assert_eq!(left_out(served), count, "{served:?}");

@@ -1,4 +1,6 @@
 //! Ingress policies at the servers of the cluster's DNS.
+//!
+//! The objects of `dns` by index: 3 and 4 are the Pods.
 
 use serde_json::{Value, json};
 

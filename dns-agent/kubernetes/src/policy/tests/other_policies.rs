@@ -84,7 +84,7 @@ fn objects_exclude_the_pods_that_they_may_restrict() {
             json!({"types": ["Ingress"]}),
             &[],
         ),
-        // The object applies to the servers.
+        // The object applies to the pods of the cluster's DNS.
         (
             "networkpolicies.crd.projectcalico.org",
             Some("kube-system"),
@@ -156,7 +156,7 @@ fn the_reason_names_the_object() {
 
 #[test]
 fn any_object_may_restrict_unknown_servers() {
-    // The second DNS pod is unknown.
+    // Without the second DNS pod, whose address is in the Service's EndpointSlice.
     let mut objects = dns(53);
     objects.truncate(4);
     let mut facts = facts(objects.into_iter().chain([web()]));

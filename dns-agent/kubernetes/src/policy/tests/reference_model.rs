@@ -122,7 +122,8 @@ pub(super) const PLUGINS: [NetworkPlugin; 4] = {
 };
 
 impl ModelCluster {
-    /// Whether a client's query reaches every server with every plugin.
+    /// Whether a client's query reaches every server with every plugin. The client must not be in
+    /// its node's network.
     pub(super) fn allows_query(&self, client: &ModelPod) -> bool {
         PLUGINS.iter().all(|plugin| {
             let mut servers = self.servers.iter();
@@ -174,6 +175,7 @@ impl ModelCluster {
             for rule in policy.egress.iter().flatten() {
                 let peers = match &rule.peers {
                     Some(peers) if !peers.is_empty() => peers,
+                    // A rule without peers applies to the port that the plugin sees.
                     _ => {
                         is_allowed |= rule.has_port(destination.1, server);
                         continue;

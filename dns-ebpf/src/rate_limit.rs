@@ -46,8 +46,8 @@ pub(crate) fn take_token<F: Frame, T: Tables>(
             load::<u32>(ip + ipv4::SOURCE).into()
         }
     };
-    // The upper 16 bits of the product depend on all bits of the address. There are 2¹⁶ buckets, so
-    // the remainder changes nothing.
+    // The upper 16 bits of the product depend on all bits of the address. With 2¹⁶ buckets the
+    // remainder changes nothing; it keeps the number in range if there are ever fewer.
     let number = (client ^ settings.secret).wrapping_mul(SPREAD) >> 48;
     let Some(bucket) = tables.token_bucket(number as u32 % TOKEN_BUCKETS) else {
         return Ok(());

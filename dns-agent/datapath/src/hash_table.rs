@@ -281,9 +281,9 @@ impl<G: Grace> HashTable<G> {
         self.slots.allocate(bytes).ok_or(TableFull::Records)
     }
 
-    /// Finds a word for a name with this hash, which the caller overwrites: a free one or, if both
-    /// buckets are full, the old word of a name that this function moves to its other bucket.
-    /// `None` when no name can be moved, or the round has no moves left.
+    /// Finds a place for the word of a name with this hash. If both buckets are full, another
+    /// name's word is copied to its other bucket; the place then still holds the old word, which
+    /// the caller overwrites. `None` when no name can be moved, or the round has no moves left.
     fn make_room(&mut self, hash: NameHash) -> Option<(u32, usize)> {
         let buckets = [hash.bucket(self.mask), hash.second_bucket(self.mask)];
         for bucket in buckets {

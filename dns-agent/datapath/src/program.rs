@@ -109,8 +109,8 @@ impl HookProgram {
     }
 }
 
-/// Whether a tc filter of this name is one of Zerohop's. The kernel truncates names of programs,
-/// but not those of filters.
+/// Whether a tc filter of this name is one of Zerohop's. Filters keep their full names, so these
+/// are compared in full. Only names of programs are truncated, by the loader.
 pub(crate) fn is_zerohop_name(name: &str) -> bool {
     HookProgram::ALL
         .iter()

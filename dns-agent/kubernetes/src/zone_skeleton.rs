@@ -228,7 +228,8 @@ fn add_name_servers(
 }
 
 /// Makes every namespace exist, as computed names below `svc` and, unless pod names are disabled,
-/// below `pod`. Only manifest files may lack Namespaces, so `known_pods` is `AllNodes` here.
+/// below `pod`. `known_pods` needs no case here: it is `SomeNodes` only with the API as source, and
+/// only manifest files may lack Namespaces.
 fn add_all_namespaces(builder: &mut ModelBuilder, domain: &ClusterDomain, settings: &ZoneSettings) {
     builder.set_computed_names(domain.svc.clone(), ComputedNames::Empty);
     let pods = match settings.pods {

@@ -1,7 +1,7 @@
 //! Decides what to do with a message from a client.
 //!
-//! [`respond`] is a pure function of its arguments: it does no I/O and reads no clock. It returns a
-//! query that needs an upstream as an action for the caller.
+//! [`respond`] is a pure function of its arguments: it does no I/O and reads no clock. If a query
+//! needs an upstream, it returns an action that tells the caller to query one.
 
 use domain::base::{Message, header::Flags, iana::OptRcode};
 use zerohop_zone::{Answer, Name, Record, ZoneData, render};

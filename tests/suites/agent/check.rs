@@ -112,6 +112,7 @@ fn a_veth_with_a_cni_filter_is_skipped_and_reported_as_a_limit() {
     }
     let (_, output) = node.check(&["--serve-dns-endpoints"]);
     assert!(output.contains("with 2 limits"), "not 2 limits: {output}");
+    // Dropping detaches the filter, which must happen in the device's namespace.
     node.topology.node.enter(move || drop(filter)).unwrap();
 }
 
@@ -208,6 +209,7 @@ fn a_running_agent_is_reported_and_not_disturbed() {
         ] {
             assert!(output.contains(words), "no {words:?} in {output}");
         }
+        // The agent still answers: without it nothing would.
         assert_eq!(pod.web_ttl(), Some(5));
     }
 }

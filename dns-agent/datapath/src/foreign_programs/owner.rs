@@ -48,7 +48,7 @@ impl fmt::Display for Owner {
     }
 }
 
-/// The owner of a program or filter by its name. The kernel truncates names of programs to 15
+/// The owner of a program or filter by its name. Loaders truncate names of programs to 15
 /// bytes.
 pub(super) fn owner_by_name(name: &str) -> Option<Owner> {
     // bpf_lxc.o:[from-container] is a filter of Cilium before version 1.12.

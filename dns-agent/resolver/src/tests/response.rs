@@ -26,7 +26,8 @@ fn forward_query(bytes: &[u8]) -> (Query, Vec<u8>) {
     (query, upstream_query)
 }
 
-/// An upstream's response with these records.
+/// An upstream's response with these records. `text` is the name in the question of
+/// `upstream_query`.
 fn response_with(upstream_query: &[u8], text: &str, answer: Vec<Record>) -> Vec<u8> {
     let answer = Answer::Data {
         answer,
@@ -138,6 +139,7 @@ fn a_relayed_reply_has_the_clients_id_and_question_and_the_resolvers_opt_record(
                 Vec::new()
             };
             assert_eq!(reply[end..], expected_opt);
+            // An OPT record without options has 11 bytes.
             assert_eq!(usize::from(word(&reply, ARCOUNT)), expected_opt.len() / 11);
         }
     }
@@ -175,7 +177,7 @@ fn sent_message(reply: QueryAction) -> Vec<u8> {
     }
 }
 
-/// The client's reply to a forwarded query after an upstream's message.
+/// The reply that the client gets to a forwarded query when an upstream sends this message.
 #[track_caller]
 fn relay_message(query: &Query, upstream_query: &[u8], message: &[u8]) -> Vec<u8> {
     let response = Response::parse(message, upstream_query)
@@ -193,7 +195,7 @@ fn start_chase() -> (Chase, Vec<u8>) {
     (chase, upstream_query)
 }
 
-/// The client's reply to `out.z A` after an upstream's response with these records.
+/// The reply that the client gets to `out.z A` when an upstream responds with these records.
 fn chase_reply(answer: Vec<Record>) -> Vec<u8> {
     let (chase, upstream_query) = start_chase();
     complete_chase(
@@ -203,7 +205,7 @@ fn chase_reply(answer: Vec<Record>) -> Vec<u8> {
     )
 }
 
-/// The client's reply to a chased query after an upstream's message.
+/// The reply that the client gets to a chased query when an upstream sends this message.
 #[track_caller]
 fn complete_chase(chase: Chase, upstream_query: &[u8], message: &[u8]) -> Vec<u8> {
     let response = Response::parse(message, upstream_query)

@@ -355,6 +355,11 @@ fn answers_are_truncated_to_the_limit_of_transport_and_edns() {
             answers,
         );
     }
+    // 60 addresses with the OPT record.
+    assert_eq!(
+        reply(&with_edns(plain.clone(), 1232), Transport::Udp).len(),
+        995
+    );
     check(&with_edns(plain, 512), Transport::Tcp, 65535, 60);
 }
 

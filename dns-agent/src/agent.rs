@@ -5,6 +5,8 @@
 //! API ──► feeds ──► follow: plan ─────┴─► publisher: index ──► kernel plane's tables, resolver
 //! ```
 //!
+//! Facts for NetworkPolicies and changes of network devices also go to the publisher.
+//!
 //! A *feed* is a list of objects in the Kubernetes API, followed by a watch. The *plan* says which
 //! objects to read and how to answer. Only the publisher writes the index and the tables.
 //!
@@ -408,6 +410,7 @@ impl OpenedSource {
     /// The policy that decides whether hooks stay when the agent ends.
     fn shutdown_policy(&self, config: &Config) -> ShutdownPolicy {
         match self {
+            // Without the API no DaemonSet can be read.
             OpenedSource::Manifests(_) => ShutdownPolicy::new(config.persistence, None, None),
             OpenedSource::Kubernetes(client, kubernetes) => ShutdownPolicy::new(
                 config.persistence,

@@ -99,7 +99,7 @@ pub struct KubernetesConfig {
     pub node_name: Option<String>,
     /// The ConfigMap with CoreDNS's Corefile.
     pub corefile: ObjectKey,
-    /// What the agent answers when that ConfigMap has no Corefile.
+    /// What the agent answers when that ConfigMap does not exist or has no Corefile.
     pub without_corefile: WithoutCorefile,
     /// The Service of the cluster's DNS.
     pub dns_service: ObjectKey,
@@ -226,6 +226,7 @@ impl Config {
                 EndpointScope::All,
             ),
             SourceConfig::Kubernetes(_) => {
+                // The agent's `Plan` changes this to `All` if empty Services are ignored.
                 let scope = settings.endpoints.unwrap_or(EndpointScope::Headless);
                 (NameServers::Passed, NonstandardEndpoints::Passed, scope)
             }

@@ -78,6 +78,7 @@ async fn read_dump(admin: std::net::SocketAddr) -> usize {
 
 fn config(manifests: &std::path::Path) -> Config {
     let manifests = manifests.to_str().unwrap();
+    // The dump also has this zone, with a PTR record of each Service.
     let reverse = ["--reverse", "10.96.0.0/16"];
     let fixed = ["dns-agent", "run", "--admin", "127.0.0.1:0", "--manifests"];
     let flags = fixed.iter().chain([&manifests]).chain(&reverse);

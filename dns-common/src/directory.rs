@@ -31,8 +31,8 @@ impl DirectoryWord {
     pub const EMPTY: Self = Self(0);
 
     /// An unused last word of a bucket, if names of this bucket stand in their second bucket. It is
-    /// not [`Self::EMPTY`], so look-ups continue there. Its record number is 0, so it matches no
-    /// name.
+    /// not [`Self::EMPTY`], so look-ups continue in the second bucket. Its record number is 0, so
+    /// it matches no name.
     pub const OVERFLOWED: Self = Self(0xffff_ffff_0000_0000);
 
     /// The word of a name with this tag. `record` is the number of the name's record, never 0.

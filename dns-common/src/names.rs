@@ -36,9 +36,9 @@ pub struct HashKey {
 /// The state of the name hash while words are added.
 ///
 /// This is NH of UMAC (Black et al., CRYPTO '99): the halves of each word are added to the halves
-/// of its key and multiplied; the products are summed. For a random key two names collide with a
-/// probability of at most 2⁻³². The multiplications are independent, so the processor overlaps
-/// them.
+/// of its key and multiplied; the products are summed. For a random key two different sequences of
+/// equally many words collide with a probability of at most 2⁻³². The multiplications are
+/// independent, so the processor overlaps them.
 ///
 /// First, bit 0x20 is set in every byte, so that letter case does not change the hash. Some other
 /// bytes become equal too, such as `@` and `` ` ``. Such collisions do no harm, because every

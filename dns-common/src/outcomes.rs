@@ -39,7 +39,7 @@ pub enum Outcome {
     /// On a network card, from a client that exceeded the rate limit.
     OverLimit,
     /// From an address that is not in CLIENTS while policies restrict DNS queries: on a pod veth,
-    /// or at tc on another device if there are no allowed networks.
+    /// at XDP on any veth, or at tc on another device if there are no allowed networks.
     NotPermitted,
     /// The lease has expired, or the agent has ended it or not yet started one.
     LeaseStale,
@@ -221,10 +221,11 @@ impl Hook {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PacketSource {
     /// The agent ran the program by BPF_PROG_TEST_RUN. The kernel then reports the loopback device
-    /// as the ingress interface. The loopback device never has a hook.
+    /// as the ingress interface. The loopback device never has a hook, because its link type is not
+    /// Ethernet.
     TestRun,
-    /// Any pod veth. A node may have hundreds of them and they come and go, so they share their
-    /// counters.
+    /// Any pod veth, and at XDP any veth. A node may have hundreds of them and they come and go, so
+    /// they share their counters.
     Veths,
     /// Another device, by its interface index. Devices whose indexes differ by a multiple of
     /// [`COUNTED_DEVICES`] share their counters.

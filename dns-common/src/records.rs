@@ -47,8 +47,8 @@ pub const MAX_ANSWER_LENGTH: usize = 1024;
 /// bytes of rdata. Queries with shorter answers pass.
 pub const MIN_ANSWER_LENGTH: usize = 16;
 
-/// The maximum number of stored answers of a name, and of the computed names below it. The record
-/// of a name with more types has [`RecordHead::OTHER_TYPES_PASS`].
+/// The maximum number of stored answers of a name, and separately of the computed names below it.
+/// The record of a name with more types has [`RecordHead::OTHER_TYPES_PASS`].
 pub const ANSWERS: usize = 3;
 
 /// The location of a record by its number: the chunk, and the offset in it in bytes.

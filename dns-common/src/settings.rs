@@ -7,8 +7,8 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::names::HashKey;
 
-/// Copies of [`Settings`]: one is read, one is written, the others wait for the end of their grace
-/// period.
+/// Copies of [`Settings`]. One is in force. Replaced copies may be read until a grace period has
+/// passed. With four copies the agent need not wait for one after each publication.
 pub const SETTINGS_COPIES: u32 = 4;
 
 /// The maximum number of served addresses of each address family.
@@ -81,8 +81,8 @@ pub struct Settings {
     /// The number of used elements of `allowed6`.
     pub allowed6_count: u32,
     /// The clients that policies permit: [`Settings::ANY_CLIENT`] or
-    /// [`Settings::PERMITTED_CLIENTS`]. They are checked on pod veths, and at tc on other devices
-    /// if there are no allowed networks.
+    /// [`Settings::PERMITTED_CLIENTS`]. They are checked on pod veths, at XDP on all veths, and
+    /// at tc on other devices if there are no allowed networks.
     pub clients: u64,
     /// The number of used elements of `hardware`.
     pub hardware_count: u32,

@@ -91,7 +91,8 @@ pub fn find<T: Tables>(query: &ParsedQuery<'_>, tables: &T) -> Result<AnswerBody
     let stored = add_masked::<0x30>(existing.answers, found << 4);
     // SAFETY: one of the stored answers.
     let stored = unsafe { &*(stored as *const StoredAnswer) };
-    // The length is 0 if queries for this type pass.
+    // The length is 0 if queries for this type pass, and in unused elements, which a query for the
+    // type 0 finds.
     let length = stored.length as usize;
     if !(MIN_ANSWER_LENGTH..=MAX_ANSWER_LENGTH).contains(&length) {
         return Err(Outcome::PassMark);

@@ -17,7 +17,7 @@
 //! the agent. `src/bin/zerohop.rs` implements them for XDP and tc. On the host both are plain
 //! memory, so `cargo test` runs the same code.
 //!
-//! [`verifier`] holds the code that only the kernel's verifier needs.
+//! [`verifier`] holds the memory access, and the code that only the kernel's verifier needs.
 
 #![no_std]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]

@@ -65,11 +65,12 @@ pub struct AnswerBody {
 pub fn write<F: Frame>(frame: &mut F, query: &ParsedQuery<'_>, answer: &AnswerBody) -> Outcome {
     let has_opt = query.edns != 0;
     let opt_length = if has_opt { opt::LENGTH } else { 0 };
-    let message = dns::LENGTH + query.name_length + question::LENGTH + answer.length + opt_length;
-    if message > query.limit {
+    let message_length =
+        dns::LENGTH + query.name_length + question::LENGTH + answer.length + opt_length;
+    if message_length > query.limit {
         return Outcome::TooLarge;
     }
-    if !frame.resize(query.layer4 + udp::LENGTH + message) {
+    if !frame.resize(query.layer4 + udp::LENGTH + message_length) {
         return Outcome::NoRoom;
     }
 
@@ -88,7 +89,7 @@ pub fn write<F: Frame>(frame: &mut F, query: &ParsedQuery<'_>, answer: &AnswerBo
         return Outcome::NoRoom;
     }
 
-    let udp_length = udp::LENGTH + message;
+    let udp_length = udp::LENGTH + message_length;
     let addresses = reverse_direction(start, query, udp_length);
 
     let flags = REPLY_FLAGS | query.copied_flags | answer.rcode;

@@ -16,7 +16,7 @@ use super::{model::MODEL, reply};
 ///
 /// # Panics
 ///
-/// When a query gets no reply, or the reply breaks a rule of [`reply::check`],
+/// When a query is ignored, or the reply breaks a rule of [`reply::check`],
 /// [`reply::check_local_reply`] or this module.
 pub fn check(input: &[u8]) -> QueryAction {
     let (flags, query) = input.split_first().unwrap_or((&0, &[]));

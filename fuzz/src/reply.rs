@@ -107,7 +107,7 @@ pub fn check_local_reply(query: &[u8], reply: &ParsedReply<'_>) {
         assert!(!header.aa(), "AA in a reply to another opcode than QUERY");
     }
     for record in reply.message.iter() {
-        let (record, _) = record.expect("parsed before");
+        let (record, _) = record.expect("`check` has parsed every record");
         let data = record.to_any_record::<AllRecordData<&[u8], ParsedName<&[u8]>>>();
         data.unwrap_or_else(|error| {
             panic!(

@@ -34,7 +34,8 @@ pub enum ResponseOutcome {
 }
 
 /// Queries that need an upstream: for names outside the model's zones, and for an alias whose
-/// target is outside. Only the messages are used, so the addresses do not matter.
+/// target is outside. Some have upper-case letters, because the reply must repeat the question
+/// unchanged. Only the messages are used, so the addresses do not matter.
 static QUERIES: LazyLock<[QueryPacket; 4]> = LazyLock::new(|| {
     let any = Ipv4Addr::UNSPECIFIED.into();
     [
@@ -147,7 +148,7 @@ fn check_completed_alias(query: &[u8], reply: &reply::ParsedReply<'_>) {
 /// Checks that each IPv4 address of a name in a local zone is in the model.
 fn check_addresses(reply: &reply::ParsedReply<'_>) {
     for record in reply.message.iter() {
-        let (record, _) = record.expect("parsed before");
+        let (record, _) = record.expect("`reply::check` has parsed every record");
         let owner: WireName<Vec<u8>> = record.owner().to_name();
         let owner = Name::from_wire(owner.as_slice()).expect("the owner is not a name");
         let is_local = MODEL.zone_of(&owner).is_some();
@@ -170,7 +171,7 @@ fn check_addresses(reply: &reply::ParsedReply<'_>) {
 /// flags, the RCODE, the counts of records (at most 31 in each section) and the records come from
 /// the input.
 fn build_response(upstream_query: &[u8], input: &mut FuzzInput<'_>) -> Vec<u8> {
-    let sent = Message::from_slice(upstream_query).expect("an upstream query");
+    let sent = Message::from_slice(upstream_query).expect("the upstream query has no header");
     let mut question = sent.question();
     question.next();
     let mut bytes = upstream_query[..question.pos()].to_vec();

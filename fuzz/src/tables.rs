@@ -34,8 +34,7 @@ use super::model::MODEL;
 /// The tables with the names of the model.
 pub static TABLES: LazyLock<HostTables> = LazyLock::new(|| HostTables::publish(&MODEL));
 
-/// The number of directory buckets. There are few, so that buckets can be full and names can stand
-/// in their second bucket.
+/// The number of directory buckets. There are few, so that several names share a bucket.
 const BUCKETS: usize = 16;
 
 /// The elements of the kernel's maps.
@@ -88,6 +87,8 @@ fn publish_model(model: &Model, [control, settings, directory, records]: [Memory
         finish: 0x2545_f491_4f6c_dd1d,
     };
     let mut table = HashTable::new(directory, records, key, NoGracePeriod);
+    // Unmutated frames of the target `kernel` come from a client in the allowed networks, and go to
+    // a served address and to the host veth's hardware address.
     let node_settings = NodeSettings {
         hash_key: key,
         directory_mask: table.directory_mask(),

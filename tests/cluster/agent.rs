@@ -81,7 +81,7 @@ impl ComparedAgent {
     }
 
     /// All names of at least two labels on those lines of `dns-agent dump` that contain `part`:
-    /// owner names, and names in rdata.
+    /// owner names, and names in rdata and comments.
     pub(crate) fn dump(&self, part: &str) -> Result<BTreeSet<String>> {
         let text = self.process.output(&["dump"])?;
         let lines = text.lines().filter(|line| line.contains(part));

@@ -37,6 +37,7 @@ const PORTS: [(&str, &str); 5] = [
     ("odd", "SCTP"),
     ("x--y", "TCP"),
 ];
+/// Topology zones. One has two labels.
 const ZONES: [&str; 3] = ["zone-a", "zone-b", "west.zone-a"];
 /// The phases of pods. Running is drawn twice as often as the others.
 const PHASES: [&str; 6] = [
@@ -278,7 +279,11 @@ impl<'a> RandomChanges<'a> {
         let is_headless = cluster.objects.is_headless(service);
         let writer = writer_of(&slice);
         let slice = label_slice(slice, &service.1, is_headless, writer);
-        debug_assert_eq!(key(&slice.metadata).0, service.0);
+        debug_assert_eq!(
+            key(&slice.metadata).0,
+            service.0,
+            "a slice must be in the namespace of its Service"
+        );
         cluster.write(WrittenObject::Slice(Box::new(slice)))
     }
 

@@ -430,8 +430,8 @@ impl LiveCluster {
             .with_context(|| format!("cannot delete {} {key:?}", K::kind(&())))
     }
 
-    /// Waits until `is_reached` returns true. Fails after [`LIMIT`], or when the suite is told to
-    /// stop. `what` describes the state in the error message.
+    /// Waits until `is_reached` returns true. Fails after [`LIMIT`], when `is_reached` fails, or
+    /// when the suite is told to stop. `what` describes the state in the error message.
     fn wait(&self, what: &str, is_reached: impl AsyncFn() -> Result<bool>) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
         self.runtime.block_on(async {

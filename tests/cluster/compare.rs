@@ -277,8 +277,8 @@ impl Comparison<'_> {
         ))
     }
 
-    /// Compares two replies of which at least one is truncated. Asks for the whole replies over
-    /// TCP, compares these, and checks that the replies over UDP are parts of them.
+    /// Compares two replies of which at least one is truncated. Asks for the whole replies over TCP
+    /// and compares these. If they are equal, checks that the replies over UDP are parts of them.
     fn compare_truncated(
         &self,
         question: &ComparedQuestion,

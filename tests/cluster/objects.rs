@@ -138,8 +138,8 @@ pub(crate) fn slice(
     }))
 }
 
-/// Labels a slice as one of `service`, as `writer` would. `headless` is `None` if the Service does
-/// not exist.
+/// Labels a slice as one of `service`, and annotates it, as `writer` would. `headless` is `None` if
+/// the Service does not exist.
 pub(crate) fn label_slice(
     mut slice: EndpointSlice,
     service: &str,

@@ -12,7 +12,7 @@ pub(crate) struct ComparisonTally {
     /// The number of times that each deviation was seen, by its summary and the agent's flags.
     pub(crate) deviations: BTreeMap<(&'static str, &'static str), u64>,
     /// Differences that no rule explains, by kind; and requirements that the transitions did not
-    /// meet.
+    /// meet (`TransitionReport::shortcomings`).
     pub(crate) wrong: BTreeMap<String, Vec<String>>,
 }
 
@@ -45,8 +45,8 @@ impl ComparisonTally {
 
     /// Adds the counts and differences of other questions.
     pub(crate) fn add(&mut self, other: ComparisonTally) {
-        for (server, counts) in other.counts {
-            let sum = self.counts.entry(server).or_default();
+        for (plane, counts) in other.counts {
+            let sum = self.counts.entry(plane).or_default();
             sum.asked += counts.asked;
             sum.passed += counts.passed;
             sum.deviating += counts.deviating;
@@ -61,9 +61,9 @@ impl ComparisonTally {
     }
 
     /// Prints the counts, and examples of the differences that no rule explains.
-    pub(crate) fn print(&self, part: &str) {
+    pub(crate) fn print(&self, title: &str) {
         println!(
-            "\n{part}\n{:>9} {:>9} {:>9} {:>6}  plane",
+            "\n{title}\n{:>9} {:>9} {:>9} {:>6}  plane",
             "asked", "passed", "deviates", "wrong"
         );
         for ((flags, plane), counts) in &self.counts {

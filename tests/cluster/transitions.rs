@@ -47,7 +47,7 @@ const MANY: usize = 10;
 const CONTROLLER_REACTION: Duration = Duration::from_millis(1500);
 /// The pause between two rounds of questions.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Number of earlier transitions of a Service that are printed with a difference.
+/// Number of the last transitions of a Service that are printed with a difference.
 const HISTORY_PRINTED: usize = 8;
 
 /// Makes the configured number of transitions, and compares replies after each.
@@ -113,7 +113,7 @@ struct TransitionPhase<'a, 'c> {
 
 /// The reverse names to ask about. CoreDNS's cache may keep their records, because the suite's
 /// Corefile turns the cache off only for the cluster's zone. So each name is asked about again only
-/// after the cache has dropped its records.
+/// after the cache has dropped its records, except to repeat a question with a wrong reply.
 #[derive(Default)]
 struct ReverseNames {
     /// When each name was last asked about.
@@ -192,7 +192,8 @@ impl TransitionPhase<'_, '_> {
         self.ask_reverse()
     }
 
-    /// Waits until all servers know all writes. Calls `observe` in each round.
+    /// Waits until all servers know all writes, with the exception that [`marker`] describes. Calls
+    /// `observe` in each round.
     fn wait_until_known(&mut self, mut observe: impl FnMut() -> Result<()>) -> Result<()> {
         let comparison = self.comparison;
         let agents = comparison.agents.iter();
@@ -205,9 +206,10 @@ impl TransitionPhase<'_, '_> {
         })
     }
 
-    /// Asks about the Services in `concerned` until all planes answer as CoreDNS does, or with an
-    /// agreed deviation. Returns false if they do not within the time limit after `start`. Reverse
-    /// names are not asked about here but become due.
+    /// Asks about the Services in `concerned`, and about the aliases that lead to them, until every
+    /// reply of every plane equals CoreDNS's or has an agreed deviation. A query that the kernel
+    /// passes has no reply. Returns false if a reply is still wrong at the time limit after
+    /// `start`. Reverse names are not asked about here but become due.
     fn wait_until_right(
         &mut self,
         concerned: &BTreeSet<NamespacedName>,
@@ -301,7 +303,9 @@ impl TransitionPhase<'_, '_> {
         &all[all.len().saturating_sub(HISTORY_PRINTED)..]
     }
 
-    /// Asks about the due reverse names that CoreDNS's cache cannot hold.
+    /// Asks about the due reverse names that CoreDNS's cache cannot hold, and asks again about
+    /// those with a wrong reply, for at most [`CACHED`]. Names that CoreDNS never answers are no
+    /// longer due.
     fn ask_reverse(&mut self) -> Result<()> {
         let now = self.state();
         let unanswered_names = unanswered_reverse_names(&now);
@@ -405,7 +409,7 @@ impl TransitionPhase<'_, '_> {
         }
     }
 
-    /// The Services and slices of the transitions' namespaces, as they were last read.
+    /// The Services and slices of the transitions' namespaces, as they were last written or listed.
     fn state(&self) -> LiveObjects {
         self.cluster.objects.within(&self.generator.namespaces)
     }

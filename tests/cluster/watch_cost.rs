@@ -201,6 +201,7 @@ fn make_slice(namespace: &str, number: u64) -> Result<EndpointSlice> {
     let key = (namespace.to_owned(), name.clone());
     let ports = json!([{"name": "http", "port": 8080, "protocol": "TCP"}]);
     let slice = slice(&key, "IPv4", &endpoints.into(), &ports)?;
+    // `Some(false)`: the Service is not headless.
     Ok(label_slice(
         slice,
         &name,

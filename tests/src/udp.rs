@@ -41,7 +41,8 @@ impl UdpClient {
         Ok(UdpClient { socket })
     }
 
-    /// Sends a payload and waits for a reply. `None`: no reply came within `limit`.
+    /// Sends a payload and waits for a reply, which may be a late one to an earlier payload.
+    /// `None`: no reply came within `limit`.
     pub fn ask(&self, payload: &[u8], limit: Duration) -> Result<Option<Vec<u8>>> {
         self.send(payload)?;
         self.receive(limit)

@@ -67,7 +67,7 @@ fn a_stopped_agent_answers_until_its_lease_ends() {
     let longest = STALE_AFTER + Duration::from_secs(1);
     assert!(
         (shortest..longest).contains(&lasted),
-        "the kernel answered for {lasted:?}"
+        "the kernel answered for {lasted:?} after the stop, not for {shortest:?} to {longest:?}"
     );
 
     topology.assign_served_addresses().unwrap();
@@ -184,6 +184,7 @@ endpoints: [{}]
 
     manifests.write(&headless(2));
     assert!(eventually(LIMIT, || Ok(!status().contains(answers))).unwrap());
+    // The name of the zone is still too long.
     assert!(status().contains(suffixes));
 }
 
@@ -198,7 +199,10 @@ fn a_network_card_is_refused_without_allowed_clients() {
         .args(["--interface", "card"])
         .output()
         .unwrap();
-    assert!(!output.status.success());
+    assert!(
+        !output.status.success(),
+        "the agent accepts a network card without --allow"
+    );
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(
         error.contains("--allow"),
@@ -311,7 +315,8 @@ impl PodClient {
         Self(UdpClient::new(&topology.pod, SocketAddr::new(SERVED[0], 53)).unwrap())
     }
 
-    /// Asks for the IPv4 address of a service of `shop`. `None`: no reply.
+    /// Asks for the IPv4 address of a service of `shop`. `None`: no reply within [`PATIENCE`], or
+    /// an ICMP error.
     fn ask_for(&self, service: &str) -> Option<Vec<u8>> {
         let name = format!("{service}.shop.svc.cluster.local");
         let query = QueryPacket {

@@ -155,7 +155,8 @@ fn every_client_finds_the_right_addresses() {
         }
     }
 
-    // The clients can't tell which plane answers. While the agent is stopped, only the kernel can.
+    // The clients can't tell which plane answers. While the agent is stopped, only the kernel can
+    // answer.
     agent.send_signal(Signal::SIGSTOP).unwrap();
     let query = QueryPacket::new(POD[0], SERVED[0], "web.shop.svc.cluster.local", 1);
     let client = UdpClient::new(&topology.pod, dns).unwrap();

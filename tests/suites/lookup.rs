@@ -118,6 +118,7 @@ fn lookup_reports_what_the_kernel_does() {
         ),
         (
             "0.10.in-addr.arpa",
+            // PTR in the form of RFC 3597.
             ("TYPE12", 12),
             "upstream",
             "not_owned: ",
@@ -139,7 +140,11 @@ fn lookup_reports_what_the_kernel_does() {
             ..QueryPacket::new(POD[0], SERVED[0], name, rtype.1)
         };
         let reply = pod.ask(&query.message(), PATIENCE).ok().flatten();
-        assert_eq!(reply.is_some(), plane == "kernel", "{asked}: {reply:02x?}");
+        assert_eq!(
+            reply.is_some(),
+            plane == "kernel",
+            "kernel replies to {asked}: {reply:02x?}"
+        );
         if let Some(reply) = reply {
             assert_eq!(
                 reply[..2],
@@ -147,10 +152,10 @@ fn lookup_reports_what_the_kernel_does() {
                 "the ID of the reply to {asked}"
             );
             let is_denied = report["rcode"] == "NXDOMAIN";
-            assert_eq!(rcode(&reply) == 3, is_denied, "{asked}");
+            assert_eq!(rcode(&reply) == 3, is_denied, "NXDOMAIN for {asked}");
             // Byte 7 is the low byte of the number of answer records.
             let answers = report["answer"].as_array().unwrap().len();
-            assert_eq!(usize::from(reply[7]), answers, "{asked}");
+            assert_eq!(usize::from(reply[7]), answers, "answer records for {asked}");
         }
     }
 

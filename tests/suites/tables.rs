@@ -124,8 +124,9 @@ fn put(
         }
         Err(full) => {
             assert_eq!(full, TableFull::Directory);
-            // A put fails only for a new name whose buckets are full, if no name in them can move
-            // to its other bucket. Then two buckets or more, of eight words each, are full.
+            // A put fails only for a new name whose two buckets, of eight words each, are full. If
+            // the two are the same bucket, the other buckets of its names are full: otherwise a
+            // name would have moved.
             assert!(map.len() >= 16 && !map.contains_key(&name));
             false
         }
@@ -262,7 +263,8 @@ impl<G: Grace> TableBench<G> {
             card_addresses: Vec::new(),
             rate_limit: None,
         };
-        // A lease that never ends, because `now` is always 0.
+        // A lease that never ends, because `now` is always 0. The program compares the times as
+        // signed numbers, so this is the latest one.
         let lease = std::mem::offset_of!(Control, lease) / 8;
         control.words()[lease].store(u64::MAX >> 1, Ordering::Relaxed);
         // The table counts as complete for the only zone, so absent names are denied.
@@ -444,7 +446,7 @@ struct PlainPacket {
 }
 
 impl PlainPacket {
-    /// A query for the name with this number.
+    /// A query for the A records of the name with this number.
     fn asking(name: u32) -> Self {
         let name = name_of(name).to_string();
         Self {

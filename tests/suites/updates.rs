@@ -69,6 +69,7 @@ fn a_flood_of_queries_never_sees_a_partial_record() {
     for record in &mut records {
         table.put(record).unwrap();
     }
+    // The only zone is complete, and there are no pass suffixes.
     publisher.publish(&build_settings(&node_settings, &model, &[true], &BTreeSet::new()).unwrap());
     object.set_lease(LONG_LEASE_JIFFIES).unwrap();
 
@@ -177,6 +178,7 @@ fn a_hundred_thousand_names_are_published_and_answered() {
     const COUNT: u32 = 100_000;
     let model = model(COUNT, 1);
     let config = config();
+    // The default capacity, which has room for 12.5 % more names than the model.
     let size = zerohop_datapath::table_size(&model, None);
     let start = Instant::now();
     let mut object = EbpfObject::load(dns_agent::KERNEL_OBJECT, size).unwrap();
@@ -192,6 +194,7 @@ fn a_hundred_thousand_names_are_published_and_answered() {
     assert_eq!(published.left_out, 0);
 
     object.set_lease(LONG_LEASE_JIFFIES).unwrap();
+    // A sample of about a hundred names.
     for number in (0..COUNT).step_by(997) {
         let frame = QueryPacket::new(POD[0], SERVED[0], &service_name(number), 1).frame();
         let (_, out) = object.test_run(HookProgram::TcPeer, &frame).unwrap();
@@ -238,13 +241,14 @@ fn full_tables_never_deny_a_name_that_exists() {
     let mut tables = KernelTables::new(&object, size, &config, Rcu::new().unwrap()).unwrap();
     object.set_lease(LONG_LEASE_JIFFIES).unwrap();
     let mut passes = 0;
+    // The first round begins with empty tables, the others with full ones.
     for _ in 0..3 {
-        let mut turn = 0;
+        let mut query_number = 0;
         // `publish_all` calls the closure after each name.
         let published = tables.publish_all(&model, &mut || {
             for _ in 0..40 {
-                turn += 1;
-                let frame = &frames[turn % frames.len()];
+                query_number += 1;
+                let frame = &frames[query_number % frames.len()];
                 let (verdict, out) = object.test_run(HookProgram::TcPeer, frame).unwrap();
                 if verdict == TC_PASS {
                     passes += 1;
@@ -254,11 +258,11 @@ fn full_tables_never_deny_a_name_that_exists() {
                 assert_eq!(
                     rcode(&message),
                     0,
-                    "query {turn} while publishing: {message:02x?}"
+                    "query {query_number} while publishing: {message:02x?}"
                 );
             }
         });
-        assert!(published.unwrap().left_out > 100);
+        assert!(published.unwrap().left_out > 100, "the tables are not full");
     }
     assert!(passes > 1000, "only {passes} queries passed");
 }

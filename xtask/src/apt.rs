@@ -52,6 +52,7 @@ impl Apt {
             "apt-cache",
             &["depends", "--recurse", "--important", package],
         );
+        // A line is `PACKAGE`, or `  Depends: PACKAGE` below it.
         Ok(output(&mut command)?
             .lines()
             .map(|line| line.rsplit(' ').next().unwrap_or(line))

@@ -85,7 +85,7 @@ fn build_agent() -> Result<PathBuf> {
     )
 }
 
-/// The pod, the node and the upstream. Agents are started and ended in it.
+/// The pod, the node and the upstream, for one agent after another.
 struct DemoScene<'a> {
     program: &'a Path,
     signals: &'a CaughtSignals,

@@ -250,7 +250,7 @@ components:
     fn conform(objects: &str) {
         let schemas = schemas().join("{{.ResourceKind}}{{.KindSuffix}}.json");
         let mut child = Command::new(found("kubeconform"))
-            // PodMonitor is a kind of the Prometheus operator.
+            // PodMonitor is a kind of the Prometheus operator, so Kubernetes has no schema for it.
             .args(["-strict", "-summary", "-skip=PodMonitor"])
             .arg("-schema-location")
             .arg(schemas)

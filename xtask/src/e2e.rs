@@ -480,6 +480,7 @@ fn questions(outside: &str) -> Vec<String> {
         by_libc("kubernetes.default"),
         by_libc(ABSENT),
         by_libc(outside),
+        // The lines of nslookup include the server's address.
         format!("nslookup web.{zone} | awk '/^Address/ {{ print $NF }}'"),
         format!("dig +short SRV _http._tcp.web.{zone}"),
         format!("dig +short SRV _http._tcp.headless.{zone}"),

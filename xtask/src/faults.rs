@@ -51,6 +51,7 @@ pub(crate) fn run(options: &FaultsOptions) -> Result<()> {
     let log = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
     let mut command = Command::new(suites);
     command
+        // Cargo runs tests in their package's directory.
         .current_dir(root().join("tests"))
         .args(["--nocapture", "--test-threads=1"])
         // This test would step the clock of this machine.

@@ -76,7 +76,7 @@ impl Guest<'_> {
 
     fn initramfs(&self, kernel: &BootableKernel) -> Result<Initramfs> {
         let mut initramfs = Initramfs::default();
-        // Without /dev/console the kernel starts /init without a standard output.
+        // Without /dev/console, device 5:1, the kernel starts /init without a standard output.
         initramfs.add_device(Path::new("/dev/console"), (5, 1))?;
         for directory in ["/proc", "/sys", "/tmp", "/run"] {
             initramfs.add_directory(Path::new(directory))?;

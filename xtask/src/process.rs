@@ -104,8 +104,8 @@ pub(crate) fn find_program(program: &str) -> Option<PathBuf> {
         .find(|candidate| is_executable(candidate))
 }
 
-/// The shared libraries of a program, as `ldd` lists them. Empty for a static program, for which
-/// `ldd` fails.
+/// The shared libraries of a program, as `ldd` lists them. Empty if `ldd` fails, as for a static
+/// program.
 pub(crate) fn shared_libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let listing = Command::new("ldd")
         .arg(program)

@@ -96,7 +96,7 @@ const IN_GUESTS: [&str; 6] = [
     "faults::clock",
 ];
 
-/// The tests of every packet and every outcome, which show that a kernel runs the programs
+/// Tests of single packets that are answered or pass. They show that a kernel runs the programs
 /// correctly.
 const PACKET_TESTS: [&str; 2] = ["kernel::packets", "kernel::passes"];
 

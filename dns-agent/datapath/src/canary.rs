@@ -25,8 +25,8 @@ pub struct CanaryReport {
 }
 
 impl Datapath {
-    /// Queries every attached program for the SOA record of the first of `zones` that is in the
-    /// tables. `None` when the tables hold none of `zones`. While the kernel answers no queries,
+    /// Queries every attached program for the SOA record of the first of `zones` whose SOA record
+    /// is in the tables. `None` when there is no such zone. While the kernel answers no queries,
     /// for example because the lease has expired, the first of `zones` is queried.
     ///
     /// # Errors
@@ -56,9 +56,9 @@ impl Datapath {
         }))
     }
 
-    /// Queries one program for the SOA record of a zone. Returns the outcome. Without a run it is
-    /// [`Outcome::NotServed`] if there are no served addresses, and [`Outcome::NotPermitted`] if no
-    /// client of their address families may be answered.
+    /// Queries one program for the SOA record of a zone. Returns the outcome. If there are no
+    /// served addresses, or no client of their address families may be answered, the program isn't
+    /// run, and the outcome is [`Outcome::NotServed`] or [`Outcome::NotPermitted`].
     ///
     /// # Errors
     ///
@@ -130,6 +130,7 @@ impl Datapath {
                     let networks = self.config.allow.iter();
                     let mut networks = networks.filter(|network| is_of_family(&network.addr()));
                     let network = networks.next()?;
+                    // The first host of a network such as 0.0.0.0/0 is not accepted as a client.
                     if network.contains(&example) {
                         example
                     } else {

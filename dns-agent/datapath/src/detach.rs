@@ -12,7 +12,8 @@ use super::{
 
 /// Removes all hooks and pins of agents from this network namespace. Returns a description of each.
 /// A link without a pin is not removed, because it ends with its agent. A running agent is
-/// recognised by its lock on the folder of pins.
+/// recognised by its lock on the folder of pins. One that could not claim the folder loses its
+/// filters.
 ///
 /// # Errors
 ///

@@ -133,6 +133,7 @@ impl<'a> Snapshot<'a> {
             now: match lease {
                 // Earlier than the end of any lease, except an ended one, which is 0.
                 LeaseState::Fresh => 0,
+                // At its end the lease has expired.
                 LeaseState::Stale => lease_end,
             },
         }
@@ -303,6 +304,7 @@ mod tests {
 
     /// Runs `check` over tables with the model in them.
     fn with_tables(check: impl Fn(&TableMemory<'_>, &SettingsPublisher)) {
+        // An arbitrary key.
         let key = HashKey {
             words: [0x9e37_79b9_7f4a_7c15; MAX_WORDS],
             finish: 1,
@@ -315,6 +317,7 @@ mod tests {
         );
         let control = memory(size_of::<Control>());
         let lease = std::mem::offset_of!(Control, lease) / 8;
+        // Any time after 0.
         control.words()[lease].store(1000, Ordering::Relaxed);
         let copies = memory(size_of::<Settings>() * SETTINGS_COPIES as usize);
         let mut publisher = SettingsPublisher::new(control, copies);
@@ -333,6 +336,7 @@ mod tests {
             card_addresses: Vec::new(),
             rate_limit: None,
         };
+        // The tables have all names of the only zone (`true`), and no names pass.
         publisher
             .publish(&build_settings(&node_settings, &model, &[true], &BTreeSet::new()).unwrap());
 

@@ -24,8 +24,8 @@ use super::{
     syscall::{self, Direction},
 };
 
-/// The interval between searches of the pins for programs of unknown owner. A new program causes a
-/// search at once.
+/// The interval between searches of the pins while the owner of a program is unknown. Any new
+/// program then causes a search at once.
 const PIN_SCAN_INTERVAL: Duration = Duration::from_secs(30);
 /// The length, in bytes, of the longest program name that the kernel accepts. Loaders truncate
 /// longer names.
@@ -222,8 +222,8 @@ fn programs_on(device: &Device) -> Vec<ForeignProgram> {
         ("tcx egress", Direction::Egress),
     ] {
         // An error usually means that there are no programs: the kernel has no tcx (before Linux
-        // 6.6), it is one of the first with tcx and none is attached, or the device is gone.
-        // Without CAP_NET_ADMIN and CAP_SYS_ADMIN the programs stay unknown.
+        // 6.6), it is one of the first with tcx and none is attached, or the device is gone. With
+        // neither CAP_NET_ADMIN nor CAP_SYS_ADMIN, the programs stay unknown.
         let ids = syscall::tcx_programs(device.index, direction).unwrap_or_default();
         programs.extend(ids.into_iter().map(|id| program(hook, Some(id))));
     }

@@ -33,7 +33,7 @@ const LAST_WORD: usize = WORDS - 1;
 /// sized for.
 const MAX_MOVES_PER_ROUND: u32 = 64;
 /// The number of retired slots after which the table waits for a grace period, to free them
-/// together. A round that replaces very many records then waits only for a few grace periods.
+/// together. So a round waits about once for this many replaced records, unless slots run out.
 const RETIRED_BATCH: usize = 4096;
 
 /// The hash table of names, with its single writer.
@@ -202,8 +202,8 @@ impl<G: Grace> HashTable<G> {
 
     /// Publishes a record. `record` has the layout of [`dns_common::records`], padded to whole
     /// words, and contains the name, which has at most [`MAX_NAME`](dns_common::names::MAX_NAME)
-    /// bytes. This function sets the fields `hash` and `slot` of the record's head, unless the
-    /// name already has the record.
+    /// bytes. This function sets the fields `hash` and `slot` of the head of a record that it
+    /// writes.
     ///
     /// # Errors
     ///

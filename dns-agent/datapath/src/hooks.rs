@@ -135,15 +135,15 @@ impl Hooks {
         self.pinning_error = reason;
     }
 
-    /// Why the last [`Hooks::restore_pins`] failed; `None` when it succeeded.
+    /// Why the last [`Hooks::restore_pins`] failed; `None` when it succeeded or was never called.
     pub fn pinning_error(&self) -> Option<&str> {
         self.pinning_error.as_deref()
     }
 
-    /// Attaches to all matching devices without a hook. First detaches from devices that are gone,
-    /// have a new name, no longer match, are skipped or need another program. A failure is retried
-    /// after [`RETRY`], and logged when its reason changes. `foreign` holds the foreign programs
-    /// with their device indices.
+    /// Attaches to all matching devices without a hook, except those skipped because of a foreign
+    /// program. First detaches from devices that are gone, have a new name, no longer match, are
+    /// skipped or need another program. A failure to attach is retried after [`RETRY`], and logged
+    /// when its reason changes. `foreign` holds the foreign programs with their device indices.
     pub fn reconcile(
         &mut self,
         object: &mut EbpfObject,

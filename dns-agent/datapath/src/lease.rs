@@ -19,7 +19,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Measures the clock's rate. This takes a fifth of a second and ends the lease.
+    /// Measures the clock's rate. This takes a fifth of a second and makes the lease expire.
     ///
     /// When a virtual CPU runs again after a pause, the clock advances by many jiffies at once and
     /// the rate seems too high. The lower of two measurements counts, because a lease may be too
@@ -72,7 +72,7 @@ mod tests {
             (309.0, 300),
             (985.0, 1000),
         ] {
-            assert_eq!(nearest_rate(measured), rate, "{measured}");
+            assert_eq!(nearest_rate(measured), rate, "measured {measured} Hz");
         }
     }
 

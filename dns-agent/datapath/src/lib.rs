@@ -211,6 +211,7 @@ impl Datapath {
         if !size.exceeds(self.size) && !self.tables.are_full() {
             return Ok(Growth::NotLarger);
         }
+        // `None`: `move_to` below brings the pins.
         let mut larger = Datapath::with_filled_tables(config, size, None, devices, data)?;
         if self.is_leased() {
             larger.renew_lease()?;
@@ -243,6 +244,7 @@ impl Datapath {
         }
         let mut tables = KernelTables::new(&object, size, &config, Rcu::new()?)?;
         let clock = Clock::measure(&object)?;
+        // The measurement leaves an expired lease, which `is_leased` would take for a valid one.
         tables.settings.end_lease();
         let rate_limit = config.rate_limit;
         tables.publish_rate_limit(rate_limit.map(|rate| RateLimit::new(rate, clock)));

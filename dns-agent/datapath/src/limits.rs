@@ -122,7 +122,7 @@ mod tests {
     fn exceeded_limits_are_described_with_their_bounds() {
         let ordinary = limits(&["cluster.local", "10.in-addr.arpa"], &[]);
         assert!(ordinary.is_empty(), "{ordinary:?}");
-        // 62 characters and 64 bytes still fit.
+        // 62 characters and 64 bytes, which is `MAX_SUFFIX_LENGTH`.
         let fits = format!("{}.test", "a".repeat(57));
         assert_eq!(limits(&[&fits], &[]), [""; 0]);
         let long = limits(&[&format!("a{fits}")], &[]);
@@ -134,6 +134,7 @@ mod tests {
         let short = limits(&["k8s"], &[]);
         assert!(short[0].contains("has 5 bytes"), "{short:?}");
 
+        // 75 bytes, more than `MAX_SUFFIX_LENGTH`.
         let passed = format!("{}.zone.test", "a".repeat(63));
         let passed = limits(&["zone.test"], &[passed]);
         assert!(

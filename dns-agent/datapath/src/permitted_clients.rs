@@ -11,9 +11,9 @@ use dns_common::{
 
 /// The clients that policies permit to query the served addresses.
 ///
-/// The kernel checks them on pods' veths. On other devices, the networks of
-/// [`DatapathConfig::allow`](crate::DatapathConfig::allow) decide which clients are answered. If
-/// there are none, the only other devices with a hook are veths, and the kernel checks the
+/// The kernel checks them on pods' veths, and at XDP on all veths. On other devices, the networks
+/// of [`DatapathConfig::allow`](crate::DatapathConfig::allow) decide which clients are answered. If
+/// there are none, the only other devices with a hook are veths at tc, and the kernel checks the
 /// permitted clients there too.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum PermittedClients {
@@ -58,8 +58,9 @@ impl ClientTable {
         self.left_out
     }
 
-    /// Replaces the map's addresses. All outdated addresses are removed before new ones are added.
-    /// Queries from an address that can't be added pass.
+    /// Replaces the map's addresses. All outdated addresses are removed before new ones are added:
+    /// they are no longer permitted, and they take room. Queries from an address that can't be
+    /// added pass.
     ///
     /// # Errors
     ///

@@ -342,7 +342,8 @@ fn program_ids_in(folder: &Path) -> Vec<u32> {
 }
 
 /// Whether this network namespace has a folder. An agent creates it when it claims the hooks, and
-/// removes it when it detaches them, so hooks may exist: pinned links, or filters without a pin.
+/// removes it when it detaches them. So while it exists, there may be hooks: pinned links, or
+/// filters without a pin.
 #[must_use]
 pub fn folder_exists(bpffs: &Path) -> bool {
     namespace_folder(bpffs).is_ok_and(|folder| folder.exists())

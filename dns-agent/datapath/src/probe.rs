@@ -49,7 +49,8 @@ pub struct KernelRefusal {
 /// The index of the loopback device in every network namespace.
 const LOOPBACK: u32 = 1;
 
-/// An arbitrary hardware address of a network card.
+/// An arbitrary hardware address. The programs for network cards answer only packets to an address
+/// in the settings.
 const CARD: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 /// Does what an agent does at its start, except attaching: creates and maps tables, fills them with
@@ -61,6 +62,7 @@ const CARD: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// When a step before the loading of programs fails. Programs that fail are in the result.
 pub fn try_kernel(object_file: ObjectFile) -> Result<Trial, KernelRefusal> {
     let zone = Name::parse("check.zerohop.invalid").map_err(|error| refusal(&error.into()))?;
+    // The serial 1 and the TTL 5 are arbitrary.
     let mut builder = ModelBuilder::new(1);
     builder
         .add_zone(zone.clone(), 5)
@@ -68,8 +70,8 @@ pub fn try_kernel(object_file: ObjectFile) -> Result<Trial, KernelRefusal> {
     let config = DatapathConfig {
         object_file,
         interfaces: Vec::new(),
-        // The XDP program answers only clients of an allowed network. This one is reserved for
-        // documentation: RFC 5737 section 3.
+        // The XDP program for network cards answers only clients of an allowed network. This one
+        // is reserved for documentation: RFC 5737 section 3.
         allow: vec![Ipv4Net::new_assert([192, 0, 2, 0].into(), 24).into()],
         rate_limit: None,
         served_addresses: vec![SocketAddr::from(([192, 0, 2, 53], 53))],
@@ -81,6 +83,7 @@ pub fn try_kernel(object_file: ObjectFile) -> Result<Trial, KernelRefusal> {
         // Not searched, because there are no devices.
         bpffs: Path::new("").into(),
     };
+    // Without pins and without devices, so nothing is attached.
     let started = Datapath::start(config, None, &[], &builder.build(), InitialLease::Running);
     let mut datapath = started.map_err(|error| refusal(&error))?;
     datapath.tables.publish_card_addresses(vec![CARD]);
@@ -153,7 +156,7 @@ pub fn survey_devices<'a>(
 ///
 /// # Errors
 ///
-/// When the kernel refuses the query, as it does without CAP_NET_ADMIN.
+/// When the kernel refuses the query, as it does with neither CAP_NET_ADMIN nor CAP_SYS_ADMIN.
 pub fn has_tcx() -> io::Result<bool> {
     match syscall::tcx_programs(LOOPBACK, Direction::Ingress) {
         Ok(_) => Ok(true),

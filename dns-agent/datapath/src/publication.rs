@@ -170,7 +170,8 @@ impl<G: Grace> KernelTables<G> {
 
     /// Whether names were left out, or more than 31/32 of the record space is in use. The agent
     /// then creates larger tables, if possible before names are left out. The record space usually
-    /// fills up before the directory.
+    /// fills up before the directory. Less than 1/32 of it is unusable: the ends of chunks, where
+    /// no record may start ([`REACH`]).
     pub(super) fn are_nearly_full(&self) -> bool {
         let usage = self.usage();
         self.are_full() || usage.record_bytes > usage.record_bytes_capacity / 32 * 31

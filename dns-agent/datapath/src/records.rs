@@ -117,7 +117,8 @@ fn render_own_answers(data: &dyn ZoneData, name: &Name, entry: &NameEntry) -> Re
         .collect()
 }
 
-/// Whether the user plane answers queries for this type with data.
+/// Whether the answer for this type is data, and not, for example, an alias that leads out of the
+/// zones.
 fn has_data(data: &dyn ZoneData, name: &Name, rtype: Rtype) -> bool {
     matches!(data.answer(name, rtype), zone::Answer::Data { .. })
 }

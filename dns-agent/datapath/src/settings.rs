@@ -302,7 +302,8 @@ impl RateLimit {
         let burst = u64::from(rate.get().min(MAX_RATE)) * TOKEN;
         let refill = burst / u64::from(clock.rate);
         RateLimit {
-            // A bucket that is never filled again would block its clients for good.
+            // A bucket that is never filled again would block its clients for good. At the rates
+            // of Linux, at most 1000 jiffies per second, `refill` is 4 or more anyway.
             refill: refill.max(1) as u32,
             burst: burst as u32,
         }
@@ -395,6 +396,7 @@ mod tests {
             card_addresses: Vec::new(),
             rate_limit: None,
         };
+        // The tables have all names of the zone (`true`).
         let settings = build_settings(
             &node_settings,
             &model,
@@ -413,6 +415,7 @@ mod tests {
     fn the_first_addresses_of_each_family_fit() {
         let v4 = |number: u8| SocketAddr::from(([10, 0, 0, number], 53));
         let v6 = SocketAddr::from(([0xfd00, 0, 0, 0, 0, 0, 0, 1], 53));
+        // 20 is more than `MAX_SERVED`.
         let all: Vec<_> = (0..20).map(v4).chain([v6]).collect();
         let fit = first_of_each_family(all.clone());
         assert_eq!(fit, [&all[..MAX_SERVED], &[v6]].concat());
@@ -430,6 +433,7 @@ mod tests {
                 (11, Suffix::AUTHORITATIVE)
             ]
         );
+        // The model drops delegations outside all zones.
         assert_eq!(suffixes(&["elsewhere.test"]), [(11, Suffix::AUTHORITATIVE)]);
     }
 

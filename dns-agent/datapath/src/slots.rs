@@ -139,6 +139,7 @@ mod tests {
     }
 
     proptest! {
+        // Every record is longer than its head, which has 64 bytes.
         #[test]
         fn slots_never_overlap(
             steps in prop::collection::vec((65usize..=MAX_RECORD_LENGTH, any::<bool>()), 1..400)

@@ -63,9 +63,9 @@ pub struct LeaseStatus {
 pub struct OutcomeStatus {
     /// `xdp` or `tc`.
     pub hook: &'static str,
-    /// The device's name, or [`PODS`] for all pods' veths, which are counted together. `eth0+eth1`
-    /// for two devices that share their counters, because their indexes differ by a multiple of
-    /// [`COUNTED_DEVICES`](dns_common::outcomes::COUNTED_DEVICES).
+    /// The device's name, or [`PODS`] for pods' veths and all veths at XDP, which are counted
+    /// together. `eth0+eth1` for two devices that share their counters, because their indexes
+    /// differ by a multiple of [`COUNTED_DEVICES`](dns_common::outcomes::COUNTED_DEVICES).
     pub interface: String,
     /// The label of the outcome ([`Outcome::name`]).
     pub outcome: &'static str,
@@ -191,8 +191,8 @@ fn outcome_counts<'a>(
             Entry::Vacant(line) => {
                 line.insert((hook, name.to_owned(), object.counters(hook, source)?));
             }
-            // All pods' veths share a line. Other devices share one if their indexes differ by a
-            // multiple of `COUNTED_DEVICES`.
+            // All devices with the source `Veths` share a line. Other devices share one if their
+            // indexes differ by a multiple of `COUNTED_DEVICES`.
             Entry::Occupied(mut line) => {
                 let (_, names, _) = line.get_mut();
                 if names != name {

@@ -12,8 +12,8 @@
 //! its own watch. A new name goes into the last part, or into a new part if the last one is full,
 //! and this part lists again. Names of Services that are no longer headless stay, because watching
 //! them costs little. When all parts are full, the names of the Services that are headless now are
-//! divided again. If they fill more than half of the parts, every slice of the cluster is watched
-//! from then on.
+//! divided again. If they fill more than half of the parts, the label is not in the selector from
+//! then on, so slices of all Services are watched.
 //!
 //! [`Event::Covered`] reports the Services whose slices a part has listed. All other headless
 //! Services are delegated to CoreDNS.
@@ -42,7 +42,7 @@ const PART_BYTES: usize = 4096;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 /// Longest delay between a new name and the list of its part, without the random time. The delay
 /// doubles while new names keep arriving. Therefore a client that keeps creating Services with new
-/// names costs the API server about one list of one part in this time.
+/// names costs the API server about one list of one part by each agent in this time.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Watches the EndpointSlices of headless Services until the event channel is closed.
@@ -209,7 +209,7 @@ enum AllotmentChange {
     Nothing,
     /// These parts have more names.
     PartsGrew(BTreeSet<usize>),
-    /// All names were divided into new parts.
+    /// The names were divided into new parts, or there is now a single part with every slice.
     Redivided,
 }
 

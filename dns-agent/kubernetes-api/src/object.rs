@@ -39,7 +39,7 @@ pub(super) enum WatchEvent<'a> {
     InitialEnd(String),
     /// The watch failed.
     Error(Status),
-    /// The line can't be parsed.
+    /// The line can't be parsed, or has an unknown type.
     Unreadable(Problem),
 }
 

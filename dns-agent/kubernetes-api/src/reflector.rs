@@ -193,7 +193,7 @@ impl Reflector {
 
     /// Reads the changes after the last version seen.
     async fn read_changes(&mut self) -> Result<(), Failure> {
-        // The end of a list sets the version before the first watch.
+        // Never taken: a watch is requested only after a list, whose end sets the version.
         let ResourceVersion::Seen(version) = &self.version else {
             self.next = NextRequest::List;
             return Ok(());

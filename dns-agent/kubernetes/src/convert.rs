@@ -350,6 +350,7 @@ impl Port {
             .transpose()?;
         Ok(Port {
             name: name.filter(|name| !name.is_empty()).map(Into::into),
+            // The two usual names need no allocation.
             protocol: match protocol {
                 None | Some("TCP") => "tcp".into(),
                 Some("UDP") => "udp".into(),
@@ -407,7 +408,7 @@ fn is_plain(text: &str) -> bool {
     parse_address(text).is_ok_and(|address| address.to_string() == text)
 }
 
-/// Whether this is an IPv4 address with leading zeros. The API server accepts such an address, and
+/// Whether this is an IPv4 address with leading zeros. API servers may accept such an address, and
 /// CoreDNS reads it as a domain name.
 fn has_leading_zeros(text: &str) -> bool {
     let numbers = text.split('.').map(str::parse::<u8>);

@@ -114,6 +114,7 @@ impl ServerBlockReading {
         let corefile = Corefile::parse(text)?;
         let unread = corefile.unread_problems();
         findings.extend(unread.map(CorefileFinding::about_everything));
+        // CoreDNS refuses the whole Corefile because of an invalid `reload` in any block.
         let directives = corefile.blocks.iter().flat_map(|block| &block.directives);
         let reloads = directives.filter(|directive| directive.name() == "reload");
         let problems = reloads.filter_map(|directive| reload::check_reload(directive).err());

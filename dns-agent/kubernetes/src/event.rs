@@ -83,9 +83,9 @@ pub enum ConfigMapUpdates {
 /// When an object was last written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteTime {
-    /// The object was created at this time and has not been edited since.
+    /// The object was created at this time, and its metadata shows no later edit.
     Created(SystemTime),
-    /// The object was edited at this time, after its creation.
+    /// The object was last edited at this time, after its creation.
     Edited(SystemTime),
 }
 

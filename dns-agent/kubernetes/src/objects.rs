@@ -61,7 +61,7 @@ pub struct EndpointSlice {
     /// The name of the Service, in the same namespace. `None` if the slice has no label
     /// `kubernetes.io/service-name`.
     pub service: Option<Arc<str>>,
-    /// The addresses of the ready endpoints.
+    /// The addresses of the ready endpoints, without those that CoreDNS reads as domain names.
     pub endpoints: Box<[Endpoint]>,
     /// Whether Zerohop and CoreDNS read the slice alike.
     pub readability: SliceReadability,
@@ -124,7 +124,7 @@ pub struct Pod {
 pub struct Problem {
     /// The kind of the object, such as `Service`, or of the setting, such as `cluster domain`.
     pub kind: &'static str,
-    /// The object's namespace; empty for a kind without namespaces.
+    /// The object's namespace; empty for a kind without namespaces, and if it can't be read.
     pub namespace: String,
     /// The object's name; empty if it can't be read.
     pub name: String,

@@ -72,6 +72,7 @@ impl<'a> Provenance<'a> {
                 for split in self.split_in_domains(target) {
                     objects.extend(self.target_objects(&split, target, record));
                 }
+                // Without such objects, the name server is `ns.dns.<zone>`.
                 if objects.is_empty() && matches!(record.data, Rdata::Ns(_)) {
                     return Origin::Settings;
                 }

@@ -73,9 +73,9 @@ fn key(expression: &Expression) -> &String {
     }
 }
 
-/// Parses the syntax of `kubectl --selector`, except `<` and `>`: `key=value`, `key==value`,
-/// `key!=value`, `key in (a, b)`, `key notin (a, b)`, `key`, `!key`, and comma-separated lists of
-/// these.
+/// Parses the syntax of `kubectl --selector`, except `<`, `>` and the empty text: `key=value`,
+/// `key==value`, `key!=value`, `key in (a, b)`, `key notin (a, b)`, `key`, `!key`, and
+/// comma-separated lists of these.
 impl FromStr for Selector {
     type Err = SelectorError;
 

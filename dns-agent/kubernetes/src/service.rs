@@ -109,6 +109,7 @@ pub(super) fn contribute_service(
             return out;
         }
         ServiceKind::ClusterIp(addresses) => addresses,
+        // The last two are undetermined, so the first arm has returned for them.
         ServiceKind::Headless | ServiceKind::HeadlessWithoutSlices | ServiceKind::Unreadable => &[],
     };
 

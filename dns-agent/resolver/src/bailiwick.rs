@@ -1,8 +1,9 @@
 //! Selects the records of an upstream's response that belong to the question.
 //!
 //! The resolver trusts an upstream about the queried name and the names that its CNAMEs lead to. It
-//! doesn't trust an upstream about local names, because these are answered from local data. The
-//! exception is the cluster's DNS when it was queried for a local name.
+//! doesn't trust an upstream about local names, because these are answered from local data or by
+//! the cluster's DNS. The exception is the cluster's DNS itself when it was queried for a local
+//! name.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},

@@ -98,6 +98,7 @@ impl CanaryClient {
             SocketAddr::V4(_) => StdSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?,
             SocketAddr::V6(_) => StdSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?,
         };
+        // Connecting also chooses the socket's address, which is `source` below.
         socket.connect(server)?;
         socket.set_nonblocking(true)?;
         Ok(CanaryClient {

@@ -165,7 +165,8 @@ impl Chase {
     }
 
     /// Answers from local data for the target, or queries an upstream if the local data doesn't
-    /// decide the answer.
+    /// decide the answer. SERVFAIL if the chain is a loop or reaches a limit, or if the local data
+    /// is not complete yet.
     fn continue_locally(mut self, local_names: &LocalNames<'_>, rotation: usize) -> QueryAction {
         if self.is_loop() {
             return self.servfail();

@@ -98,8 +98,8 @@ impl Query {
     }
 }
 
-/// Adds the resolver's OPT record to a reply or an upstream query: [`UDP_LIMIT`], the client's DO
-/// bit, and no options.
+/// Adds the resolver's OPT record to a reply or an upstream query: [`UDP_LIMIT`] as the size,
+/// `extended_rcode`, the DO bit of the client's `edns`, and no options.
 pub(super) fn push_opt(message: &mut Vec<u8>, edns: Edns, extended_rcode: u8) {
     let [size_high, size_low] = UDP_LIMIT.to_be_bytes();
     let dnssec_ok = if edns.dnssec_ok { 0x80 } else { 0 };

@@ -1,5 +1,5 @@
-//! The user plane: DNS over UDP and TCP. It answers from the same data as the kernel's tables, and
-//! forwards queries that the data doesn't decide to upstreams.
+//! The user plane: DNS over UDP and TCP. It answers from the same data as the kernel's tables. If
+//! the data doesn't decide the answer, it queries upstreams.
 //!
 //! [`query`] parses queries. [`message::respond`] decides what to do with a query. `udp` and `tcp`
 //! read queries and write replies. `forward` queries upstreams, and [`response`] builds these
@@ -193,6 +193,7 @@ impl Resolver {
         lookups: &mut Vec<UpstreamLookup>,
     ) -> Vec<u8> {
         let bytes = zone::build_query(rand::random(), name, rtype);
+        // With rotation 0, the addresses keep the order of the data.
         let action = self.decide_action(&bytes, Transport::Tcp, 0);
         let message = self.run_action(action, 0, lookups).await;
         // A well-formed query always gets a reply.

@@ -59,8 +59,8 @@ pub(super) async fn serve_connections(listener: TcpListener, resolver: Arc<Resol
     }
 }
 
-/// Answers a connection's queries until the client closes its side, no query arrives for
-/// [`IDLE_TIMEOUT`], or a reply can't be written.
+/// Answers a connection's queries until the client closes its side, no complete query arrives for
+/// [`IDLE_TIMEOUT`], or reading or writing fails.
 async fn serve_connection(stream: TcpStream, resolver: &Resolver) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     // The stream of queries ends without an error, so that queries already read are answered.

@@ -43,7 +43,7 @@ struct ReplyRoute {
 
 /// Answers queries until dropped. Each query that needs an upstream has its own task, so that it
 /// doesn't delay others. `canary` is the address of the socket from which the agent itself tests
-/// this server; these queries are not counted.
+/// this server; these queries are not counted. `None` if that socket couldn't be opened.
 pub(super) async fn serve_queries(
     listener: UdpListener,
     resolver: Arc<Resolver>,
@@ -143,7 +143,8 @@ impl UdpListener {
             .ok_or_else(|| io::Error::other("the datagram has no source address"))?;
         let destination = received.cmsgs()?.find_map(|message| match message {
             ControlMessageOwned::Ipv4PacketInfo(info) => {
-                // The interface is not needed, because the reply follows the route to the client.
+                // `ipi_spec_dst` is the local address; `ipi_addr` may be a broadcast address. The
+                // interface is not needed, because the reply follows the route to the client.
                 let destination = Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes());
                 Some((destination.into(), 0))
             }

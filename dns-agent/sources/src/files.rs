@@ -23,7 +23,8 @@ pub fn read_text(path: &Path, max_bytes: u64) -> io::Result<String> {
     // Checked again, because the path may lead to another file by now.
     check_metadata(&file.metadata()?, max_bytes)?;
     let mut bytes = Vec::new();
-    // Read up to the limit, because a file may grow, and files in /proc have size 0.
+    // The metadata is not enough, because a file may grow, and files in /proc have size 0. One byte
+    // more than the limit shows that the file is too large.
     file.take(max_bytes + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > max_bytes {
         return Err(too_large(max_bytes));
@@ -114,9 +115,15 @@ mod tests {
             ("binary", 5, "not UTF-8"),
         ] {
             let error = read_text(&at(name), max_bytes).unwrap_err().to_string();
-            assert!(error.contains(reason), "{name}: {error}");
+            assert!(
+                error.contains(reason),
+                "{name}: not {reason:?}, but {error}"
+            );
         }
         let error = read_text(Path::new("/proc/self/status"), 5).unwrap_err();
-        assert!(error.to_string().contains("larger"), "{error}");
+        assert!(
+            error.to_string().contains("larger"),
+            "the limit doesn't hold in /proc: {error}"
+        );
     }
 }

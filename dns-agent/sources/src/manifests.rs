@@ -1,8 +1,8 @@
 //! Kubernetes objects from files.
 //!
-//! A file holds YAML documents, and a document holds one object or a list of objects. Each document
-//! is read twice: first for its outline (which kind is on which line), then for the objects of
-//! supported kinds.
+//! A file holds YAML documents, and a document holds one object or a list of objects. JSON is read
+//! as YAML. Each document is read twice: first for its outline (which kind is on which line), then
+//! for the objects of supported kinds.
 
 mod item;
 mod outline;
@@ -54,7 +54,7 @@ pub struct ManifestError {
 }
 
 /// Reads all objects of a file, or of a directory's `*.yaml`, `*.yml` and `*.json` files in the
-/// order of their names.
+/// order of their names, without hidden files and subdirectories.
 ///
 /// Objects of kinds that Zerohop doesn't read are ignored. If an object occurs twice, the later one
 /// counts. Objects that the selectors don't match are left out, as an API server would do. A
@@ -79,8 +79,9 @@ fn load_within(
     selectors: &Selectors,
 ) -> Result<Objects, Vec<ManifestError>> {
     let mut objects = Objects {
-        // Before a Namespace is read, every namespace counts as having no labels. If the selector
-        // matches these, any namespace may exist.
+        // The first Namespace that is read, selected or not, sets this to true. Before that, every
+        // namespace counts as having no labels. If the selector matches a Namespace without labels,
+        // any namespace may exist.
         namespaces_known: !selectors.namespaces.matches(&Labels::new()),
         ..Objects::default()
     };
@@ -117,7 +118,7 @@ fn load_within(
         });
     }
     objects.mark_services_without_slices();
-    // The client policy needs its facts only if a policy restricts clients.
+    // The client policy needs its facts only if a policy may restrict clients.
     if !objects.facts.may_restrict() {
         objects.facts = Box::default();
     }
@@ -166,7 +167,7 @@ impl FileStamps {
     }
 }
 
-/// The manifest files at a path, sorted by name.
+/// The file at a path, or the manifest files of the directory at the path, sorted by name.
 fn manifest_files(path: &Path) -> io::Result<Vec<PathBuf>> {
     if !fs::metadata(path)?.is_dir() {
         return Ok(vec![path.to_owned()]);

@@ -37,7 +37,8 @@ pub struct PathWatch {
 }
 
 impl PathWatch {
-    /// Starts watching. Changes are noticed from now on.
+    /// Starts watching. Changes are noticed from now on, except in directories that the agent may
+    /// not read.
     ///
     /// # Errors
     /// When the path is empty or a directory that can't be listed, or inotify can't be used, for
@@ -209,8 +210,8 @@ mod tests {
 
     use super::*;
 
-    /// Sets up a directory, watches a path in it, makes a change, and waits until the change is
-    /// noticed.
+    /// Sets up a directory, watches a path in it ("" is the directory itself), makes a change, and
+    /// waits until the change is noticed.
     async fn check_change_is_noticed(
         path: &str,
         set_up: impl FnOnce(&Path),

@@ -17,7 +17,8 @@ use zerohop_zone::{Name, Rtype};
 
 use super::{lookup::Lookup, status::Status};
 
-/// The longest time until the agent's response begins. A look-up may take 4.5 seconds.
+/// The longest time until the agent's response begins. In a look-up, the resolver alone may take
+/// 4.5 seconds.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest time until the next piece of the body arrives.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -25,8 +26,8 @@ const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The status of the agent whose admin endpoints listen at `admin`.
 ///
 /// # Errors
-/// When no agent answers at that address in time, when it answers with an error, or when this
-/// version can't read the answer.
+/// When no agent answers at that address in time, when it answers with an error, when the answer
+/// stops before its end, or when this version can't read the answer.
 pub async fn status(admin: SocketAddr) -> anyhow::Result<Status> {
     get_json(admin, "/status").await
 }
@@ -142,9 +143,10 @@ async fn get_checked(admin: SocketAddr, path: &str) -> anyhow::Result<ResponseTe
 pub(crate) async fn get(address: SocketAddr, path: &str) -> anyhow::Result<(StatusCode, Incoming)> {
     let stream = TcpStream::connect(address).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // This task reads and writes the connection. `send_request` returns the connection's errors.
+    // This task reads and writes the connection. Its result is not needed, because `send_request`
+    // and the response's body return the connection's errors.
     tokio::spawn(connection);
-    // Always localhost, because the agent refuses other hosts to prevent DNS rebinding.
+    // Always localhost, because an agent refuses most paths to other hosts (DNS rebinding).
     let request = Request::get(path)
         .header("host", format!("localhost:{}", address.port()))
         .body(Empty::<Bytes>::new())?;

@@ -25,15 +25,15 @@ use tracing::{debug, warn};
 
 use super::{router, state::AdminState};
 
-/// Maximum number of open connections from other addresses: pods, other machines, and this machine
-/// by another address of its own.
+/// Maximum number of open connections from addresses other than loopback: from pods, from other
+/// machines, and from this machine by another address of its own.
 const MAX_REMOTE: usize = 64;
 /// Maximum number of open connections from loopback addresses, counted separately so that probes
 /// and `dns-agent status` get through.
 const MAX_LOCAL: usize = 256;
 /// Maximum size of a request's head, in bytes.
 const MAX_HEAD: usize = 16 << 10;
-/// The longest time in which a client must send a request's head.
+/// The time within which a client must send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest lifetime of a connection.
 const LIFETIME: Duration = Duration::from_secs(300);

@@ -73,7 +73,7 @@ mod tests {
             "[::ffff:127.0.0.1]:1",
             "localhost:",
         ] {
-            assert!(is_loopback_host(host), "{host}");
+            assert!(is_loopback_host(host), "{host:?} is refused");
         }
         for host in [
             "",
@@ -93,7 +93,7 @@ mod tests {
             "10.0.0.1",
             ":80",
         ] {
-            assert!(!is_loopback_host(host), "{host}");
+            assert!(!is_loopback_host(host), "{host:?} is accepted");
         }
     }
 }

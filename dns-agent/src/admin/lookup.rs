@@ -97,6 +97,7 @@ impl AdminState {
         if is_transfer(rtype) {
             notes.push("zone transfers are refused: `dns-agent dump` prints zones".to_owned());
         }
+        // Of the agent's own answers, only negative ones have an authority section.
         if !needs_upstream && !authority.is_empty() {
             notes.extend(provenance.reasons_for_absence(name, rtype));
         }
@@ -196,6 +197,7 @@ impl ResolverAnswer {
     fn read(message: Option<&[u8]>, forwarded: Vec<UpstreamLookup>) -> ResolverAnswer {
         let header = message.and_then(|message| Message::from_slice(message).ok());
         let records = message.and_then(Records::read).unwrap_or_default();
+        // Typed data can be compared with the records of the zones.
         let typed = |record: Record| Record {
             data: record.data.typed(),
             ..record

@@ -41,7 +41,7 @@ struct ProgrammingLabels {
     service_kind: ServiceKindLabel,
 }
 
-/// CoreDNS's label values for kinds of Services.
+/// CoreDNS's label values for the kinds of Services that are recorded.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 enum ServiceKindLabel {
     ClusterIp,
@@ -102,7 +102,8 @@ impl Metrics {
     }
 
     /// Records the time from a change of a Service's endpoints in the cluster, at `changed`, until
-    /// now. Only ClusterIP and headless Services are recorded.
+    /// now. Only ClusterIP and headless Services are recorded; `kind` is `None` for a Service that
+    /// is not known.
     pub fn observe_programming(&self, kind: Option<&ServiceKind>, changed: SystemTime) {
         let service_kind = match kind {
             // Only the controller of Services with a selector writes the time of a change.

@@ -63,7 +63,7 @@ pub struct ManifestsStatus {
     /// The file or directory.
     pub path: PathBuf,
     /// When the manifests were last loaded without errors, in RFC 3339 format; empty before the
-    /// first load.
+    /// first such load.
     pub loaded: String,
     /// Seconds since the manifests were last checked for changes; `None` before the first check.
     /// They are checked every ten seconds, and when inotify reports a change.
@@ -78,8 +78,8 @@ pub struct ManifestsStatus {
 pub struct KubernetesStatus {
     /// Conclusions from the Corefiles of CoreDNS and of node caches, and their reasons.
     pub reasons: Vec<String>,
-    /// The largest [`FeedStatus::age_seconds`]; `None` if that of any feed is `None`. The feeds of
-    /// facts for NetworkPolicies don't count.
+    /// The largest [`FeedStatus::age_seconds`]; `None` if that of any feed is `None`, or if there
+    /// is no feed yet. The feeds of facts for NetworkPolicies don't count.
     pub age_seconds: Option<f64>,
     /// All feeds.
     pub feeds: Vec<FeedStatus>,
@@ -117,11 +117,12 @@ pub enum FeedState {
     /// The feed waits to send its first list request, or for the response.
     #[default]
     Waiting,
-    /// The feed has nothing to request.
+    /// The feed has nothing to request, for example because there is no headless Service.
     Resting,
     /// The feed reads a list, or waits for the response to the watch request after it.
     Listing,
     /// The feed watches for changes, or requests the next watch or list after a watch has ended.
+    /// For the feed of policy kinds, which is polled: the last poll succeeded.
     Watching,
     /// The feed failed, and waits or retries until the API server responds.
     Retrying,

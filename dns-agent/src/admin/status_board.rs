@@ -45,8 +45,8 @@ pub struct KubernetesFeeds {
 pub type KernelStatusReader = Box<dyn Fn() -> KernelStatus + Send + Sync>;
 
 impl StatusBoard {
-    /// A board with this status. Whenever the board is read, `counters` is read and
-    /// `read_kernel_status` is called.
+    /// A board with this status. [`StatusBoard::read`] and [`StatusBoard::read_with_kernel`] read
+    /// `counters` and call `read_kernel_status`.
     pub fn new(
         status: Status,
         counters: Arc<ResolverCounters>,
@@ -78,7 +78,8 @@ impl StatusBoard {
         self.last_round.send_replace(Instant::now());
     }
 
-    /// The time since the last round of the publisher's loop.
+    /// The time since the last round of the publisher's loop; before the first round, since the
+    /// board was made.
     pub fn time_since_round(&self) -> Duration {
         self.last_round.borrow().elapsed()
     }

@@ -29,6 +29,7 @@ fn board(status: Status) -> State<Arc<StatusBoard>> {
 
 /// The state of an agent without objects, with this kernel plane.
 fn admin_state(kernel: KernelExplanation) -> AdminState {
+    // No test depends on the serial, 7.
     let index = Index::from_objects(Objects::default(), ZoneSettings::default(), 7);
     let State(board) = board(Status {
         degraded: vec!["nothing matches".to_owned()],
@@ -142,7 +143,7 @@ async fn remote_peers_get_only_metrics_and_health() {
             assert_eq!(code, StatusCode::OK, "{path} from {local}: {body}");
         }
         let (code, _) = get_from(&admin_state, local, "/other").await;
-        assert_eq!(code, StatusCode::NOT_FOUND);
+        assert_eq!(code, StatusCode::NOT_FOUND, "/other from {local}");
     }
     for remote in ["10.0.0.1:1", "[fe80::1]:1", "[::ffff:10.0.0.1]:1"] {
         for path in PUBLIC_PATHS {
@@ -152,7 +153,7 @@ async fn remote_peers_get_only_metrics_and_health() {
         for path in private.iter().chain(&["/other", "/metrics/", "//status"]) {
             let (code, body) = get_from(&admin_state, remote, path).await;
             assert_eq!(code, StatusCode::FORBIDDEN, "{path} from {remote}");
-            assert!(body.contains("loopback"), "{body}");
+            assert!(body.contains("loopback"), "{path} from {remote}: {body}");
         }
     }
 }
@@ -167,7 +168,7 @@ async fn healthz_reports_both_planes() {
         get_from(&Arc::new(admin_state), "10.0.0.1:1", "/healthz").await
     };
     let (code, body) = get_health(|_| KernelHealth::Off).await;
-    assert_eq!(code, StatusCode::OK);
+    assert_eq!(code, StatusCode::OK, "{body}");
     let off = "kernel: off, no --interface is given\nuser: off, no --listen is given\n";
     assert_eq!(body, off);
 
@@ -179,7 +180,7 @@ async fn healthz_reports_both_planes() {
         }))
     };
     let (code, body) = get_health(passing).await;
-    assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE, "{body}");
     let passes = "kernel: zerohop_tc passes cluster.local. SOA: lease_stale\n";
     assert!(body.starts_with(passes), "{body}");
 

@@ -44,7 +44,7 @@ pub(super) struct ClientPolicy {
     /// The permitted clients of the last evaluation. Before it: no client, or any client if no
     /// facts are needed.
     clients: PermittedClients,
-    /// The pods of the last evaluation that are not permitted.
+    /// The pods of the last evaluation that are not permitted, as in [`ClientVerdicts::left_out`].
     left_out: Vec<LeftOutPod>,
 }
 

@@ -59,7 +59,7 @@ struct EditTime {
     /// When this agent read the new text.
     first_seen: Instant,
     /// The time from the edit until `first_seen`. Zero for an edit that replaces a text in force,
-    /// because the watch reports such an edit at once.
+    /// because the watch reports such an edit at once, and if the time of the edit isn't known.
     age: Duration,
 }
 
@@ -69,7 +69,7 @@ pub(super) enum RunningPods<'a> {
     /// Pods are not watched, because there is no kernel plane.
     NotWatched,
     /// Pods are watched, but not known: they are not listed yet, or CoreDNS's Service does not
-    /// exist.
+    /// exist or never had a selector.
     Unknown,
     /// The start times of the pods.
     Started(&'a PodStarts),
@@ -185,7 +185,7 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
 
     /// Adds an unknown version before a new text, for the case that no known text was in force, and
     /// returns the time of the edit. The unknown version's `reload` is assumed to be that of the
-    /// new text. If it isn't known when the ConfigMap was written, no version is added.
+    /// new text. `written` is `None` if there is no ConfigMap; then no version is added.
     fn add_prior_version(&mut self, reload: Reload, written: Option<WriteTime>) -> EditTime {
         let now = EditTime::now();
         let (text, at) = match written {

@@ -18,7 +18,7 @@ pub(super) struct DnsPath {
     /// without `--node-name`.
     pub(super) caches: Option<BTreeMap<ObjectKey, CachePod>>,
     /// The Service of the cluster's DNS: `None` before it is listed, `Some(None)` if it does not
-    /// exist.
+    /// exist or has never been readable.
     pub(super) service: Option<Option<DnsService>>,
     /// The start times of that Service's pods that have started and not ended; `None` while its
     /// pods are not listed. The pods of a Service without a selector can't be known: if the
@@ -111,6 +111,7 @@ impl DnsPathObserver {
     /// The current path.
     pub(super) fn path(&self) -> DnsPath {
         let services = self.services.known();
+        // The feed selects one Service by its name.
         let service = services.map(|services| services.values().next().cloned());
         let starts = self.dns_pods.known();
         DnsPath {

@@ -27,8 +27,8 @@ use zerohop_zone::{Name, ZoneData};
 
 use crate::{KERNEL_OBJECT, config::Config};
 
-/// The longest interval between scans for interfaces. A shorter interval of lease renewals, and the
-/// kernel's notifications, cause additional scans.
+/// The longest interval between scans for interfaces while the kernel plane runs. A shorter
+/// interval of lease renewals, and the kernel's notifications, cause additional scans.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The time between attempts to start a kernel plane that failed.
@@ -43,7 +43,8 @@ const HOOKS_HELD_ELSEWHERE: &str = "another agent holds the hooks of this node";
 /// seconds that Kubernetes by default gives a pod to end. An agent that waits longer is not ready.
 const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The kernel plane. The publisher drives it; the admin endpoints read its status through the lock.
+/// The kernel plane. The publisher drives it on its own thread, because the methods block; the
+/// admin endpoints read its status through the lock.
 pub(super) struct KernelPlane {
     lifecycle: Arc<Mutex<KernelLifecycle>>,
     /// The network devices of the last scan.
@@ -111,8 +112,8 @@ pub(super) enum StaleReason {
     /// CoreDNS or a node cache may still run with an older configuration, or its configuration is
     /// not known.
     Held,
-    /// A feed of objects, or the feed that reports node caches, has received nothing from the API
-    /// for `--max-age`.
+    /// A feed of objects, of CoreDNS's Corefile, or of what node caches depend on has received
+    /// nothing from the API for `--max-age`.
     Silence,
 }
 
@@ -331,8 +332,9 @@ impl KernelPlane {
         }
     }
 
-    /// Replaces tables that are nearly full with larger ones, unless an attempt within
-    /// [`REGROWTH_DELAY`] failed or gained too little room. The old tables answer meanwhile.
+    /// Replaces tables that are nearly full with larger ones (if names were left out, with new ones
+    /// of the same size or larger), unless an attempt within [`REGROWTH_DELAY`] failed or gained
+    /// too little room. The old tables answer meanwhile.
     pub(super) fn grow_tables(&mut self, data: &dyn ZoneData) {
         let is_recent = |growth: &FailedGrowth| growth.attempted.elapsed() < REGROWTH_DELAY;
         if self.failed_growth.as_ref().is_some_and(is_recent) {

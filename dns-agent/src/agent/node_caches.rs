@@ -23,8 +23,8 @@ use super::{
 };
 use crate::config::{self, Config, DnsAddresses};
 
-/// Maximum number of node caches on this node, which normally has one. With more node caches,
-/// everything passes.
+/// Maximum number of node caches that answer at served addresses on this node. A node normally has
+/// one. With more than the maximum, everything passes.
 const MAX_CACHES: usize = 8;
 
 /// The interval at which a node cache checks the files that its Corefile is made from
@@ -42,7 +42,7 @@ pub(super) struct NodeCaches {
     node: Option<String>,
     /// The Service of the cluster's DNS.
     dns_service: ObjectKey,
-    /// Which addresses of the cluster's DNS are served addresses.
+    /// Whether the served addresses are those of `--serve` or those of the cluster's DNS.
     dns_addresses: DnsAddresses,
     /// The addresses of `--serve`.
     given: Vec<IpAddr>,
@@ -270,8 +270,8 @@ impl NodeCaches {
     }
 
     /// The servers that a node cache may forward to. The caller sets `bound`. `dns` is the Service
-    /// of the cluster's DNS, if it exists. Services that select the same pods count as the
-    /// cluster's DNS.
+    /// of the cluster's DNS, if it exists. Services with the same selector count as the cluster's
+    /// DNS, unless it is empty.
     fn cache_context(
         &self,
         key: &ObjectKey,
@@ -351,7 +351,7 @@ impl NodeCaches {
         }
     }
 
-    /// The start time of this node cache's pod; empty if the pod is gone.
+    /// The start time of this node cache's pod; empty if the pod is gone or not known.
     fn starts(&self, key: &ObjectKey) -> PodStarts {
         let dns_path = self.dns_path.borrow();
         let pod = dns_path.caches.as_ref().and_then(|caches| caches.get(key));

@@ -105,7 +105,7 @@ mod tests {
             assert_eq!(
                 reaches_socket(own, upstream),
                 reaches,
-                "{listen} and {server}"
+                "a packet to {server}, and the socket at {listen}"
             );
         }
     }

@@ -133,6 +133,7 @@ impl Plan {
             Some(node) => PodScope::Node(node.clone()),
             None => PodScope::All,
         });
+        // `known_pods` matters only with `PodMode::Verified`.
         settings.known_pods = match pods {
             Some(PodScope::Node(_)) => KnownPods::SomeNodes,
             _ => KnownPods::AllNodes,

@@ -82,7 +82,7 @@ struct PolicyFollower {
     /// not exist or has no selector.
     dns_pods: Option<DnsPods>,
     /// All Namespaces with their labels; `None` until an ingress policy in the namespace of the
-    /// cluster's DNS selects clients by these labels.
+    /// cluster's DNS selects clients by a Namespace label other than the Namespace's name.
     namespaces: Option<EventSource>,
     /// Policies of the kinds that Zerohop doesn't evaluate, such as CiliumNetworkPolicy. `None`
     /// until the kinds are discovered, while the API serves none of them, or if policies are
@@ -180,8 +180,7 @@ impl PolicyFollower {
     }
 
     /// Starts reading all Namespaces if this event is the first policy in the namespace of the
-    /// cluster's DNS that needs their labels.
-    /// Returns whether reading was started.
+    /// cluster's DNS that needs their labels. Returns whether reading was started.
     fn follow_namespaces(&mut self, event: &Event) -> bool {
         let Event::Applied {
             object: Object::Fact(Fact::Policy(policy)),

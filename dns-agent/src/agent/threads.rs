@@ -27,10 +27,10 @@ pub fn drop_capabilities() -> io::Result<()> {
     Ok(set_capabilities(None, none)?)
 }
 
-/// Runs a closure on a new thread that has the caller's capabilities.
+/// Runs a closure on a new thread that has the caller's capabilities. The closure may block.
 ///
 /// # Errors
-/// When no thread can be started. The receiver returns an error if the thread panics.
+/// When no thread can be started. The receiver returns an error if the closure panics.
 pub(super) fn run_privileged<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
@@ -40,6 +40,7 @@ pub(super) fn run_privileged<T: Send + 'static>(
     thread::Builder::new()
         .name(name.to_owned())
         .spawn(move || {
+            // Lets `work` get the runtime from `Handle::current`.
             let _inside = runtime.enter();
             // Fails when the caller no longer waits.
             let _ = done.send(work());

@@ -11,7 +11,7 @@ use super::{CheckVerdict, Finding, Tcx};
 use crate::config::Interface;
 
 /// A network driver, and its conditions for native XDP. Native XDP needs each packet to fit into
-/// one memory page, so drivers limit the MTU.
+/// one receive buffer, which is a memory page or less, so drivers limit the MTU.
 struct Driver {
     name: &'static str,
     /// The largest MTU in bytes with native XDP.
@@ -115,7 +115,8 @@ fn result_for(device: &Device, prospect: &Prospect, tcx: &Tcx) -> (CheckVerdict,
 }
 
 /// The result for a program that would be attached in the first accepted mode of `modes`, which is
-/// never empty. The text of a mode says why native XDP isn't tried although the choice is `xdp`.
+/// never empty. [`AttachMode::Tcx`] includes the clsact filter that replaces tcx on older kernels.
+/// The text of a mode says why native XDP isn't tried although the choice is `xdp`.
 fn result_for_hook(
     device: &Device,
     program: HookProgram,
@@ -220,7 +221,8 @@ mod tests {
 
     #[test]
     fn an_mtu_too_large_for_native_xdp_is_reported() {
-        // The MTU of jumbo frames on EC2, which has ena cards, is 9001; that of Ethernet is 1500.
+        // The MTU of jumbo frames on EC2, which has ena cards, is 9001. The usual MTU of Ethernet
+        // is 1500.
         let card = |mtu| Device {
             index: 2,
             name: "eth0".to_owned(),
@@ -237,13 +239,13 @@ mod tests {
         };
         let ena = DRIVERS.iter().find(|driver| driver.name == "ena");
         let (verdict, text) = result_for_driver(&card(9001), Some("ena"), ena);
-        assert_eq!(verdict, CheckVerdict::Limited);
+        assert_eq!(verdict, CheckVerdict::Limited, "{text}");
         assert!(text.contains("up to an MTU of 3498"), "{text}");
         let (verdict, text) = result_for_driver(&card(1500), Some("ena"), ena);
-        assert_eq!(verdict, CheckVerdict::Works);
+        assert_eq!(verdict, CheckVerdict::Works, "{text}");
         assert!(text.contains("half of its queues"), "{text}");
         let (verdict, text) = result_for_driver(&card(9001), None, None);
-        assert_eq!(verdict, CheckVerdict::Works);
+        assert_eq!(verdict, CheckVerdict::Works, "{text}");
         assert!(text.contains("no driver in /sys"), "{text}");
     }
 }

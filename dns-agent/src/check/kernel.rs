@@ -10,7 +10,7 @@ use super::{Finding, Tcx};
 /// sends answers directly into pods.
 const OLDEST: (u32, u32) = (5, 10);
 /// The first kernel that charges tables to the container's memory instead of locked memory
-/// (commit 3ac1f01b43b6).
+/// (commit 80ee81e0403c).
 const WITHOUT_LOCKED_MEMORY: (u32, u32) = (5, 11);
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";

@@ -21,6 +21,7 @@ pub(super) fn limits(request: &CheckRequest) -> Vec<Finding> {
         passed: request.passed.clone(),
         ..ZoneSettings::default()
     };
+    // No finding depends on the serial, here 0.
     let index = Index::new(zones, 0);
     let problems = index.problems();
     let problems = problems

@@ -59,7 +59,7 @@ pub struct CheckRequest {
     pub served_addresses: Vec<SocketAddr>,
     /// The cluster domains of the settings, or the default one.
     pub cluster_domains: Vec<Name>,
-    /// The networks whose reverse zones would be answered.
+    /// The networks whose reverse zones would be authoritative.
     pub reverse: Vec<IpNet>,
     /// The names that would be delegated to CoreDNS.
     pub passed: Vec<Name>,

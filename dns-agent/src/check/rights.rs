@@ -30,7 +30,8 @@ pub(super) struct ProcessRights {
     pub(super) is_in_first_user_namespace: bool,
     /// The first port that a process may use without the capability NET_BIND_SERVICE.
     pub(super) first_free_port: u16,
-    /// The number of bytes of memory that the process may lock; `None` means no limit.
+    /// The number of bytes of memory that the process may lock; `None` means no limit. 0 if the
+    /// limit can't be read.
     lockable: Option<u64>,
 }
 
@@ -115,8 +116,8 @@ pub(super) fn rights(rights: &ProcessRights, tcx: &Tcx) -> Finding {
 }
 
 /// The finding about the limit of locked memory. `None` where tables don't count as locked memory,
-/// where there is no limit or SYS_RESOURCE lifts it, and if the kernel refused the tables, which is
-/// a finding of its own.
+/// where there is no limit, where SYS_RESOURCE lets aya raise it, and if the kernel refused the
+/// tables, which is a finding of its own.
 pub(super) fn locked_memory(
     kernel: &KernelVersion,
     rights: &ProcessRights,

@@ -18,7 +18,7 @@ use super::{
 const ROOT: &str = "CapEff:\t000001ffffffffff\nSeccomp:\t0\n";
 /// BPF, PERFMON, NET_ADMIN and NET_BIND_SERVICE, as the DaemonSet has them.
 const POD: &str = "CapEff:\t000000c000001400\nSeccomp:\t2\n";
-/// A container's default capabilities. None of them is enough for the kernel plane.
+/// A container's default capabilities. They include none that the kernel plane needs.
 const DEFAULT: &str = "CapEff:\t00000000a80425fb\nSeccomp:\t2\n";
 /// The `uid_map` of a process in the initial user namespace.
 const INITIAL: &str = "         0          0 4294967295\n";
@@ -88,7 +88,8 @@ fn missing_capabilities_are_listed() {
 fn a_refusal_is_reported_with_its_remedy() {
     let new = KernelVersion::new("6.1.0");
     let old = KernelVersion::new("5.10.0");
-    let inner = "0 100000 65536";
+    // The `uid_map` of a rootless container.
+    let rootless = "0 100000 65536";
     let [eperm, eacces] = [libc::EPERM, libc::EACCES];
     for (kernel, status, users, error, words) in [
         (
@@ -105,7 +106,7 @@ fn a_refusal_is_reported_with_its_remedy() {
             eacces,
             "add the capabilities BPF, NET_ADMIN, PERFMON",
         ),
-        (&new, ROOT, inner, eperm, "user namespace"),
+        (&new, ROOT, rootless, eperm, "user namespace"),
         (&old, POD, INITIAL, eperm, "SYS_RESOURCE"),
         (&new, POD, INITIAL, eperm, "seccompProfile to Unconfined"),
         (&new, ROOT, INITIAL, eperm, "security module"),
@@ -154,7 +155,7 @@ fn programs_with_the_same_result_share_a_finding() {
         Fails,
         &["the kernel refused zerohop_xdp, zerohop_tc:"],
     );
-    // The verifier's log may be very long.
+    // The verifier's log may be very long. At most `MAX_REFUSAL` bytes of it are shown: 600.
     let long = KernelRefusal {
         reason: "word ".repeat(10_000),
         error: Some(libc::EINVAL),
@@ -270,7 +271,7 @@ fn foreign_programs_are_listed() {
         &PinFolderState::Held,
     );
     // Ten programs, the number of further programs, and why there are no names.
-    assert_eq!(findings.len(), 12);
+    assert_eq!(findings.len(), 12, "{findings:?}");
     expect(&findings[0], Works, &["veth1: the program (ID 1)"]);
     expect(&findings[10], Works, &["2 more"]);
     expect(&findings[11], Works, &["CAP_SYS_ADMIN", "running agent"]);
@@ -294,6 +295,7 @@ fn foreign_programs_are_listed() {
 #[test]
 fn a_report_has_a_summary() {
     let works = || Finding::works("kernel", "6.18");
+    // 200 bytes of text, so it takes several lines.
     let limited = || Finding::limited("interface", "word ".repeat(40));
     let fails = || Finding::fails("rights", "without BPF");
     for (findings, verdict, summary) in [
@@ -315,7 +317,7 @@ fn a_report_has_a_summary() {
         ),
     ] {
         let report = Report::new(findings);
-        assert_eq!(report.verdict, verdict);
+        assert_eq!(report.verdict, verdict, "{summary}");
         let text = report.to_string();
         assert_eq!(text.lines().last(), Some(summary));
         assert!(text.lines().all(|line| line.len() <= 100), "{text}");

@@ -173,6 +173,7 @@ fn flags_are_parsed() {
         .iter()
         .map(ToString::to_string)
         .collect();
+    // An address that is given twice stays twice.
     assert_eq!(
         serve,
         [
@@ -338,6 +339,7 @@ fn name_servers_have_the_served_addresses_and_the_addresses_of_the_node() {
         "--node-ip=2001:db8::1",
     ])
     .unwrap();
+    // The address of `--listen` is in neither list.
     let texts = |addresses: &[IpAddr]| {
         let texts: Vec<_> = addresses.iter().map(ToString::to_string).collect();
         texts
@@ -420,6 +422,7 @@ fn link_local_servers_need_an_interface() {
     for (text, reason) in [
         ("fe80::1", "fe80::1%eth0 or [fe80::1%eth0]:53"),
         ("[fe80::1]:5353", "[fe80::1%eth0]:5353"),
+        // Link-local addresses are fe80::/10, from `fe80::` to `febf:…`.
         ("febf::1", "link-local"),
         (
             "fe80::1%no-such-one",

@@ -180,9 +180,10 @@ impl FromStr for NamespaceName {
     }
 }
 
-/// `--stale-after`: 100 ms to 1 hour. No agent renews a shorter lease in time, and on a busy node a
-/// lease of a few seconds may run out, too. With a longer lease, the kernel would answer from
-/// outdated data for too long after the agent has failed.
+/// `--stale-after`: 100 ms to 1 hour. The lease is renewed at least four times in this time, so the
+/// agent would have to renew a shorter lease every 25 ms or more often. On a busy node even a lease
+/// of a few seconds may run out. With a longer lease, the kernel would answer from outdated data
+/// for too long after the agent has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StaleAfter(pub Duration);
 

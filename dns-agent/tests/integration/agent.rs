@@ -1,4 +1,4 @@
-//! A running agent: changes of its manifests, its admin endpoints and its limits.
+//! A running agent with manifests: their changes, the admin endpoints, limits and settings.
 
 use std::{fs, net::SocketAddr, path::Path};
 
@@ -168,6 +168,7 @@ async fn connections_of_one_address_do_not_block_other_addresses() {
         .expect("the other client gets no answer")
         .unwrap();
     assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
+    // This client has a third address, 127.0.0.1.
     running.status().await;
     drop(incomplete);
     running.stop().await;
@@ -237,7 +238,10 @@ async fn a_fifo_does_not_block_other_files() {
         errors[0].contains("z.yaml: can't be read: it is a FIFO"),
         "{errors:?}"
     );
-    assert!(manifests(&refused).age_seconds.is_some());
+    assert!(
+        manifests(&refused).age_seconds.is_some(),
+        "the status doesn't say when the files were last checked"
+    );
     assert_eq!(running.address(WEB).await, [10, 0, 0, 1]);
 
     fs::remove_file(&fifo).unwrap();
@@ -329,7 +333,8 @@ async fn the_admin_endpoints_answer() {
             status.resolver.counts.udp_queries,
             status.resolver.counts.replies["NOERROR"]
         ),
-        (1, 1)
+        (1, 1),
+        "UDP queries, and replies with NOERROR"
     );
     // cluster.local and 10.in-addr.arpa.
     assert_eq!(status.zones.len(), 2);

@@ -271,7 +271,7 @@ async fn the_node_cache_of_the_kubernetes_manifest_only_caps_ttls() {
     );
     assert_eq!(ask_ttl(&running, WEB).await, 5);
 
-    // Without the node cache, CoreDNS answers.
+    // Without the node cache, pods would get the TTL of CoreDNS's Corefile.
     server
         .send_event(CLIENTS, "DELETED", node_cache(BOTH))
         .await;

@@ -47,7 +47,8 @@ async fn an_upstreams_answer_is_relayed() {
     let counts = served.resolver.counters().snapshot();
     assert_eq!(
         (counts.forwarded, counts.udp_queries, counts.tcp_queries),
-        (2, 1, 1)
+        (2, 1, 1),
+        "forwarded queries, queries over UDP, queries over TCP"
     );
     assert_eq!(counts.replies["NOERROR"], 2);
 }
@@ -257,7 +258,7 @@ async fn the_target_of_an_alias_is_forwarded() {
     );
 }
 
-/// SERVFAIL is not a denial, so the client caches nothing and asks its next server.
+/// SERVFAIL is not a denial, so the client doesn't take the name for absent.
 #[tokio::test(start_paused = true)]
 async fn an_alias_that_no_upstream_resolves_is_servfail() {
     let failing = |code: u8| {
@@ -459,7 +460,11 @@ async fn queries_above_the_limit_in_flight_get_servfail() {
     let alias = ask(served.address, &query(7, "out.z", Rtype::A)).await;
     assert_eq!(rcode(&alias), SERVFAIL);
     let counts = served.resolver.counters().snapshot();
-    assert_eq!((counts.overloaded, counts.forwarded), (2, in_flight));
+    assert_eq!(
+        (counts.overloaded, counts.forwarded),
+        (2, in_flight),
+        "queries above the limit, and forwarded queries"
+    );
     // Authoritative names are still answered.
     assert_eq!(
         last_address(&ask(served.address, &query(1, "one.z", Rtype::A)).await),

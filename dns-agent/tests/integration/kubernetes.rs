@@ -80,7 +80,7 @@ impl SteppedApi {
             }
             let request = self.api.next_request().await;
             let last = request.path.rsplit('/').next().unwrap().to_owned();
-            // Without a version, the agent reads plain lists.
+            // Without a version, the agent never requests a list as the beginning of a watch.
             if last == "version" {
                 request.refuse(404, "NotFound", "no version");
                 continue;
@@ -90,7 +90,7 @@ impl SteppedApi {
         }
     }
 
-    /// Answers a list, and returns the watch that follows it.
+    /// Answers a list, and returns the watch that follows it. Dropping it ends the watch.
     async fn answer_list(&mut self, plural: &str, items: &[Value]) -> BodyWriter {
         self.next_request(plural, false)
             .await
@@ -165,7 +165,7 @@ async fn known_names_are_answered_but_none_is_denied_before_all_is_listed() {
     // A headless Service exists, so the agent has requested slices. They are not listed yet.
     assert_eq!(ask_address(&running, WEB).await, [10, 0, 0, 1]);
     assert_eq!(ask_rcode(&running, GHOST).await, SERVFAIL);
-    // No type is denied either, because slices may add addresses of the other family.
+    // No type of an existing name is denied either before all is listed.
     let aaaa = query(1, WEB, Rtype::AAAA);
     assert_eq!(rcode(&ask(running.server, &aaaa).await), SERVFAIL);
     let status = running.status().await;
@@ -287,6 +287,7 @@ async fn a_changed_corefile_is_followed() {
         .status_when(|status| status.missing.is_empty())
         .await;
     assert!(is_waiting_for_coredns(&status), "{status}");
+    // Only a kernel plane would wait. The resolver follows the new Corefile at once.
     assert_eq!(ask_rcode(&running, WEB).await, NXDOMAIN);
 
     // The new Corefile has no `kubernetes` plugin, so every name passes to CoreDNS.
@@ -307,6 +308,7 @@ async fn the_agent_waits_for_coredns_to_read_a_recently_edited_corefile() {
         let changed = SystemTime::now() - Duration::from_secs(seconds);
         let changed = humantime::format_rfc3339_seconds(changed).to_string();
         let mut map = config_map(COREFILE);
+        // An edit is recognised only if the object was created earlier.
         map["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
         map["metadata"]["managedFields"] =
             json!([{"manager": "kubectl", "operation": "Update", "time": changed}]);
@@ -401,15 +403,15 @@ async fn lookup_matches_the_resolver_without_upstream_flags() {
             lookup::assert_lookup_matches_resolver(&running, &name, rtype).await;
         }
     }
-    for outside in [
+    for passed in [
         "www.example.com",
         "absent.example.com",
         "ns.dns.cluster.local",
         "9.9.9.9.in-addr.arpa",
     ] {
-        let lookup = lookup::assert_lookup_matches_resolver(&running, outside, Rtype::A).await;
-        assert_eq!(lookup.plane, AnsweringPlane::Upstream, "{outside}");
-        assert_eq!(lookup.upstreams, [coredns.address], "{outside}");
+        let lookup = lookup::assert_lookup_matches_resolver(&running, passed, Rtype::A).await;
+        assert_eq!(lookup.plane, AnsweringPlane::Upstream, "{passed}");
+        assert_eq!(lookup.upstreams, [coredns.address], "{passed}");
     }
     let pay = "pay.shop.svc.cluster.local";
     let pay = lookup::assert_lookup_matches_resolver(&running, pay, Rtype::A).await;

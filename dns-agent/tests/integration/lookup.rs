@@ -106,8 +106,8 @@ async fn lookup_names_the_objects_behind_answers() {
     running.stop().await;
 }
 
-/// Checks that a lookup reports the same records as the resolver's reply, which an independent
-/// parser reads.
+/// Checks that a lookup reports the same response code, AA bit and records as the resolver's reply,
+/// which an independent parser reads.
 pub(crate) async fn assert_lookup_matches_resolver(
     running: &RunningAgent,
     text: &str,

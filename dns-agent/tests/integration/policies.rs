@@ -39,7 +39,7 @@ pub(crate) struct ApiContents {
     pub(crate) items: BTreeMap<&'static str, Vec<Value>>,
     /// Responses other than lists, by path.
     documents: BTreeMap<&'static str, Value>,
-    /// Resources for which the server answers 403.
+    /// Resources for which the server answers 403, unless they have a document.
     pub(crate) refused: Vec<&'static str>,
     /// The requested resources, in order.
     requested: Vec<String>,
@@ -56,7 +56,7 @@ impl ApiContents {
             None => request.path.clone(),
         };
         self.requested.push(resource.clone());
-        // Without a version, the agent reads plain lists.
+        // Without a version, the agent never requests a list as the beginning of a watch.
         if request.path == "/version" {
             request.refuse(404, "NotFound", "no version");
         } else if let Some(document) = self.documents.get(&*resource) {
@@ -98,7 +98,8 @@ impl PreparedApi {
     }
 
     /// Starts an agent with a kernel plane that matches no interface. `dns` is the DNS of the
-    /// cluster. Most tests have no Corefile, so the agent answers by its own settings.
+    /// cluster. Most tests have no Corefile, so the agent answers by its own settings. The folder
+    /// of `--bpffs` is not a BPF file system, so no other agent on this machine is disturbed.
     pub(crate) async fn start_agent(&self, dns: &FakeUpstream, flags: &[&str]) -> RunningAgent {
         let config = self.kubeconfig.path().join("config");
         let dns = dns.address.to_string();

@@ -122,8 +122,8 @@ fn v6_parts(network: Ipv6Net) -> impl Iterator<Item = Ipv6Net> {
 /// The reverse name of the first `prefix` bits of an address. `prefix` is a multiple of 8.
 fn reverse_v4(address: Ipv4Addr, prefix: u8) -> Name {
     let bytes = address.octets();
-    let digits = bytes[..usize::from(prefix / 8)].iter().rev();
-    let labels: Vec<String> = digits.map(u8::to_string).collect();
+    let reversed = bytes[..usize::from(prefix / 8)].iter().rev();
+    let labels: Vec<String> = reversed.map(u8::to_string).collect();
     Name::from_labels(
         labels.iter().map(String::as_bytes),
         b"\x07in-addr\x04arpa\0",

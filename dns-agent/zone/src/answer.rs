@@ -129,15 +129,15 @@ pub trait ZoneData {
 
     /// Follows CNAMEs from `owner` while they stay in the zones (RFC 1034 section 3.6.2). `link`
     /// has the target and the TTL of the CNAME of `owner`. If the chain leads to a delegated name
-    /// or out of the zones, the answer is [`Answer::Alias`]. If only the data of the type is
-    /// delegated at a name in the chain, the whole query passes. If the chain leads to an absent
-    /// name that may exist, the answer is that of [`ZoneData::absent_answer`].
+    /// or out of the zones, the answer is [`Answer::Alias`]. If queries for the type pass at a name
+    /// in the chain, this query passes, too. If the chain leads to an absent name that isn't
+    /// denied, the answer is that of [`ZoneData::absent_answer`].
     ///
     /// If the end of the chain does not exist or has no data of the type, the answer has these
-    /// CNAMEs, as in CoreDNS:
-    /// * For A and AAAA, the CNAMEs up to the last one that crosses into another zone. If no CNAME
-    ///   crosses, the answer is NODATA.
-    /// * For other types, all CNAMEs.
+    /// CNAMEs:
+    /// * For A and AAAA, the CNAMEs up to the last one that crosses into another zone, as in
+    ///   CoreDNS. If no CNAME crosses, the answer is NODATA.
+    /// * For other types, all CNAMEs. This is a CoreDNS deviation: CoreDNS answers NODATA.
     ///
     /// A chain that is too long, such as a loop, is answered as if the type were A or AAAA.
     #[doc(hidden)]
@@ -165,7 +165,7 @@ pub trait ZoneData {
                     Answer::NxDomain { .. } => {
                         return self.alias_without_data(owner, chain, crossing, rtype);
                     }
-                    // The target may exist.
+                    // The target may exist, or its queries pass.
                     answer => return answer,
                 }
             };
@@ -207,7 +207,8 @@ pub trait ZoneData {
         self.alias_links(owner, chain, kept)
     }
 
-    /// The answer with the first `kept` CNAMEs of a chain. NODATA if `kept` is 0.
+    /// The answer with the first `kept` CNAMEs of a chain. If `kept` is 0, the answer is that of
+    /// [`ZoneData::no_data_answer`].
     #[doc(hidden)]
     fn alias_links(&self, owner: &Name, mut chain: Vec<Record>, kept: usize) -> Answer {
         chain.truncate(kept);
@@ -317,7 +318,8 @@ pub enum Answer {
     /// The name or type is absent, but may exist, because the lists of objects are incomplete.
     NotYetKnown,
     /// The query passes, because the name, or its data of this type, is outside the zones or
-    /// delegated, or because CoreDNS may know it (for example [`AbsentNames::Passed`]).
+    /// delegated, because CoreDNS may know it (for example [`AbsentNames::Passed`]), or because of
+    /// a CoreDNS deviation.
     NotAuthoritative,
 }
 
@@ -329,7 +331,7 @@ pub enum NameData {
     Entry(Arc<NameEntry>),
     /// A computed name without data.
     Empty,
-    /// A computed name that is a dashed address.
+    /// A computed name whose first label is a dashed address. It has the data of [`address_data`].
     Address { address: IpAddr, ttl: u32 },
     /// A computed name that may exist. All queries for it pass.
     Unknown,

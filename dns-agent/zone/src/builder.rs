@@ -63,7 +63,7 @@ impl ModelBuilder {
     }
 
     /// Makes queries for one type of a name pass. Data of this type that was added before is
-    /// removed. If data is added afterwards, the queries don't pass.
+    /// removed. Data must not be added afterwards: it would be answered, with a TTL of 0.
     pub fn delegate_type(&mut self, name: Name, rtype: Rtype) {
         let sets = &mut self.entries.entry(name).or_default().rrsets;
         sets.retain(|set| set.rtype != rtype);

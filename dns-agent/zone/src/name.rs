@@ -92,6 +92,7 @@ impl Name {
         loop {
             match rest {
                 [] => return Err(NameError::Truncated),
+                // Lengths are not changed: they are at most 63, and capital letters start at 65.
                 [0] => return Ok(Name(wire.to_ascii_lowercase().into())),
                 [0, ..] => return Err(NameError::TrailingBytes),
                 [length, ..] if usize::from(*length) > MAX_LABEL => {
@@ -186,7 +187,7 @@ impl Name {
         if wire.len() > MAX_NAME {
             return Err(NameError::NameTooLong);
         }
-        // This doesn't change lengths: they are at most 63, and capital letters start at 65.
+        // Lengths are not changed, as in `from_wire`.
         wire.make_ascii_lowercase();
         Ok(Name(wire.into()))
     }

@@ -128,7 +128,7 @@ impl NameEntry {
     }
 
     /// The largest number of labels that computed names have below this name: 0, 1, or 2. It is 2
-    /// for `pod.<zone>` if every namespace is taken to exist.
+    /// for `pod.<zone>` with `--pods insecure` if every namespace is taken to exist.
     pub fn computed_depth(&self) -> usize {
         match self.computed_names {
             ComputedNames::Nothing => 0,
@@ -166,9 +166,9 @@ impl NameEntry {
 
 impl ComputedNames {
     /// The entry of `name`, a computed name one label below. A computed name gets an entry when
-    /// names with entries exist below it. Below [`ComputedNames::Unknown`] it is answered like any
-    /// name that exists only because of names below it. `like` finds the entry of the name in
-    /// [`ComputedNames::Like`].
+    /// names below it have entries or are delegated. Below [`ComputedNames::Unknown`] it is
+    /// answered like any name that exists only because of names below it. `like` finds the entry of
+    /// the name in [`ComputedNames::Like`].
     pub fn child_entry(&self, name: &Name, like: impl Fn(&Name) -> Option<NameEntry>) -> NameEntry {
         let label = name.labels().next().unwrap_or_default();
         match self {

@@ -175,8 +175,8 @@ impl<'a> WireWriter<'a> {
     }
 
     /// Writes the SOA record of a negative answer (RFC 2308 §3). Its 54 bytes are the same for all
-    /// names of a zone, except for the pointers to the zone's name. For `ns.dns.<zone>`, full
-    /// compression would give a shorter record.
+    /// names of a zone, except for the pointers to the zone's name. For a question such as
+    /// `ns.dns.<zone>`, full compression would give a shorter record.
     fn write_negative_soa(&mut self, zone: &'a Apex) {
         self.write_name(&zone.name);
         self.write_type_class_ttl(Rtype::SOA, zone.negative_ttl);

@@ -2,7 +2,8 @@
 //!
 //! Names are written in the order in which the caller gives them. Comments describe what a zone
 //! file can't express: names that exist without records, computed names, names and single types
-//! whose queries pass, and records outside all zones. The [`OtherTypes`](super::OtherTypes) of a
+//! whose queries pass, name servers whose address is not in the file, and records outside all
+//! zones. The [`OtherTypes`](super::OtherTypes) of a
 //! name are not described.
 
 use std::io::{self, Write};
@@ -109,7 +110,7 @@ impl OutsideZones {
         Ok(OutsideZones::default())
     }
 
-    /// Writes the next name outside all zones.
+    /// Writes the records of the next name outside all zones.
     ///
     /// # Errors
     /// Errors of `out`.
@@ -133,8 +134,8 @@ fn write_bare_name(name: &Name, out: &mut impl Write) -> io::Result<()> {
 }
 
 /// Writes a placeholder for the name server if the zone has no name server that its file can list.
-/// A zone file needs a name server (RFC 1035 §5.2), with an address if the server's name is in the
-/// zone.
+/// Every zone needs a name server (RFC 2181 §6.1). If its name is in the zone, BIND loads the file
+/// only with its address.
 fn write_placeholder_server(
     data: &dyn ZoneData,
     zone: usize,
@@ -323,6 +324,7 @@ a.b.z. 5 IN TXT "say \"\\\255"
         let model = builder.build();
         let all = file(&model);
         assert!(!all.contains("invalid"), "{all}");
+        // `file` writes the zone with the shorter name first.
         assert!(all.starts_with("; zone z., serial 7\n"), "{all}");
     }
 

@@ -248,8 +248,8 @@ fn count<D: DeviceKind>(hook: Hook, interface: u32, outcome: Outcome) {
 }
 
 /// Logs the outcome if the packet was answered, or if its outcome comes after
-/// [`Outcome::NotServed`]. Traffic other than DNS has earlier outcomes, except before the first
-/// publication, when all UDP packets have [`Outcome::NotReady`].
+/// [`Outcome::NotServed`]. Traffic other than DNS has that outcome or an earlier one, except before
+/// the first publication, when UDP packets have [`Outcome::NotReady`].
 #[cfg(feature = "log")]
 #[inline(always)]
 fn log<C: aya_ebpf::EbpfContext>(context: &C, outcome: Outcome) {

@@ -159,6 +159,7 @@ struct ReadyResponder {
 impl ReadyResponder {
     fn new() -> Result<Self> {
         let model = cases::model()?;
+        // No capacity is configured, so the tables have the agent's default size.
         let size = table_size(&model, None);
         let object = EbpfObject::load(dns_agent::KERNEL_OBJECT, size)?;
         let mut tables = KernelTables::new(&object, size, &config(), Rcu::new()?)?;

@@ -13,8 +13,9 @@ use aya::{
 };
 use zerohop_tests::netns::NetworkNamespace;
 
-/// Number of 64-bit words in the longest frame. This constant, [`VARIANTS`] and the three `repr(C)`
-/// structures must equal those of `dns-ebpf/src/bin/bench.rs`, which describes the fields.
+/// Number of 64-bit words in the longest frame. This constant and [`VARIANTS`] must equal those of
+/// `dns-ebpf/src/bin/bench.rs`. The three `repr(C)` structures must have the layout of the
+/// structures there, which describe the fields.
 pub(crate) const WORDS: usize = 24;
 /// Number of different right answers to a query whose addresses rotate.
 pub(crate) const VARIANTS: usize = 4;
@@ -130,7 +131,7 @@ fn words<const N: usize>(bytes: &[u8]) -> [u64; N] {
 }
 
 /// The loaded object with the benchmark's programs: the generator, the checker, the reflector, and
-/// more.
+/// two programs for [`BenchPrograms::run_repeatedly`].
 pub(crate) struct BenchPrograms {
     ebpf: Ebpf,
 }

@@ -44,6 +44,7 @@ impl TableMeasurement {
 pub(crate) fn measure(config: &DatapathConfig, names: u32) -> Result<TableMeasurement> {
     let records = records(names, 0)?;
     let (model, model_time) = timed(|| build(records))?;
+    // No capacity is configured, so the tables have the agent's default size.
     let size = table_size(&model, None);
     let ((_object, mut tables), maps) = timed(|| {
         let object = EbpfObject::load(dns_agent::KERNEL_OBJECT, size)?;

@@ -46,7 +46,8 @@ pub(super) const SERVICES: usize = 6;
 /// Number of pods in a namespace; more than Services, so that some Services have two pods.
 pub(super) const PODS: usize = 9;
 
-/// Labels without a meaning for DNS.
+/// Labels of Services and slices without a meaning for DNS. The last one is the beginning of the
+/// label that names a slice's Service.
 pub(super) const OTHER_LABELS: [&str; 3] = ["app", "example.com/tier", "kubernetes.io/service"];
 
 impl TransitionGenerator {
@@ -110,7 +111,8 @@ impl TransitionGenerator {
         match family {
             "FQDN" => format!("endpoint-{number}.invalid"),
             "IPv6" => format!("fd00:5a48:70::{number:x}"),
-            // Each of the last two bytes has 250 values.
+            // Each of the last two bytes has 250 values. The second byte starts at 70, because
+            // other objects of the suite have addresses in 100.64.0.0 to 100.67.255.255.
             _ => format!(
                 "100.{}.{}.{}",
                 70 + number / 62_500,

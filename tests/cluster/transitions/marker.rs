@@ -33,8 +33,8 @@ struct MarkerProbe {
     /// Asks for the addresses of the headless Service.
     endpoints: ComparedQuestion,
     /// The expected addresses: from the slice labelled as the controller manager's, then from the
-    /// slice labelled as written by hand. This is also their order in a [`ComparedReply`], which is
-    /// sorted.
+    /// slice without a label that names a writer. This is also their order in a [`ComparedReply`],
+    /// which is sorted.
     addresses: [String; 2],
 }
 
@@ -58,6 +58,7 @@ impl MovingMarker {
         for (name, writer, address) in moving.slices() {
             let endpoints = json!([{"addresses": [address]}]);
             let slice = slice(&moving.key(name), "IPv4", &endpoints, &Value::Null)?;
+            // `Some(true)`: the Service `marker` is headless.
             let slice = label_slice(slice, "marker", Some(true), writer);
             cluster.write(WrittenObject::Slice(Box::new(slice)))?;
         }

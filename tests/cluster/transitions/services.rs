@@ -155,8 +155,8 @@ impl TransitionGenerator {
         })
     }
 
-    /// Makes a pod that the selector of a Service may select. Every second pod has a host name. Its
-    /// subdomain is the original name of that Service.
+    /// Makes a pod that the selector of a Service may select. Every second pod has a host name, and
+    /// the original name of that Service as its subdomain.
     pub(super) fn make_pod(
         &mut self,
         cluster: &mut LiveCluster,

@@ -100,8 +100,8 @@ impl Case {
     }
 
     /// Describes how a reply differs from the expected one, which also has the AA bit. Returns
-    /// `None` if the reply is right. The order of records inside a section and the serials of SOA
-    /// records are not compared.
+    /// `None` if the reply is right. Only the RCODE, the AA bit and the sections are compared, but
+    /// not the order of records inside a section and the serials of SOA records.
     #[must_use]
     pub fn describe_fault(&self, reply: &[u8]) -> Option<String> {
         let message = match Message::read(reply) {

@@ -5,7 +5,8 @@
 //!   their required replies.
 //! * [`message`] parses DNS messages. It shares no code with the agent, so that the tests find
 //!   errors in the agent's parser and renderer.
-//! * [`packet`] makes the frames of queries, and parses the frames of replies.
+//! * [`packet`] makes queries, their frames and other servers' replies, and checks the frames of
+//!   replies.
 //! * [`corefiles`] holds Corefiles of NodeLocal DNSCache.
 //! * [`addresses`] holds addresses of a pod and of the cluster's DNS that most tests share.
 

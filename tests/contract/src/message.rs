@@ -253,7 +253,7 @@ impl MessageReader<'_> {
     fn read_bytes(&mut self, count: usize) -> Result<&[u8]> {
         let bytes = self.bytes.get(self.at..self.at + count);
         let bytes = bytes
-            .with_context(|| format!("the message ends before {count} bytes at {}", self.at))?;
+            .with_context(|| format!("the message ends inside the {count} bytes at {}", self.at))?;
         self.at += count;
         Ok(bytes)
     }
@@ -272,6 +272,9 @@ impl MessageReader<'_> {
         let mut text = String::new();
         let mut at = self.at;
         let mut end = None;
+        // A pointer leads to a prior occurrence of a name, so each one must lead further back.
+        // Otherwise a pointer to a label before it would be followed without end.
+        let mut pointer_limit = at;
         loop {
             let first = self
                 .bytes
@@ -290,10 +293,11 @@ impl MessageReader<'_> {
                     let low = low.context("the message ends inside a pointer")?;
                     let target = (length & 0x3f) << 8 | usize::from(*low);
                     ensure!(
-                        target < at,
-                        "a pointer at {at} to {target}, which is not before it"
+                        target < pointer_limit,
+                        "a pointer at {at} to {target}, which is not before the name"
                     );
                     end.get_or_insert(at + 2);
+                    pointer_limit = target;
                     at = target;
                 }
                 other => bail!("a label with the reserved length byte {other:02x}"),
@@ -438,10 +442,23 @@ mod tests {
                 "the reply cut to {length} bytes is accepted"
             );
         }
-        assert!(Message::read(&[&whole[..], &[0]].concat()).is_err());
+        // A pointer to a label before it, in the same name, would be followed without end.
+        let circle =
+            b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\xc0\x0c\x00\x01\x00\x01";
+        assert!(
+            Message::read(circle).is_err(),
+            "a pointer back to its own name is accepted"
+        );
+        assert!(
+            Message::read(&[&whole[..], &[0]].concat()).is_err(),
+            "a byte after the message is accepted"
+        );
         let mut looping = whole;
         // The first record starts at byte 25. Its owner becomes a pointer to itself.
         looping[26] = 25;
-        assert!(Message::read(&looping).is_err());
+        assert!(
+            Message::read(&looping).is_err(),
+            "a compression pointer to itself is accepted"
+        );
     }
 }

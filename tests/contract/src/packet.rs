@@ -206,7 +206,7 @@ fn question_end(message: &[u8]) -> Option<usize> {
 /// If the frame is too short, if its headers are not those of the query with source and destination
 /// swapped, or if a TTL, a length or a checksum is wrong.
 pub fn parse_reply(query: &[u8], reply: &[u8]) -> Result<Vec<u8>> {
-    // The headers of Ethernet, IPv4, UDP and DNS have 54 bytes.
+    // The headers of Ethernet, IPv4, UDP and DNS have 54 bytes; so have those of Ethernet and IPv6.
     ensure!(reply.len() > 54, "the frame has only {} bytes", reply.len());
     ensure!(
         reply[..6] == query[6..12],
@@ -282,6 +282,7 @@ pub fn parse_reply(query: &[u8], reply: &[u8]) -> Result<Vec<u8>> {
             to_address(&header[8..24]),
         )
     };
+    ensure!(udp.len() >= 8, "the frame ends inside the UDP header");
     let query_udp = &query[if reply[12] == 8 { 34 } else { 54 }..];
     ensure!(
         udp[..2] == query_udp[2..4] && udp[2..4] == query_udp[..2],
@@ -358,6 +359,7 @@ mod tests {
         let query =
             QueryPacket::new(POD[0], SERVED[0], "www.example.com", 1).with_edns(1232, 0, &[]);
         let query = query.message();
+        // QR, RD, RA and NXDOMAIN; below the same flags with NOERROR.
         let empty = Message::read(&empty_reply(&query, 0x8183).unwrap()).unwrap();
         assert_eq!((empty.id, empty.bits), (0x1234, 0x8183));
         assert_eq!(empty.question, ["www.example.com. IN A"]);

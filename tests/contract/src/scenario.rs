@@ -213,14 +213,15 @@ impl ScenarioQuestion {
         let is_known = |word: &str| {
             SECTIONS.contains(&word) || ["edns", "ignored", "upstream"].contains(&word)
         };
-        let is_head = self.reply.is_empty() && words[0].chars().all(|c| c.is_ascii_uppercase());
-        ensure!(is_head || is_known(words[0]), "is not part of a reply");
+        let first = words.first().context("is blank")?;
+        let is_head = self.reply.is_empty() && first.chars().all(|c| c.is_ascii_uppercase());
+        ensure!(is_head || is_known(first), "is not part of a reply");
         self.reply.push(words.join(" "));
         Ok(())
     }
 
-    /// In each section whose records the file only counts, replaces the records by `SECTION N
-    /// records`.
+    /// The lines of a reply, but with one line `SECTION N records` instead of the records of each
+    /// section that the file only counts. N is the number of these records in `lines`.
     #[must_use]
     pub fn count_records_as_required(&self, mut lines: Vec<String>) -> Vec<String> {
         for counted in self.reply.iter().filter(|line| line.ends_with(" records")) {

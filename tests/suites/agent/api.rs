@@ -104,7 +104,10 @@ fn hooks_that_outlive_an_agent_pass_after_a_change_of_the_corefile() {
     assert!(eventually(LIMIT, || Ok(pod.web_ttl().is_none())).unwrap());
     agent.end_by(Signal::SIGTERM).unwrap();
     let has_hooks = || zerohop_datapath::pins::folder_exists(bpffs.path());
-    assert!(topology.node.enter(has_hooks).unwrap());
+    assert!(
+        topology.node.enter(has_hooks).unwrap(),
+        "the hooks did not outlive the agent"
+    );
     for _ in 0..10 {
         assert_eq!(pod.web_ttl(), None);
     }

@@ -33,9 +33,13 @@ fn a_suitable_node_works_and_check_leaves_no_pins() {
     // The kernel may put files of its own into a new BPF file system.
     let before = node.pins();
     let (code, output) = node.check(&["--persist", "--listen=127.0.0.1:5353"]);
-    assert_eq!(code, 0, "{output}");
+    assert_eq!(code, 0, "the exit code, with {output}");
     let summary = output.lines().last();
-    assert_eq!(summary, Some("the kernel plane works here"), "{output}");
+    assert_eq!(
+        summary,
+        Some("the kernel plane works here"),
+        "the last line of {output}"
+    );
     assert!(
         output.contains(&format!("{HOST_VETH}: tc by ")),
         "no line for {HOST_VETH}: {output}"
@@ -44,12 +48,12 @@ fn a_suitable_node_works_and_check_leaves_no_pins() {
         !output.contains("limited"),
         "a finding is a limit: {output}"
     );
-    assert_eq!(node.pins(), before);
+    assert_eq!(node.pins(), before, "the check left or removed a pin");
 
     let (code, output) = node.check(&["--json"]);
-    assert_eq!(code, 0, "{output}");
+    assert_eq!(code, 0, "the exit code, with {output}");
     let report: Value = serde_json::from_str(&output).unwrap();
-    assert_eq!(report["verdict"], "works", "{output}");
+    assert_eq!(report["verdict"], "works", "the verdict in {output}");
     let findings = report["findings"].as_array().unwrap();
     // More than eight subjects, such as `kernel` and `listen`, have a finding on every node.
     assert!(
@@ -67,7 +71,7 @@ fn a_suitable_node_works_and_check_leaves_no_pins() {
 fn missing_bpf_is_reported() {
     let node = CheckedNode::new();
     let (code, output) = node.check_without("bpf", &[]);
-    assert_eq!(code, 1, "{output}");
+    assert_eq!(code, 1, "the exit code, with {output}");
     let output = join_lines(&output);
     for words in [
         "the process has no BPF:",
@@ -83,7 +87,7 @@ fn missing_bpf_is_reported() {
 fn missing_perfmon_is_reported() {
     let node = CheckedNode::new();
     let (code, output) = node.check_without("perfmon", &[]);
-    assert_eq!(code, 1, "{output}");
+    assert_eq!(code, 1, "the exit code, with {output}");
     let output = join_lines(&output);
     for words in ["has no PERFMON:", "add the capabilities PERFMON"] {
         assert!(output.contains(words), "no {words:?} in {output}");
@@ -97,7 +101,7 @@ fn a_veth_with_a_cni_filter_is_skipped_and_reported_as_a_limit() {
     let attach = || filter.attach_filter(HOST_VETH, TcAttachType::Ingress);
     node.topology.node.enter(attach).unwrap().unwrap();
     let (code, output) = node.check(&[]);
-    assert_eq!(code, 0, "{output}");
+    assert_eq!(code, 0, "the exit code, with {output}");
     let output = join_lines(&output);
     for words in [
         "veth-pod: skipped",
@@ -123,7 +127,7 @@ fn a_foreign_xdp_program_limits_xdp_only() {
     let attach = || dispatcher.attach_generic(HOST_VETH);
     node.topology.node.enter(attach).unwrap().unwrap();
     let (code, output) = node.check(&["--interface", &format!("{HOST_VETH}=xdp")]);
-    assert_eq!(code, 0, "{output}");
+    assert_eq!(code, 0, "the exit code, with {output}");
     let output = join_lines(&output);
     for words in [
         "xdp_dispatcher",
@@ -201,7 +205,7 @@ fn a_running_agent_is_reported_and_not_disturbed() {
         let arguments = [&[bpffs.as_str()], persisting].concat();
         let _agent = start_agent(&node.topology.node, &manifests, &arguments);
         let (code, output) = node.check(&[]);
-        assert_eq!(code, 0, "{output}");
+        assert_eq!(code, 0, "the exit code, with {output}");
         let output = join_lines(&output);
         for words in [
             "An agent is running here",
@@ -209,7 +213,7 @@ fn a_running_agent_is_reported_and_not_disturbed() {
         ] {
             assert!(output.contains(words), "no {words:?} in {output}");
         }
-        // The agent still answers: without it nothing would.
+        // The hooks still answer. Nothing else would.
         assert_eq!(pod.web_ttl(), Some(5));
     }
 }
@@ -229,7 +233,7 @@ fn the_mode_of_kube_proxy_is_requested() {
         String::from_utf8_lossy(&request[..length]).into_owned()
     });
     let (code, output) = node.check(&[]);
-    assert_eq!(code, 0, "{output}");
+    assert_eq!(code, 0, "the exit code, with {output}");
     assert!(
         output.contains("mode nftables"),
         "no mode of kube-proxy: {output}"

@@ -23,6 +23,7 @@ fn corefile(lines: &str) -> Value {
     config_map("coredns", &text)
 }
 
+/// The Service of the cluster's DNS, with the selector by which the agent finds CoreDNS's pods.
 fn dns_service() -> Value {
     json!({
         "metadata": {"namespace": "kube-system", "name": "kube-dns"},

@@ -1,8 +1,8 @@
 //! Faults on a node while a pod looks names up. Every lookup must get a right answer, from the
 //! kernel or from the cluster's DNS.
 //!
-//! `cargo xtask faults` runs these tests at full length, except `clock`, which would step the
-//! machine's clock. It prints the counts of lookups as a table.
+//! `cargo xtask faults` runs these tests at full length, and prints the counts of lookups as a
+//! table. It skips `clock`, which would step the machine's clock.
 
 mod cgroup;
 mod clock;

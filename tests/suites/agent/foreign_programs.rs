@@ -31,22 +31,30 @@ fn a_veth_with_a_cni_filter_is_skipped() {
                 .unwrap();
         });
         let agent = node.start_agent(&[]);
-        assert_eq!(node.pod.web_ttl(), None, "{name}");
+        assert_eq!(node.pod.web_ttl(), None, "answered in spite of {name}");
 
         let status = json_status(&agent);
-        assert_eq!(status["missing"], Value::Array(Vec::new()), "{status:#}");
+        assert_eq!(
+            status["missing"],
+            Value::Array(Vec::new()),
+            "`missing` in {status:#}"
+        );
         let degraded = status["degraded"][0].as_str().unwrap();
-        assert!(degraded.contains(HOST_VETH), "{degraded}");
+        assert!(degraded.contains(HOST_VETH), "no {HOST_VETH} in {degraded}");
         let kernel = &status["datapath"];
-        assert_eq!(kernel["attached"], Value::Array(Vec::new()), "{status:#}");
+        assert_eq!(
+            kernel["attached"],
+            Value::Array(Vec::new()),
+            "`attached` in {status:#}"
+        );
         assert_eq!(
             kernel["left_alone"][0]["interface"], HOST_VETH,
-            "{status:#}"
+            "the skipped device in {status:#}"
         );
         let other = &kernel["others"][0];
-        assert_eq!(other["hook"], "clsact ingress", "{status:#}");
-        assert_eq!(other["owner"], owner, "{status:#}");
-        assert!(other["id"].as_u64().is_some(), "{status:#}");
+        assert_eq!(other["hook"], "clsact ingress", "`hook` in {status:#}");
+        assert_eq!(other["owner"], owner, "`owner` in {status:#}");
+        assert!(other["id"].as_u64().is_some(), "no ID in {status:#}");
 
         // Without the filter the veth is attached.
         node.inside(move || drop(filter));
@@ -70,7 +78,7 @@ fn a_veth_that_gets_a_cni_filter_is_detached() {
     let others = status["datapath"]["others"].as_array().unwrap();
     assert!(
         others.iter().any(|other| other["hook"] == "clsact egress"),
-        "{status:#}"
+        "no program at clsact egress in {status:#}"
     );
     node.inside(move || drop(filter));
 }
@@ -91,9 +99,9 @@ fn a_filter_of_unknown_owner_is_shown_and_stays() {
         let [other] = &others[..] else {
             panic!("not exactly one foreign program: {status:#}");
         };
-        assert_eq!(other["name"], "accounting", "{status:#}");
-        assert_eq!(other["interface"], HOST_VETH, "{status:#}");
-        assert!(other["owner"].is_null(), "{status:#}");
+        assert_eq!(other["name"], "accounting", "`name` in {status:#}");
+        assert_eq!(other["interface"], HOST_VETH, "`interface` in {status:#}");
+        assert!(other["owner"].is_null(), "an owner in {status:#}");
         other["id"].as_u64().unwrap()
     };
     let id = shown_id(&json_status(&agent));
@@ -126,9 +134,9 @@ fn a_veth_with_a_cni_tcx_program_is_skipped() {
     assert_eq!(node.pod.web_ttl(), None);
     let status = json_status(&agent);
     let other = &status["datapath"]["others"][0];
-    assert_eq!(other["hook"], "tcx ingress", "{status:#}");
-    assert_eq!(other["owner"], "cilium", "{status:#}");
-    assert_eq!(other["name"], "entry", "{status:#}");
+    assert_eq!(other["hook"], "tcx ingress", "`hook` in {status:#}");
+    assert_eq!(other["owner"], "cilium", "`owner` in {status:#}");
+    assert_eq!(other["name"], "entry", "`name` in {status:#}");
     drop(program);
     assert!(eventually(LIMIT, || Ok(node.pod.web_ttl() == Some(5))).unwrap());
 }
@@ -142,13 +150,20 @@ fn an_xdp_program_is_not_replaced() {
     let agent = node.start_agent_on(&interface);
     assert_eq!(node.pod.web_ttl(), None);
     let status = json_status(&agent);
-    assert_eq!(status["missing"], Value::Array(Vec::new()), "{status:#}");
+    assert_eq!(
+        status["missing"],
+        Value::Array(Vec::new()),
+        "`missing` in {status:#}"
+    );
     let kernel = &status["datapath"];
     let other = &kernel["others"][0];
-    assert_eq!(other["hook"], "xdp generic", "{status:#}");
-    assert_eq!(other["owner"], "libxdp", "{status:#}");
+    assert_eq!(other["hook"], "xdp generic", "`hook` in {status:#}");
+    assert_eq!(other["owner"], "libxdp", "`owner` in {status:#}");
     let reason = kernel["left_alone"][0]["reason"].as_str().unwrap();
-    assert!(reason.contains("only one XDP program"), "{status:#}");
+    assert!(
+        reason.contains("only one XDP program"),
+        "another reason in {status:#}"
+    );
     drop(dispatcher);
     assert!(eventually(LIMIT, || Ok(node.pod.web_ttl() == Some(5))).unwrap());
 }

@@ -47,7 +47,7 @@ fn answers_are_counted_and_canaries_are_not() {
     let expected = [metric_line("data", QUERIES), metric_line("nxdomain", 1)];
     assert_eq!(counted(), expected);
 
-    // For each of these requests the agent sends a query of its own, a canary, to both planes.
+    // For each of these requests the agent gives both planes a query of its own, a canary.
     for _ in 0..3 {
         let (code, body) = get(&topology.node, &agent, "/healthz");
         let expected_body = format!(
@@ -69,14 +69,20 @@ fn a_node_without_attachable_devices_is_ready_but_not_healthy() {
     let agent = start_agent_with(&topology.node, &manifests, &unattachable);
     assert_eq!(get(&topology.node, &agent, "/readyz").0, 200);
     let (code, body) = get(&topology.node, &agent, "/healthz");
-    assert_eq!(code, 503, "{body}");
-    assert!(body.contains("no Ethernet header"), "{body}");
+    assert_eq!(code, 503, "the code of /healthz, with {body}");
+    assert!(
+        body.contains("no Ethernet header"),
+        "/healthz does not report the reason: {body}"
+    );
     drop(agent);
 
     let agent = start_agent(&topology.node, &manifests, &unattachable);
     let (code, body) = get(&topology.node, &agent, "/readyz");
-    assert_eq!(code, 503, "{body}");
-    assert!(body.contains("interface lo is not attached"), "{body}");
+    assert_eq!(code, 503, "the code of /readyz, with {body}");
+    assert!(
+        body.contains("interface lo is not attached"),
+        "/readyz does not report lo: {body}"
+    );
     assert_eq!(get(&topology.node, &agent, "/healthz").0, 200);
 }
 
@@ -99,7 +105,10 @@ fn devices_other_than_veths_are_counted_by_name() {
         text.lines().any(|found| found == line),
         "no {line} in\n{text}"
     );
-    assert!(!text.contains(r#"interface="pods""#), "{text}");
+    assert!(
+        !text.contains(r#"interface="pods""#),
+        "a count for the pods' veths, which have no hook: {text}"
+    );
 
     // The canary query has the address of an allowed client.
     let (code, body) = get(&topology.node, &agent, "/healthz");
@@ -114,10 +123,10 @@ fn a_kernel_plane_without_matching_devices_is_healthy() {
     let manifests = ManifestFolder::new(WEB);
     let agent = start_agent_with(&topology.node, &manifests, &["--interface", "eth9"]);
     let (code, body) = get(&topology.node, &agent, "/healthz");
-    assert_eq!(code, 200, "{body}");
+    assert_eq!(code, 200, "the code of /healthz, with {body}");
     assert!(
         body.starts_with("kernel: attached to no interface"),
-        "{body}"
+        "/healthz does not say that no device matches: {body}"
     );
 }
 

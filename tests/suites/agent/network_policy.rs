@@ -68,8 +68,8 @@ spec: {podSelector: {}, policyTypes: [Egress]}
 ---
 ";
 
-/// Allows the pod's egress to the cluster's DNS. The manifests have no Namespace objects, because
-/// every Namespace has the label `kubernetes.io/metadata.name`.
+/// Allows the pod's egress to the cluster's DNS. The manifests need no Namespace objects, because
+/// every namespace has the label `kubernetes.io/metadata.name`.
 const ALLOW: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -170,13 +170,19 @@ fn queries_of_a_pod_with_denied_egress_pass() {
     let mut agent = node.start_agent(&[]);
     assert_eq!(node.pod.web_ttl(), KERNEL);
     let status = agent.status().unwrap();
-    assert!(status.contains("policies   none for egress"), "{status}");
+    assert!(
+        status.contains("policies   none for egress"),
+        "a policy is reported without any: {status}"
+    );
 
     node.apply_and_wait(&[CLUSTER, CLIENT, DENY], PASSED);
     let line = agent
         .wait_for_line("CoreDNS answers the queries of Pod shop/client")
         .unwrap();
-    assert!(line.contains("NetworkPolicy shop/deny"), "{line}");
+    assert!(
+        line.contains("NetworkPolicy shop/deny"),
+        "the line does not name the policy: {line}"
+    );
     let listed = || {
         let status = agent.status().unwrap();
         Ok(status.contains(
@@ -185,11 +191,14 @@ fn queries_of_a_pod_with_denied_egress_pass() {
     };
     assert!(
         eventually(LIMIT, listed).unwrap(),
-        "{}",
+        "the pod is not listed as left out: {}",
         agent.status().unwrap()
     );
     let status = agent.status().unwrap();
-    assert!(status.contains("outcome not_permitted"), "{status}");
+    assert!(
+        status.contains("outcome not_permitted"),
+        "no query is counted as not permitted: {status}"
+    );
     // The queries keep passing.
     assert_eq!(node.pod.web_ttl(), PASSED);
 
@@ -210,7 +219,10 @@ fn queries_pass_if_ingress_to_the_dns_servers_is_denied() {
     let line = agent
         .wait_for_line("CoreDNS answers the queries of Pod shop/client")
         .unwrap();
-    assert!(line.contains("NetworkPolicy kube-system/closed"), "{line}");
+    assert!(
+        line.contains("NetworkPolicy kube-system/closed"),
+        "the line does not name the policy: {line}"
+    );
     node.apply_and_wait(&[CLUSTER, CLIENT, CLOSED, OPEN], KERNEL);
     node.apply_and_wait(&[CLUSTER, CLIENT, CLOSED, OPEN, DENY], PASSED);
     node.apply_and_wait(&[CLUSTER, CLIENT, CLOSED, OPEN, DENY, ALLOW], KERNEL);
@@ -243,5 +255,8 @@ fn policies_can_be_ignored() {
     let agent = node.start_agent(&["--network-policy=ignore"]);
     assert_eq!(node.pod.web_ttl(), KERNEL);
     let status = agent.status().unwrap();
-    assert!(status.contains("policies   ignored"), "{status}");
+    assert!(
+        status.contains("policies   ignored"),
+        "the policies are not reported as ignored: {status}"
+    );
 }

@@ -99,7 +99,7 @@ fn a_second_agent_waits() {
     let output = second.status().unwrap();
     assert!(
         output.contains("another agent holds the hooks of this node"),
-        "{output}"
+        "the second agent does not report that it waits: {output}"
     );
     assert_eq!(node.pod.service_address("web"), Some([10, 96, 1, 1]));
 
@@ -115,19 +115,22 @@ fn detach_removes_hooks_without_an_agent() {
     let (succeeded, output) = node.run_detach();
     assert!(
         !succeeded && output.contains("a running agent owns the hooks"),
-        "{output}"
+        "`detach` beside a running agent: {output}"
     );
 
     agent.end_by(Signal::SIGKILL).unwrap();
     assert_eq!(node.pod.web_ttl(), Some(5));
     let (succeeded, output) = node.run_detach();
-    assert!(succeeded && output.contains("removed: "), "{output}");
+    assert!(
+        succeeded && output.contains("removed: "),
+        "`detach` after the agent's end: {output}"
+    );
     assert_eq!(node.pod.web_ttl(), None);
     assert!(!node.has_hooks());
     let (succeeded, output) = node.run_detach();
     assert!(
         succeeded && output.contains("no hook or pin of Zerohop"),
-        "{output}"
+        "a second `detach`: {output}"
     );
 }
 
@@ -139,7 +142,7 @@ fn hooks_of_a_killed_agent_pass_after_their_lease() {
     agent.end_by(Signal::SIGKILL).unwrap();
     assert!(eventually(LIMIT, || Ok(node.pod.web_ttl().is_none())).unwrap());
     let (succeeded, output) = node.run_detach();
-    assert!(succeeded, "{output}");
+    assert!(succeeded, "`detach` failed: {output}");
 }
 
 #[test]
@@ -156,7 +159,10 @@ fn removed_pins_are_created_again() {
     fs::remove_dir_all(node.bpffs.path().join("zerohop")).unwrap();
     assert!(eventually(LIMIT, are_there).unwrap());
     let output = agent.status().unwrap();
-    assert!(!output.contains("degraded"), "{output}");
+    assert!(
+        !output.contains("degraded"),
+        "the new pins count as degraded: {output}"
+    );
 
     // The new pins keep the hooks attached, like the removed ones.
     let asked = while_asking(&node.pod, || {
@@ -213,8 +219,14 @@ fn a_directory_of_another_user_is_not_trusted() {
     let agent = node.start_persisting(&[]);
     assert_eq!(node.pod.web_ttl(), Some(5));
     let output = agent.status().unwrap();
-    assert!(output.contains("belongs to the user 65534"), "{output}");
-    assert!(output.contains("rm -r"), "{output}");
+    assert!(
+        output.contains("belongs to the user 65534"),
+        "the owner is not reported: {output}"
+    );
+    assert!(
+        output.contains("rm -r"),
+        "no command removes the directory: {output}"
+    );
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
 }
 

@@ -58,6 +58,8 @@ fn hooks_attach_as_check_reports() {
 fn capabilities_suffice_where_check_reports_so() {
     // Before Linux 5.11 maps count as locked memory (RLIMIT_MEMLOCK).
     let locks_memory = KernelVersion::current().unwrap() < KernelVersion::new(5, 11, 0);
+    // The kernel accepts SYS_ADMIN instead of BPF and PERFMON, and for programs and links instead
+    // of NET_ADMIN. So every case but the last drops it too.
     for (dropped, works) in [
         (CapabilitySet::SYS_ADMIN, true),
         (
@@ -71,7 +73,7 @@ fn capabilities_suffice_where_check_reports_so() {
         (CapabilitySet::NET_ADMIN, has_tcx()),
     ] {
         let node = ProbedNode::new();
-        // With SYS_RESOURCE the agent raises the limit itself.
+        // With SYS_RESOURCE aya raises the limit again.
         let is_limited = locks_memory && dropped.contains(CapabilitySet::SYS_RESOURCE);
         let _limit = is_limited.then(LockedMemoryLimit::lower);
         let (report, attached) = node.inside(|| {

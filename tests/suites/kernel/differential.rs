@@ -55,7 +55,7 @@ fn compare_planes(program: HookProgram, seed: u64) {
         let what = || format!("packet {number} of seed {seed}: {frame:02x?} became {out:02x?}");
         if verdict == pass_verdict(program) {
             passes += 1;
-            assert_eq!(out, frame, "{}", what());
+            assert_eq!(out, frame, "a pass changed the frame: {}", what());
             continue;
         }
         answers += 1;
@@ -70,7 +70,11 @@ fn compare_planes(program: HookProgram, seed: u64) {
         // The UDP length, without the UDP header of 8 bytes.
         let length = usize::from(u16::from_be_bytes([frame[start - 4], frame[start - 3]])) - 8;
         let asked = &frame[start..start + length];
-        assert!(is_right(asked, &reply, &fixture.model), "{}", what());
+        assert!(
+            is_right(asked, &reply, &fixture.model),
+            "not the user plane's reply: {}",
+            what()
+        );
     }
     println!("{program:?}: {answers} answers, {passes} passes, seed {seed}");
     assert!(
@@ -149,7 +153,7 @@ fn query(random: &mut StdRng, names: &[Vec<u8>]) -> QueryPacket {
 
 /// Changes, removes or adds bytes of a message or of a frame. A frame keeps at least 54 bytes,
 /// those of an Ethernet and an IPv6 header, because BPF_PROG_TEST_RUN refuses frames without
-/// complete headers. For messages the same limit does no harm.
+/// complete headers. Messages of up to 54 bytes are therefore not shortened here.
 fn mutate(random: &mut StdRng, bytes: &mut Vec<u8>) {
     for _ in 0..random.random_range(1..4) {
         let at = random.random_range(0..bytes.len());

@@ -218,7 +218,7 @@ pub(crate) fn config() -> DatapathConfig {
     }
 }
 
-/// A model with most kinds of names that the kernel distinguishes.
+/// A model with most kinds of names that the kernel distinguishes. All its TTLs are 5 s.
 pub(crate) fn model() -> Model {
     let mut builder = ModelBuilder::new(1);
     for zone in ["cluster.local", "96.10.in-addr.arpa"] {

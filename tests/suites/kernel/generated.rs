@@ -206,7 +206,8 @@ fn ask_kernel(fixture: &mut KernelFixture, query: &QueryPacket, seed: u64) -> bo
     true
 }
 
-/// Formats the replies of both planes for the message of a failed test.
+/// Formats the replies of both planes for the message of a failed test; the user plane's with
+/// rotation 0, which need not be the kernel's.
 fn format_replies(asked: &[u8], reply: &[u8], model: &Model) -> String {
     let expected = match respond(asked, model, Transport::Udp, 0) {
         QueryAction::Send(expected) => format!("{:#?}", Message::read(&expected)),
@@ -219,7 +220,7 @@ fn format_replies(asked: &[u8], reply: &[u8], model: &Model) -> String {
     )
 }
 
-/// A table of the number of packets by outcome.
+/// A table of the number of packets at tc by outcome.
 fn outcome_table(before: [OutcomeCounters; 2], after: [OutcomeCounters; 2]) -> String {
     let mut table = String::new();
     for outcome in Outcome::ALL {

@@ -12,6 +12,7 @@ use super::{fixture, models::model};
 /// renewed would still be running when the test looks.
 const STALE_AFTER: Duration = Duration::from_secs(4);
 
+/// A Service that `fixture::model` lacks, so that its publication writes records.
 const ANOTHER: &str = "
 apiVersion: v1
 kind: Service
@@ -51,7 +52,8 @@ fn stopping_the_agent_does_not_renew_an_ended_lease() {
     assert!(!is_leased(&datapath));
 }
 
-/// Sleeps longer than a quarter of the lease, after which the agent renews a running one.
+/// Sleeps longer than a quarter of the lease. After that time a publication renews the lease if it
+/// is still running.
 fn pass_time() {
     thread::sleep(STALE_AFTER / 3);
 }
@@ -60,6 +62,7 @@ fn is_leased(datapath: &Datapath) -> bool {
     datapath.status().unwrap().lease.remaining_seconds > 0.0
 }
 
+/// Starts the kernel plane without pins and without devices.
 fn start(lease: InitialLease) -> Datapath {
     let config = DatapathConfig {
         stale_after: STALE_AFTER,

@@ -55,7 +55,7 @@ fn packets_for_another_hardware_address_pass() {
         for program in VETH {
             assert!(
                 is_answered(&fixture.run_program(program, &frame)),
-                "{program:?}"
+                "{program:?} did not answer"
             );
         }
     }
@@ -102,7 +102,7 @@ fn source_addresses_that_no_client_can_have_pass() {
         let frame = query_from(client.parse().unwrap()).frame();
         assert!(
             is_answered(&fixture.run_program(HookProgram::Tc, &frame)),
-            "{client}"
+            "{client} was not answered"
         );
     }
 }
@@ -130,7 +130,7 @@ fn queries_over_the_rate_limit_pass() {
         for _ in 0..3 {
             assert!(
                 is_answered(&fixture.run_program(HookProgram::Xdp, &frame)),
-                "{client}"
+                "{client} was not answered within the limit"
             );
         }
         for program in CARD {
@@ -140,7 +140,7 @@ fn queries_over_the_rate_limit_pass() {
         for program in VETH {
             assert!(
                 is_answered(&fixture.run_program(program, &frame)),
-                "{client}"
+                "{client} was not answered by {program:?}, which has no limit"
             );
         }
     }

@@ -86,6 +86,7 @@ fn run_scenario(file: &str, text: &str) {
                 question.reply.join("\n    ")
             ));
         };
+        // Where the file gives only the number of records, they are replaced by their number.
         let lines = question.count_records_as_required(ask_user_plane(question, &fixture.model));
         if lines != question.reply {
             report("the user plane", &lines);

@@ -112,7 +112,7 @@ fn a_namespace_with_the_name_of_a_top_level_domain_is_answered() {
         );
         assert!(
             matches!(ended, TestRunResult::Answered(found, _) if found == outcome),
-            "{name}: {ended:?}"
+            "{name} {rtype}: {ended:?} instead of {outcome:?}"
         );
     }
 }

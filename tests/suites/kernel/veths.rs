@@ -25,7 +25,7 @@ use super::fixture::{self, KernelFixture, model};
 /// The longest time for an answer. It is long because an emulated machine may be busy.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Questions that the kernel answers.
+/// Questions that the kernel answers: names, and types (A is 1, PTR 12, AAAA 28).
 const QUESTIONS: [(&str, u16); 7] = [
     ("web.shop.svc.cluster.local", 1),
     ("Cart.SHOP.svc.cluster.local", 28),
@@ -61,8 +61,8 @@ fn native_xdp_answers_over_veths() {
     let mut fixture = KernelFixture::shared();
     let KernelFixture { object, model, .. } = &mut *fixture;
     for topology in [Topology::routed().unwrap(), Topology::bridged().unwrap()] {
-        // A veth sends packets of native XDP only to a peer that runs an XDP program too, here any
-        // program that passes the answers.
+        // A veth sends packets of native XDP only to a peer that runs an XDP program too. On the
+        // pod's device the same program passes the answers, because they are no queries.
         let mut links = Vec::new();
         for (namespace, device) in [(&topology.pod, POD_DEVICE), (&topology.node, HOST_VETH)] {
             let index = namespace.index(device).unwrap();
@@ -101,6 +101,7 @@ fn check_hook(topology: &Topology, hook: HookChoice, expected: &str) {
             .unwrap();
         let mut devices = Devices::default();
         let devices = runtime.block_on(devices.list()).unwrap();
+        // Without pins, because the configuration does not ask for persistence.
         let mut datapath =
             Datapath::start(config, None, devices, &model, InitialLease::Running).unwrap();
         let status = datapath.status().unwrap();
@@ -178,7 +179,10 @@ fn ask_all_questions(
             let Some(reply) = client.ask(&message, LIMIT).unwrap() else {
                 panic!("no answer to {query:?}");
             };
-            assert!(is_right(&message, &reply, model), "{query:?}: {reply:02x?}");
+            assert!(
+                is_right(&message, &reply, model),
+                "{query:?}: not the user plane's reply: {reply:02x?}"
+            );
         }
     }
 }

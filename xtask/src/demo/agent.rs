@@ -10,7 +10,7 @@ use zerohop_tests::{agent::AgentProcess, topology::HOST_VETH, udp::eventually};
 use super::DemoScene;
 use crate::process::root;
 
-/// How long the agent may take to become ready.
+/// How long the agent may take to become ready after it has bound its sockets.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running agent, with its admin endpoints at their default address.

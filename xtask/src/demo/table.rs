@@ -20,7 +20,7 @@ pub(crate) struct MeasuredReply<'q> {
     /// How many times the question was answered; at least 1, because other numbers are divided by
     /// it.
     repetitions: u64,
-    /// The queries that the planes answered for it.
+    /// The queries that all repetitions made.
     queries: QueryCounts,
 }
 

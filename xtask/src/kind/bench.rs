@@ -85,7 +85,7 @@ fn measure_in_turns(
 }
 
 /// Runs dnsperf in a Job's pod. It sends queries as fast as answers arrive, with at most 20 queries
-/// in flight. A query without an answer is lost after 2 s.
+/// in flight, from four sockets. A query without an answer is lost after 2 s.
 fn run_dnsperf(
     options: &KindBenchOptions,
     kubectl: &Kubectl,

@@ -28,7 +28,7 @@ pub enum Owner {
     Libxdp,
 }
 
-/// The known owners that have pins in a BPF file system.
+/// The known owners that have pins in a BPF file system. Pins of libxdp are not recognised.
 #[must_use]
 pub fn pin_owners(bpffs: &Path) -> BTreeSet<Owner> {
     owned_pins(bpffs)

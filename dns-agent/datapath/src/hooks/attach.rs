@@ -66,8 +66,8 @@ pub(super) enum Pinning<'a> {
 
 impl Attachment {
     /// Attaches the right program to a device. If an earlier agent left its program there in a mode
-    /// that fits `choice`, the program is replaced atomically, so exactly one of the two runs for
-    /// every packet.
+    /// that fits `choice`, by a filter or by a link that `pinning` can find, the program is
+    /// replaced atomically, so exactly one of the two runs for every packet.
     pub(super) fn new(
         object: &mut EbpfObject,
         device: &Device,
@@ -133,7 +133,7 @@ impl Attachment {
             };
         let link = link.context("taking over the link that an earlier agent pinned")?;
         let link = match pinning {
-            // The replacement keeps the link and its pin.
+            // The replacement keeps the link and its pin, so dropping `link` detaches nothing.
             Pinning::Pin(pins) => {
                 let path = pins.path(pin);
                 Link::pinned(PinnedLink::from_pin(&path)?, path)?
@@ -310,6 +310,7 @@ pub(crate) fn remove_filters(device: &Device) -> anyhow::Result<Vec<String>> {
         let removed = qdisc_detach_program(&device.name, TcAttachType::Ingress, &filter.name);
         match removed {
             Ok(()) => names.push(filter.name.clone()),
+            // It is gone already: a removal takes all filters of a name.
             Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
                 return Err(error).with_context(|| {
@@ -433,6 +434,7 @@ where
 }
 
 fn attach_tcx(tc: &mut SchedClassifier, device: &Device) -> anyhow::Result<SchedClassifierLink> {
+    // First, because an earlier program could end the run, for example by a redirect.
     let first = TcAttachOptions::TcxOrder(LinkOrder::first());
     let id = tc.attach_with_options(&device.name, TcAttachType::Ingress, first)?;
     Ok(tc.take_link(id)?)
@@ -451,6 +453,7 @@ fn attach_filter(tc: &mut SchedClassifier, device: &Device) -> anyhow::Result<Sc
     if let Some(earlier) = earlier_filters.next() {
         let ingress = TcAttachType::Ingress;
         let handle = earlier.handle.into();
+        // `None`, because Zerohop's filters have no class ID.
         let earlier =
             SchedClassifierLink::attached(&device.name, ingress, earlier.priority, handle, None)?;
         // This fails, for example, if the filter has just been removed. Then a new one is attached.

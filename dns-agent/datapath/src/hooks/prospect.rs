@@ -49,8 +49,7 @@ pub fn prospects<'a>(
         let program = program_for(device, hook_of(choice, device));
         Some(Prospect::Attached(program, modes(device, choice)))
     };
-    let matching = devices.iter();
-    matching
-        .filter_map(|device| Some((device, prospect(device)?)))
+    let all = devices.iter();
+    all.filter_map(|device| Some((device, prospect(device)?)))
         .collect()
 }

@@ -153,6 +153,8 @@ async fn names_that_are_already_watched_cause_no_request() {
     let _watch = setup
         .answer_slices_list("kubernetes.io/service-name in (db)")
         .await;
+    // The Service stops being headless, becomes headless again, and is replaced. Its name stays
+    // watched, so only `new` causes a list.
     setup
         .services
         .send_event(("MODIFIED", service("db", "8")))

@@ -25,6 +25,7 @@ impl DiscoverySetup {
         DiscoverySetup {
             api,
             kinds,
+            // Without a delay before the first poll.
             discovery: Discovery::start(client, Duration::ZERO, sender),
         }
     }
@@ -87,7 +88,7 @@ async fn added_and_removed_kinds_are_reported() {
     let at = setup.answer("/apis", &policies).await;
     assert!(
         (POLL_INTERVAL..=2 * POLL_INTERVAL).contains(&(at - last)),
-        "polled again after {:?}",
+        "polled again after {:?}, not after one to two intervals",
         at - last
     );
     assert_eq!(
@@ -95,7 +96,8 @@ async fn added_and_removed_kinds_are_reported() {
         Duration::from_secs(30),
         "docs/network-policy.md states this interval"
     );
-    // Each kind is read in the first version that has it.
+    // Each kind is read in the first version that has it. Subresources such as `…/status` are
+    // not kinds.
     let both = ["clusternetworkpolicies", "clusternetworkpolicies/status"];
     setup
         .answer("/apis/policy.networking.k8s.io/v1alpha2", &resources(&both))
@@ -134,7 +136,7 @@ async fn added_and_removed_kinds_are_reported() {
     let at = setup.answer("/apis", &plain).await;
     assert!(
         at - last <= 2 * POLL_INTERVAL,
-        "polled again after {:?}",
+        "polled again after {:?}, more than two intervals",
         at - last
     );
     assert!(
@@ -168,8 +170,8 @@ async fn a_group_that_a_single_poll_lacks_is_not_removed() {
 #[tokio::test(start_paused = true)]
 async fn all_kinds_of_an_unreadable_group_count_as_served() {
     let mut setup = DiscoverySetup::new();
-    let calico = groups(&[("projectcalico.org", &["v3"]), ("cilium.io", &["v2"])]);
-    setup.answer("/apis", &calico).await;
+    let served = groups(&[("projectcalico.org", &["v3"]), ("cilium.io", &["v2"])]);
+    setup.answer("/apis", &served).await;
     let request = setup.next("/apis/projectcalico.org/v3").await;
     request.refuse(503, "ServiceUnavailable", "its API server is unavailable");
     // This group was removed after `/apis` was read.

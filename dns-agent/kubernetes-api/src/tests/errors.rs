@@ -17,10 +17,10 @@ async fn errors_are_retried_after_growing_random_delays() {
     let mut waits = Vec::new();
     // Six delays with growing ceilings, then 100 delays with the highest ceiling.
     for _ in 0..106 {
-        let request = list.arrived_at;
+        let requested_at = list.arrived_at;
         list.refuse(500, "InternalError", "etcd is unavailable");
         list = setup.api.next_request().await;
-        waits.push(list.arrived_at - request);
+        waits.push(list.arrived_at - requested_at);
     }
     for (wait, ceiling) in waits.iter().zip([500, 1000, 2000, 4000, 8000, 16000]) {
         assert!(
@@ -38,7 +38,7 @@ async fn errors_are_retried_after_growing_random_delays() {
     let mean = later.iter().sum::<Duration>() / 100;
     assert!(
         mean > Duration::from_secs(10) && mean < Duration::from_secs(20),
-        "the mean delay is {mean:?}"
+        "the mean delay is {mean:?}, not 10 s to 20 s"
     );
     assert!(
         setup
@@ -48,6 +48,7 @@ async fn errors_are_retried_after_growing_random_delays() {
         setup.error()
     );
     assert_eq!(setup.received(), [""; 0]);
+    // The first request and 106 retries.
     assert_eq!(setup.health().lists, 107);
 }
 
@@ -67,6 +68,7 @@ async fn an_event_of_a_watch_resets_the_back_off() {
     for expected in ["listing", "listed"] {
         assert_eq!(setup.event().await, expected);
     }
+    // The bookmark sends no event. The feed reads it during this sleep.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(setup.health().activity, FeedActivity::Watching);
     let broken = Instant::now();
@@ -98,7 +100,7 @@ async fn after_an_outage_the_watch_continues_without_a_list() {
     );
     assert!(
         setup.health().since - started < Duration::from_secs(1),
-        "the activity began with the first failure"
+        "the activity did not begin with the first failure"
     );
     let age = setup.health.age();
     assert!(
@@ -112,13 +114,13 @@ async fn retry_after_is_respected() {
     for code in [429, 503] {
         let mut setup = FeedSetup::new(Feed::Services);
         let list = setup.api.next_request().await;
-        let request = list.arrived_at;
+        let requested_at = list.arrived_at;
         list.refuse_with(code, "TooManyRequests", "slow down", &[(RETRY_AFTER, "20")]);
-        let wait = setup.api.next_request().await.arrived_at - request;
+        let wait = setup.api.next_request().await.arrived_at - requested_at;
         // A random back-off of at most 500 ms is added.
         assert!(
             wait >= Duration::from_secs(20) && wait <= Duration::from_millis(20_500),
-            "retried after {wait:?}"
+            "retried after {wait:?}, not after 20 s and a back-off of at most 0.5 s"
         );
     }
 }
@@ -127,7 +129,7 @@ async fn retry_after_is_respected() {
 async fn retry_after_is_bounded() {
     let mut setup = FeedSetup::new(Feed::Services);
     let list = setup.api.next_request().await;
-    let request = list.arrived_at;
+    let requested_at = list.arrived_at;
     list.refuse_with(
         429,
         "TooManyRequests",
@@ -135,10 +137,10 @@ async fn retry_after_is_bounded() {
         &[(RETRY_AFTER, "86400")],
     );
     // At most 300 s are waited, and a random back-off of at most 500 ms.
-    let wait = setup.api.next_request().await.arrived_at - request;
+    let wait = setup.api.next_request().await.arrived_at - requested_at;
     assert!(
         wait <= Duration::from_millis(300_500),
-        "retried only after {wait:?}"
+        "retried only after {wait:?}, more than 300 s and a back-off of at most 0.5 s"
     );
 }
 
@@ -196,6 +198,7 @@ async fn refusals_say_what_to_do() {
         let watch = setup.api.next_request().await;
         assert_eq!(setup.health().activity, FeedActivity::Listing);
         watch.refuse(code, "Reason", "what the API server says");
+        // The error is stored before the retry.
         setup.api.next_request().await;
         let error = setup.error();
         assert!(error.contains("to watch "), "another error: {error}");

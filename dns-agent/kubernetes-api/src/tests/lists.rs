@@ -70,6 +70,7 @@ async fn a_list_that_breaks_off_is_retried_without_an_end_event() {
         assert_eq!(setup.received(), [""; 0]);
         assert_eq!(setup.health().last_received, None);
         list.respond_with_list("8", &[service("a", "1")]);
+        // The watch request shows that the whole list has been read.
         setup.api.next_request().await;
         assert_eq!(setup.received(), ["listing", "+a", "listed"]);
     }
@@ -128,6 +129,7 @@ async fn an_unreadable_object_is_reported_and_skipped() {
         .next_request()
         .await
         .respond_with_list("7", &items);
+    // The watch request shows that the whole list has been read.
     setup.api.next_request().await;
     let received = setup.received();
     let [listing, number, port, address, nameless, a, listed] = received.as_slice() else {

@@ -54,6 +54,7 @@ async fn count_requests_of(
             .chain(selectors)
             .collect();
         let (lists, watches) = counts.entry(selection).or_default();
+        // Only watches have this parameter.
         let Some(seconds) = request.parameter("timeoutSeconds") else {
             *lists += 1;
             request.respond_with_list("7", &[]);
@@ -69,6 +70,7 @@ async fn count_requests_of(
             }
             tokio::time::sleep_until(watch_end).await;
         });
+        // The source would stop at a full channel.
         while events.try_recv().is_ok() {}
     }
     let health = source.health();
@@ -79,7 +81,7 @@ async fn count_requests_of(
 async fn requested_selections(options: &SourceOptions) -> Vec<String> {
     let (counts, _) = count_requests(options, Duration::from_secs(10)).await;
     for (selection, count) in &counts {
-        assert_eq!(*count, (1, 1), "{selection}");
+        assert_eq!(*count, (1, 1), "lists and watches of {selection}");
     }
     counts.into_keys().collect()
 }
@@ -95,11 +97,11 @@ async fn after_the_first_lists_there_are_only_watches() {
     // Namespaces, Services, the slices of the cluster's DNS, and Pods.
     assert_eq!(counts.len(), 4, "{counts:?}");
     for (selection, (lists, watches)) in &counts {
-        assert_eq!(*lists, 1, "{selection}");
+        assert_eq!(*lists, 1, "lists of {selection}");
         // Each watch lasts 5 to 10 minutes.
         assert!(
             (6..=12).contains(watches),
-            "{selection}: {watches} watches in an hour"
+            "{selection}: {watches} watches in an hour, not 6 to 12"
         );
     }
     let watches = counts.values().map(|(_, watches)| watches).sum();
@@ -113,7 +115,7 @@ async fn after_the_first_lists_there_are_only_watches() {
     // watch 60 s after that end.
     assert!(
         health.age() <= Some(Duration::from_secs(120)),
-        "the age is {:?}",
+        "the age is {:?}, more than 120 s",
         health.age()
     );
     println!("{request_counts:?} in an hour");
@@ -246,6 +248,7 @@ async fn the_client_policy_needs_these_requests() {
             node: node.map(str::to_owned),
             dns: dns.clone(),
         };
+        // Without a delay before the first lists.
         let start = |client, sender| {
             KubernetesSource::start_policies(client, &scope, Duration::ZERO, sender)
         };

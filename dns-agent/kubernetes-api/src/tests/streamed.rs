@@ -102,14 +102,14 @@ async fn after_a_version_that_is_too_large_a_streamed_list_requests_the_newest_s
 async fn if_streamed_lists_are_not_supported_plain_lists_are_requested() {
     let mut setup = FeedSetup::with_lists(Feed::Services, ListStreaming::Streamed);
     let list = setup.api.next_request().await;
-    let request = list.arrived_at;
+    let requested_at = list.arrived_at;
     list.refuse(
         422,
         "Invalid",
         "sendInitialEvents: Forbidden: needs the feature WatchList",
     );
     let list = setup.api.next_request().await;
-    assert_eq!(list.arrived_at, request, "the retry must not wait");
+    assert_eq!(list.arrived_at, requested_at, "the retry must not wait");
     assert_eq!(list.parameter("watch"), None);
     list.respond_with_list("7", &[]);
     setup
@@ -156,7 +156,7 @@ async fn the_api_servers_version_selects_the_list_format() {
         assert_eq!(
             list.parameter("sendInitialEvents").is_some(),
             streamed,
-            "{body}"
+            "{code} {body}"
         );
         assert_eq!(source.health().requests().get, 1);
         // The list of the other feed. Dropping this request makes the list fail, and the second

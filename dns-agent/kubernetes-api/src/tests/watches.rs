@@ -13,7 +13,10 @@ async fn changes_are_reported_and_the_version_advances() {
     assert_eq!(watch.path, "/api/v1/services");
     assert_eq!(watch.parameter("allowWatchBookmarks"), Some("true"));
     let seconds: u64 = watch.parameter("timeoutSeconds").unwrap().parse().unwrap();
-    assert!((300..=600).contains(&seconds), "timeoutSeconds={seconds}");
+    assert!(
+        (300..=600).contains(&seconds),
+        "timeoutSeconds={seconds} is not from 300 to 600"
+    );
     let body = watch.start_body();
     body.send_event(added("b", "8")).await;
     body.send_event(("MODIFIED", service("a", "9"))).await;
@@ -26,7 +29,10 @@ async fn changes_are_reported_and_the_version_advances() {
     let ended = Instant::now();
     drop(body);
     let watch = setup.api.next_request().await;
-    assert_eq!(watch.arrived_at, ended, "reopened at once");
+    assert_eq!(
+        watch.arrived_at, ended,
+        "the watch must be reopened at once"
+    );
     assert_eq!(watch.parameter("resourceVersion"), Some("10"));
 
     let body = watch.start_body();
@@ -68,7 +74,7 @@ async fn after_an_expired_version_the_feed_lists_a_state_that_is_not_older() {
         assert_eq!(
             list.parameter("resourceVersion"),
             Some("7"),
-            "no going back in time"
+            "the list must not accept a state older than the one received"
         );
         assert_eq!(list.parameter("resourceVersionMatch"), Some("NotOlderThan"));
         list.respond_with_list("12", &[]);
@@ -115,7 +121,11 @@ async fn if_the_api_server_has_only_an_older_state_the_feed_lists_that_state() {
     );
     let list = setup.api.next_request().await;
     assert_eq!(list.parameter("watch"), None);
-    assert_eq!(list.parameter("resourceVersion"), None, "the newest state");
+    assert_eq!(
+        list.parameter("resourceVersion"),
+        None,
+        "the list must request the newest state"
+    );
     assert_eq!(list.parameter("resourceVersionMatch"), None);
     list.respond_with_list("50", &[]);
     let watch = setup.api.next_request().await;
@@ -144,7 +154,7 @@ async fn a_feed_lists_again_if_the_api_server_has_not_reached_its_version() {
     // Two watches were silent for 180 s each. A random delay of at most 5 s follows.
     assert!(
         after >= Duration::from_secs(360) && after <= Duration::from_secs(366),
-        "listed again after {after:?}"
+        "listed again after {after:?}, not after 360 s to 366 s"
     );
 }
 
@@ -296,7 +306,8 @@ async fn a_watch_that_ends_at_once_is_opened_again_after_a_growing_delay() {
         assert_eq!(watch.parameter("watch"), Some("true"));
     }
     // The mean of the sum is 526 s: half of the ceilings, which are 15.5 s in total for the first
-    // five delays, 16 s for the sixth, and 30 s for each of the other 34.
+    // five delays, 16 s for the sixth, and 30 s for each of the other 34. If the ceilings stayed at
+    // 0.5 s, it would be 10 s.
     assert!(
         started.elapsed() > Duration::from_secs(200),
         "40 watches took only {:?}",

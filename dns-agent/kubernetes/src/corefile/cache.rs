@@ -77,8 +77,8 @@ impl TtlCap {
 /// Lowers a TTL in seconds to the lowest cap that applies to `zones`. Returns the new TTL, and a
 /// note for each applicable cap below `ttl`.
 ///
-/// CoreDNS also raises TTLs to a minimum, by default 5 seconds. Zerohop doesn't, because the TTL of
-/// a cached answer falls below this minimum in any case.
+/// CoreDNS also raises TTLs to a minimum, by default 5 seconds. Zerohop doesn't, because CoreDNS
+/// itself sends lower TTLs: unless `keepttl` is set, the TTL of a cached answer counts down to 0.
 pub(super) fn cap_ttl(ttl: u32, caps: &[TtlCap], zones: &[Name]) -> (u32, Vec<Note>) {
     let mut lowest = ttl;
     let mut notes = Vec::new();

@@ -42,7 +42,8 @@ pub enum UpstreamService {
 pub struct NodeCacheEffect {
     /// Names that the node cache may answer differently from CoreDNS, with everything below them.
     pub passed: Vec<Name>,
-    /// Sentences for operators that explain the effect, in the order of the Corefile's lines.
+    /// Sentences for operators that explain the effect: first those about the whole Corefile, then
+    /// in the order of its lines.
     pub reasons: Vec<String>,
     caps: Vec<BlockCap>,
 }
@@ -92,7 +93,8 @@ impl NodeCacheEffect {
         }
     }
 
-    /// Lowers a TTL in seconds to the lowest cap of the node cache.
+    /// Lowers a TTL in seconds to the lowest cap of the node cache that applies to zones that don't
+    /// pass.
     #[must_use]
     pub fn cap_ttl(&self, ttl: u32) -> u32 {
         let capped = self.caps.iter().map(|cap| cap.cap_ttl(ttl).0);
@@ -277,7 +279,7 @@ fn parse_address(word: &str) -> Option<IpAddr> {
 }
 
 /// Adds a finding if `hosts` names no file. The plugin then reads /etc/hosts in its container,
-/// which is the node's file because NodeLocal DNSCache runs in the node's network.
+/// which is a copy of the node's file because NodeLocal DNSCache runs in the node's network.
 fn add_hosts_file_finding(
     directive: &Directive,
     mut found: Vec<CorefileFinding>,

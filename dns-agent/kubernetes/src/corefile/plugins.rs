@@ -14,8 +14,9 @@ use super::parser::{CorefileLine, Directive};
 use super::zones::{parse_name, parse_zones, reverse_trees};
 
 /// Finds the names that a plugin may answer or change. `block_zones` are the zones of its server
-/// block. `answered` are the block's zones that Zerohop may answer. Fails if Zerohop can't tell
-/// which names these are, for example for an unknown plugin.
+/// block. `answered` are the zones of `kubernetes` or, in NodeLocal DNSCache, the zones for which
+/// the block receives queries. Fails if Zerohop can't tell which names the plugin may answer or
+/// change, for example for an unknown plugin.
 pub(super) fn read_plugin(
     directive: &Directive,
     block_zones: &[Name],
@@ -56,7 +57,8 @@ pub(super) fn read_plugin(
     }
 }
 
-/// Accepts only `round_robin`, which shuffles addresses. Other policies prefer some addresses.
+/// Accepts only `round_robin`, which shuffles addresses. The policy `weighted` and the option
+/// `prefer` favor some addresses.
 fn read_loadbalance(directive: &Directive) -> Result<Vec<CorefileFinding>, CorefileProblem> {
     let head = &directive.head;
     let is_round_robin = match head.args() {
@@ -182,6 +184,7 @@ fn read_rewrite(directive: &Directive) -> Result<Vec<CorefileFinding>, CorefileP
     } else if !directive.body.is_empty() {
         return Err(head.problem("`rewrite` has both a rule and a block"));
     }
+    // CoreDNS ignores letter case in these words.
     let rule = rule
         .iter()
         .map(|word| word.to_ascii_lowercase())

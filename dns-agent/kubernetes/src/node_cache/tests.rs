@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use super::{CacheAddresses, ConfigMapData, NodeCache, ReloadMode};
 use crate::objects::ObjectKey;
 
-/// A pod of Kubernetes's own manifest, in iptables mode.
+/// A pod of Kubernetes's own manifest, for kube-proxy's iptables mode. In this mode a node cache
+/// also answers at the ClusterIP of kube-dns.
 fn upstream_pod() -> Value {
     json!({
         "metadata": {"namespace": "kube-system", "name": "node-local-dns-x7"},
@@ -188,7 +189,8 @@ fn the_template_is_filled_in_as_by_node_cache() {
     for (key, json, wanted) in [
         ("stubDomains", "{", "stubDomains"),
         ("upstreamNameservers", "10.0.0.4", "upstreamNameservers"),
-        // node-cache refuses the next four values, and keeps its previous settings.
+        // node-cache refuses, or may refuse, the next four values. It then keeps its previous
+        // settings.
         (
             "stubDomains",
             r#"{"Corp_X.example": ["10.0.0.3"]}"#,
@@ -213,7 +215,10 @@ fn the_template_is_filled_in_as_by_node_cache() {
         ("other", "\u{fffd}", "not UTF-8"),
     ] {
         let reason = text(data(&[(key, json)])).unwrap_err();
-        assert!(reason.contains(wanted), "{json}: {reason}");
+        assert!(
+            reason.contains(wanted),
+            "{json}: {wanted:?} is not in: {reason}"
+        );
     }
 
     let without = |maps| config.corefile_text(&maps).unwrap_err();
@@ -242,7 +247,8 @@ fn a_corefile_in_a_config_map_is_not_filled_in() {
 
 #[test]
 fn mounts_lead_to_config_maps() {
-    // In the spec, `volumes[2]` holds the template, and `volumes[1]` is the ConfigMap of kube-dns.
+    // In the spec, `volumes[2]` holds the template, which `volumeMounts[1]` mounts. `volumes[1]` is
+    // the ConfigMap of kube-dns. `volumes[0]` and `volumeMounts[0]` have no configuration.
     // `args[3]` is the value of `-conf`.
     let with_change = |change: SpecChange| {
         let mut pod = upstream_pod();
@@ -311,7 +317,7 @@ fn mounts_lead_to_config_maps() {
     ];
     for (change, wanted) in cases {
         let reason = config_error(with_change(change));
-        assert!(reason.contains(wanted), "{wanted}: {reason}");
+        assert!(reason.contains(wanted), "{wanted:?} is not in: {reason}");
     }
     assert_eq!(
         config_error(with_args(&["-localip", "10.96.0.10"])),

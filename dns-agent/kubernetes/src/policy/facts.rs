@@ -65,7 +65,8 @@ enum NodePods {
 }
 
 impl Facts {
-    /// Facts that are incomplete until each of these feeds has been listed once.
+    /// Facts that are incomplete until each of these feeds has been listed once. For
+    /// [`Feed::PolicyKinds`]: until the first call of [`Facts::set_served_kinds`].
     #[must_use]
     pub fn awaiting(feeds: impl IntoIterator<Item = Feed>) -> Facts {
         Facts {

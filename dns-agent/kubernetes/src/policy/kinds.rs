@@ -24,8 +24,8 @@ enum Effect {
     /// The object is taken to restrict packets of both directions, even if objects of its kind
     /// restrict only packets from pods.
     Both,
-    /// The object may restrict packets of both directions if one of these fields of its spec is
-    /// set. Otherwise it restricts nothing.
+    /// The object may restrict packets of both directions if one of these fields of its spec is set
+    /// and is neither `false` nor an empty list. Otherwise it restricts nothing.
     BothIfSet(&'static [&'static str]),
 }
 

@@ -91,9 +91,9 @@ impl OtherPolicies {
         reach.is_some_and(|reach| reach != Reach::Nothing)
     }
 
-    /// Ends a list that returned the objects in `listed`. A list of more than [`MAX_OBJECTS`]
-    /// objects may be cut off after [`MAX_OBJECTS`] + 1. Returns whether this removed objects or
-    /// changed `completeness`.
+    /// Ends a list that returned the objects in `listed`. If the list returned more than
+    /// [`MAX_OBJECTS`] objects, `listed` may hold only [`MAX_OBJECTS`] + 1 of them. Returns whether
+    /// this removed objects or changed `completeness`.
     pub(super) fn retain_listed(&mut self, listed: &BTreeSet<ObjectKey>) -> bool {
         let before = (self.objects.len(), self.completeness);
         self.objects.retain(|key, _| listed.contains(key));

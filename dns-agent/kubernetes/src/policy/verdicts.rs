@@ -164,7 +164,7 @@ impl ClientJudge<'_> {
     }
 }
 
-/// Why a pod isn't answered if it is ending. `None` if it isn't.
+/// Why a pod isn't answered if it is ending. `None` if it is not ending.
 fn describe_ending(pod: &PolicyPod) -> Option<String> {
     (pod.stage == Stage::Ending)
         .then(|| "the pod is being deleted, or its node does not answer".to_owned())

@@ -9,7 +9,8 @@ use super::{
 };
 use crate::{Deviations, Index, ZoneSettings};
 
-/// CoreDNS answers NODATA for types other than A, AAAA and CNAME.
+/// At an alias, CoreDNS answers NODATA for types other than A, AAAA and CNAME, although the CNAME
+/// answers every type (RFC 1034 section 3.6.2).
 #[test]
 fn other_types_of_an_alias_pass_if_deviations_pass() {
     let settings = ZoneSettings {

@@ -1,5 +1,6 @@
-//! Applies random sequences of changes to an index. Only the names that the index records may
-//! change, and in the end the names equal those of a new index with the same objects.
+//! Applies random sequences of changes to an index. After each one, the answers may differ only for
+//! the names that the index records as changed. In the end, the answers equal those of a new index
+//! with the same objects.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +34,7 @@ enum IndexEvent {
 }
 
 /// A model of the kernel's tables: the answers of each name, updated only for the names that the
-/// index records as changed.
+/// index records as changed, or for all names if it records that every name may have changed.
 #[derive(Default)]
 struct Mirror(BTreeMap<Name, Vec<Answer>>);
 
@@ -140,6 +141,7 @@ fn index_event() -> impl Strategy<Value = IndexEvent> {
     };
     let objects = || clusters().prop_map(|cluster| cluster.list);
     prop_oneof![
+        // `other`: a slice is reported by the other feed of slices.
         4 => (objects(), any::<prop::sample::Index>(), any::<bool>()).prop_map(|(list, at, other)| {
             let Some(object) = (!list.is_empty()).then(|| list[at.index(list.len())].clone()) else {
                 // The random cluster has no object to apply.
@@ -151,6 +153,7 @@ fn index_event() -> impl Strategy<Value = IndexEvent> {
             }
         }),
         3 => (feeds(), key()).prop_map(|(feed, key)| IndexEvent::Deleted(feed, key)),
+        // `key` makes no keys of Namespaces, because these have an empty namespace.
         1 => word().prop_map(|name| {
             IndexEvent::Deleted(Feed::Namespaces, ObjectKey::new("", name))
         }),
@@ -173,6 +176,7 @@ fn other_settings() -> impl Strategy<Value = ZoneSettings> {
             endpoint_scope: endpoints,
             known_pods,
             name_servers,
+            // Services of `clusters` may have this ClusterIP.
             served_addresses: serves.then(|| [10, 0, 0, 1].into()).into_iter().collect(),
             ..ZoneSettings::default()
         },

@@ -9,7 +9,7 @@ use super::{answer_text, name, namespace, object, service, slice};
 use crate::{Coverage, Covered, EndpointScope, Feed, Index, Object, ZoneSettings};
 
 /// A complete index of the headless Service `db` with one slice, of `web` with a ClusterIP, and of
-/// an alias of `db`.
+/// an alias of `db`. It covers no slices yet.
 fn index() -> Index {
     let settings = ZoneSettings {
         endpoint_scope: EndpointScope::Headless,

@@ -51,7 +51,8 @@ fn an_existing_name_is_never_nxdomain() {
             "ns.dns.0.10.in-addr.arpa.",
             "dns-version.0.10.in-addr.arpa.",
         ] {
-            // Types of which no name here has records. 65280 is for private use (RFC 6895).
+            // Types of which no name here has records, and ANY, which is NODATA at every name, as
+            // in CoreDNS. 65280 is for private use (RFC 6895).
             for rtype in [Rtype::HINFO, Rtype::MX, Rtype::ANY, Rtype::from_int(65280)] {
                 assert_eq!(answer_text(&model, name, rtype), "NODATA", "{name} {rtype}");
             }
@@ -246,6 +247,7 @@ fn topology_zones_may_have_several_labels() {
         ..ZoneSettings::default()
     };
     let index = Index::from_objects(all, passing, 3);
+    // CoreDNS takes any number of labels as a topology zone, even if the zone has no endpoint.
     assert_eq!(
         answer_text(&index.view(), "x.y.pin._zone.db.default", Rtype::A),
         "PASSES"

@@ -10,7 +10,7 @@ use crate::{NonstandardEndpoints, ZoneSettings, build_model};
 /// Rule 1.6.
 #[test]
 fn the_weight_of_a_srv_record_is_at_least_1() {
-    // With more than 100 addresses, floor(100 / 120) would be 0.
+    // For 120 addresses, floor(100 / 120) would be 0.
     let endpoints: Vec<Value> = (0..120)
         .map(|host| json!({"addresses": [format!("172.0.1.{host}")]}))
         .collect();

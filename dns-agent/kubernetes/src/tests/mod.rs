@@ -105,8 +105,8 @@ fn model_with(list: Value, settings: &ZoneSettings) -> Model {
 }
 
 /// The data of the answer section, in order; or `NODATA`, `NXDOMAIN`, `NOT YET KNOWN`, `PASSES`.
-/// `...` follows an alias chain that leads out of the zones. `question` is relative to
-/// `svc.cluster.local` unless it ends with a dot.
+/// `...` follows an alias chain that leads out of the zones or to a delegated name. `question` is
+/// relative to `svc.cluster.local` unless it ends with a dot.
 fn answer_text(model: &impl ZoneData, question: &str, rtype: Rtype) -> String {
     let data = |records: &[Record]| {
         let data: Vec<String> = records
@@ -136,6 +136,7 @@ fn absolute(question: &str) -> String {
 /// An answer as text, the records of each section sorted.
 #[derive(Debug, PartialEq, Eq)]
 struct ReplyText {
+    /// The response code; or `ALIAS`, `NOT YET KNOWN` or `PASSES` if the model decides none.
     rcode: &'static str,
     answer: Vec<String>,
     authority: Vec<String>,

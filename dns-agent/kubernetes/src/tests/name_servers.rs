@@ -26,6 +26,8 @@ fn cluster(settings: &ZoneSettings) -> Model {
     model(&cluster_objects(), settings)
 }
 
+/// `kube-dns` and `other-dns` have a served ClusterIP, and `web` has another one. `db` has a served
+/// address only as an endpoint, which makes no name server.
 fn cluster_objects() -> Objects {
     objects(json!([
         namespace("kube-system"),

@@ -15,7 +15,8 @@ fn settings() -> ZoneSettings {
     }
 }
 
-/// A slice of type FQDN, with a domain name in place of an address.
+/// A slice of type FQDN, with a domain name in place of an address. The name may look like an
+/// address.
 fn fqdn_slice(name: &str, service: &str, domain_name: &str) -> Value {
     let mut slice = slice(
         name,

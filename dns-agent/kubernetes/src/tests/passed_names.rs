@@ -106,6 +106,7 @@ fn a_passed_name_does_not_change_computed_names_above_it() {
     ] {
         assert_eq!(answer_text(&model, question, Rtype::A), data, "{question}");
     }
+    // The SRV record of a Pod's name has port 0 (docs/naming.md, rule 1.9).
     assert_eq!(
         answer_text(&model, "1-2-3-4.default.pod.cluster.local.", Rtype::SRV),
         "SRV 0 100 0 1-2-3-4.default.pod.cluster.local."

@@ -117,6 +117,7 @@ proptest! {
                     continue;
                 }
                 for rtype in [Rtype::A, Rtype::SOA, Rtype::PTR] {
+                    // With these settings, queries for absent names are denied or pass.
                     let expected = match model.zone_of(&other) {
                         Some(zone) if model.zones()[zone].absent_names == AbsentNames::Denied => {
                             Answer::NxDomain { zone }

@@ -51,7 +51,7 @@ fn settings() -> ZoneSettings {
     }
 }
 
-/// The origin of each record of the answer, as text.
+/// The origin of each record in the answer and additional sections, as text.
 fn origins(settings: &ZoneSettings, question: &str, rtype: Rtype) -> Vec<String> {
     let objects = cluster();
     let model = model(&objects, settings);
@@ -60,7 +60,7 @@ fn origins(settings: &ZoneSettings, question: &str, rtype: Rtype) -> Vec<String>
     let records = match model.answer(&name(&absolute(question)), rtype) {
         Answer::Data { answer, additional } => [answer, additional].concat(),
         Answer::Alias { chain, .. } => chain,
-        other => panic!("{question}: {other:?}"),
+        other => panic!("{question} has no records: {other:?}"),
     };
     records
         .iter()
@@ -99,7 +99,8 @@ fn records_of_services_come_from_the_service_and_the_slices_with_the_endpoint() 
         // The weights depend on both slices, but only a slice with the endpoint is an origin.
         ("db.default", Rtype::SRV, &[a, both, b, a, both, b]),
         ("out.default", Rtype::A, &["Service default/out"]),
-        // Endpoints are in `eu`, so the names of `eu` are stored and the name of `us` is computed.
+        // The endpoints with a topology zone are in `eu`, so the names of `eu` are stored and the
+        // name of `us` is computed.
         ("eu.pin._zone.db.default", Rtype::A, &[a, both]),
         ("eu.prefer._zone.db.default", Rtype::A, &[a, both]),
         ("us.prefer._zone.db.default", Rtype::A, &[a, both, b]),
@@ -180,7 +181,7 @@ fn every_stored_record_has_an_origin_in_every_domain() {
             let records = match model.answer(owner, rtype) {
                 Answer::Data { answer, .. } => answer,
                 Answer::NoData { .. } => continue,
-                other => panic!("{owner} {rtype}: {other:?}"),
+                other => panic!("{owner} {rtype} has no data: {other:?}"),
             };
             for record in records {
                 assert_ne!(provenance.origin_of(&record), Origin::Unknown, "{record}");
@@ -245,7 +246,11 @@ fn the_absence_of_a_record_is_explained() {
     ] {
         let reason = reason(&settings, question, rtype);
         assert!(reason.contains(expected), "{question} {rtype}: {reason}");
-        assert_eq!(reason.is_empty(), expected.is_empty(), "{reason}");
+        assert_eq!(
+            reason.is_empty(),
+            expected.is_empty(),
+            "the reason for {question} {rtype}: {reason:?}"
+        );
     }
 
     let settings = ZoneSettings {

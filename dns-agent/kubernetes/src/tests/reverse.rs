@@ -64,6 +64,8 @@ fn absent_names_in_a_reverse_zone_are_denied() {
     // The cluster domain, `96.10` to `111.10` in `in-addr.arpa`, and `d.f.ip6.arpa`.
     assert_eq!(model.zones().len(), 1 + 16 + 1);
     for (question, data) in [
+        // The ClusterIP of `web` and `web-too` has one PTR record, although endpoints have the
+        // address too.
         (
             "1.0.96.10.in-addr.arpa.",
             "PTR web.default.svc.cluster.local.",

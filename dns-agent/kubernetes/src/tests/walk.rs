@@ -69,7 +69,8 @@ proptest! {
 
 #[test]
 fn a_walk_goes_through_nested_zones() {
-    // `web` and `p` have addresses in the inner reverse zone, `db` in the outer one, `far` in none.
+    // `web` has an address in the inner reverse zone, `db` in the outer one, and `far` in none. `p`
+    // has a name below `pod`.
     let list = serde_json::json!([
         service(
             "web",

@@ -1,3 +1,5 @@
+//! Which records of an upstream's response reach the client, and how chains of aliases go on.
+
 use std::slice;
 
 use domain::base::iana::Rtype;
@@ -60,11 +62,14 @@ fn soa(owner: &str) -> Record {
     opaque(owner, Rtype::SOA, &[zone.wire(), zone.wire(), &[0; 20]])
 }
 
+/// A signature: the covered type, 16 bytes of other fields, the root as the signer, and 3 bytes of
+/// signature (RFC 4034 section 3.1).
 fn rrsig(owner: &str, covered: Rtype) -> Record {
     let covered = covered.to_int().to_be_bytes();
     opaque(owner, Rtype::RRSIG, &[&covered, &[8; 16], &[0], &[1, 2, 3]])
 }
 
+/// An NSEC record with the root as the next name and the type A (RFC 4034 section 4.1).
 fn nsec(owner: &str) -> Record {
     opaque(owner, Rtype::NSEC, &[&[0], &[0, 1, 0x40]])
 }
@@ -83,7 +88,9 @@ impl UpstreamMessage {
     fn to_wire(&self, upstream_query: &[u8], name: &Name) -> Vec<u8> {
         let records = [&self.answer[..], &self.authority, &self.additional];
         let sections = render_sections(name, records, 0);
+        // The header and the question.
         let mut message = upstream_query[..12 + name.wire().len() + 4].to_vec();
+        // QR, RD, RA and the response code.
         message[2..4].copy_from_slice(&[0x81, 0x80 | self.rcode]);
         for (offset, count) in [
             (ANCOUNT, sections.answers),
@@ -103,8 +110,8 @@ struct ClientExchange {
     queried_names: Vec<Name>,
 }
 
-/// Queries the resolver for a name and type. `respond_to` gives the upstream's response for each
-/// name that the resolver queries.
+/// Queries the resolver for a name and type, over TCP, so that no reply is truncated. `respond_to`
+/// gives the upstream's response for each name that the resolver queries.
 fn run_exchange(
     text: &str,
     rtype: Rtype,
@@ -199,7 +206,7 @@ fn relevant_records_are_relayed_unchanged() {
         (
             Rtype::TXT,
             UpstreamMessage {
-                rcode: 3,
+                rcode: 3, // NXDOMAIN
                 authority: vec![
                     soa("org"),
                     rrsig("org", Rtype::SOA),
@@ -243,7 +250,7 @@ fn relevant_records_are_relayed_unchanged() {
         (
             Rtype::A,
             UpstreamMessage {
-                rcode: 5,
+                rcode: 5, // REFUSED
                 ..UpstreamMessage::default()
             },
         ),
@@ -399,9 +406,9 @@ fn local_names_without_local_data_are_queried_from_the_clusters_dns() {
     };
     let exchange = run_exchange(text, Rtype::A, |_| upstream.clone());
     assert_sections(&exchange, text, 0x8183, [&[], &upstream.authority, &[]]);
-    let target = [&[0, 0, 0, 1, 0, 80][..], name("pod.z").wire()].concat();
+    let srv_data = [&[0, 0, 0, 1, 0, 80][..], name("pod.z").wire()].concat();
     let upstream = UpstreamMessage {
-        answer: vec![opaque(text, Rtype::SRV, &[&target])],
+        answer: vec![opaque(text, Rtype::SRV, &[&srv_data])],
         additional: vec![record("pod.z", address(8))],
         ..UpstreamMessage::default()
     };
@@ -516,7 +523,7 @@ fn a_chain_of_too_many_cnames_gets_servfail() {
         answer.push(record(&format!("l{count}.org"), address(1)));
         answer
     };
-    // At most 32 names: `back-0.org` and `l0.org` to `l30.org`.
+    // At most 32 names (`MAX_CHAIN_NAMES`): `back-0.org` and `l0.org` to `l30.org`.
     for (count, rcode) in [(30, 0), (31, 2)] {
         let mut answer = links(count);
         answer.insert(0, record("back-0.org", cname("l0.org")));
@@ -554,7 +561,10 @@ fn an_upstreams_opt_record_is_not_relayed() {
         panic!("the response is not relayed");
     };
     assert_eq!([word(&reply, ANCOUNT), word(&reply, ARCOUNT)], [1, 1]);
-    assert!(reply.ends_with(&opt(1232, [0; 4], &[])));
+    assert!(
+        reply.ends_with(&opt(1232, [0; 4], &[])),
+        "the resolver's OPT record is not at the end of {reply:02x?}"
+    );
 }
 
 #[test]

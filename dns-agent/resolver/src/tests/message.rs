@@ -1,3 +1,5 @@
+//! What [`respond`] does with messages from clients.
+
 use domain::base::iana::{OptRcode, Rcode, Rtype};
 use zerohop_zone::{ModelBuilder, Rdata, Record, ZoneData, render};
 
@@ -59,6 +61,7 @@ fn an_answer_has_exactly_these_bytes() {
         query("oNe.Z", Rtype::A),
         &opt(4096, [0, 0, 0x80, 0], &[0, 10, 0, 1, 9]),
     );
+    // The header with QR, AA and RD, the question, the A record, and the OPT record with DO.
     let expected = [
         &[0x12, 0x34, 0x85, 0x00, 0, 1, 0, 1, 0, 0, 0, 1][..],
         b"\x03oNe\x01Z\0\0\x01\0\x01",
@@ -122,7 +125,7 @@ fn a_reply_copies_rd_and_cd_and_clears_other_flags() {
         assert_eq!(
             word(&reply(&query, Transport::Udp), FLAGS),
             answer_flags,
-            "{request:04x}"
+            "the reply to the flags {request:04x}"
         );
     }
 }
@@ -137,7 +140,7 @@ fn messages_that_are_not_queries_get_no_reply() {
                 respond(bytes, &model(), Transport::Udp, 0),
                 QueryAction::Ignore
             ),
-            "{bytes:02x?}"
+            "{bytes:02x?} is not ignored"
         );
     }
 }
@@ -277,6 +280,7 @@ fn misplaced_opt_records_and_other_edns_versions_are_errors() {
     // The OPT record is counted as an authority record.
     misplaced.swap(NSCOUNT + 1, ARCOUNT + 1);
     check_error(&misplaced, OptRcode::FORMERR);
+    // The message ends one byte before the end of the OPT record.
     let mut short = with_additional(plain(), &opt(1232, [0; 4], &[0, 10, 0, 1, 9]));
     short.pop();
     check_error(&short, OptRcode::FORMERR);
@@ -309,6 +313,7 @@ fn malformed_opt_records_get_formerr_with_an_opt_record() {
             "{description}"
         );
     }
+    // Well-formed options are ignored.
     for options in [
         &[][..],
         &[0, 10, 0, 0],
@@ -316,7 +321,7 @@ fn malformed_opt_records_get_formerr_with_an_opt_record() {
         &[0, 10, 0, 1, 9, 0xfd, 0xe9, 0, 2, 1, 2, 0, 12, 0, 0],
     ] {
         let message = reply(&with_options(options), Transport::Udp);
-        assert_eq!(word(&message, ANCOUNT), 1, "{options:02x?}");
+        assert_eq!(word(&message, ANCOUNT), 1, "the answers to {options:02x?}");
     }
     // The options of another EDNS version are not parsed.
     let versioned = with_additional(plain(), &opt(1232, [0, 1, 0, 0], &[0xff; 3]));
@@ -329,8 +334,12 @@ fn answers_are_truncated_to_the_limit_of_transport_and_edns() {
     #[track_caller]
     fn check(query: &[u8], transport: Transport, limit: usize, answers: u16) {
         let message = reply(query, transport);
-        assert!(message.len() <= limit, "{} bytes", message.len());
-        assert_eq!(word(&message, ANCOUNT), answers);
+        assert!(
+            message.len() <= limit,
+            "{} bytes, over {limit}",
+            message.len()
+        );
+        assert_eq!(word(&message, ANCOUNT), answers, "in {limit} bytes");
         assert_eq!(word(&message, FLAGS) & TRUNCATED != 0, answers < 60);
         let opt = usize::from(word(&message, ARCOUNT)) * 11;
         assert_eq!(message.len(), 24 + usize::from(answers) * 16 + opt);

@@ -30,7 +30,7 @@ const TTL: u32 = 5;
 /// leads out of the zone. The addresses of `many.z` don't fit 512 bytes. The SRV records of `srv.z`
 /// fit 512 bytes, but not together with the addresses of their hosts.
 fn model() -> Model {
-    let mut builder = ModelBuilder::new(7);
+    let mut builder = ModelBuilder::new(7); // the serial of the zone
     builder.add_zone(name("z"), TTL).unwrap();
     let mut add = |owner: &str, data| {
         builder.add(Record {

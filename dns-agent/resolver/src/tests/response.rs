@@ -1,3 +1,6 @@
+//! Responses of upstreams, and the replies that clients get. A rotation of 0, the last argument of
+//! several functions, keeps the order of addresses.
+
 use domain::base::iana::Rtype;
 use zerohop_zone::{Answer, Rdata, Record, ZoneData, render, render_sections};
 
@@ -12,12 +15,13 @@ use crate::{
     response::{Response, UpstreamQuery},
 };
 
-/// The end of the name in a message with the question `example.org`, which is 13 bytes long.
+/// The end of the question's name `example.org`, which takes 13 bytes in wire format.
 const NAME_END: usize = HEADER_LEN + 13;
 /// The end of that question, after two bytes of type and two of class.
 const QUESTION_END: usize = NAME_END + 4;
 
-/// A client's query for an outside name, and the query sent to an upstream.
+/// Parses a client's query for an outside name. Returns the query, and the message that an upstream
+/// gets, with the ID 0xabcd.
 fn forward_query(bytes: &[u8]) -> (Query, Vec<u8>) {
     let QueryAction::Forward(query) = respond(bytes, &model(), Transport::Udp, 0) else {
         panic!("the query is not forwarded");
@@ -35,6 +39,7 @@ fn response_with(upstream_query: &[u8], text: &str, answer: Vec<Record>) -> Vec<
     };
     let sections = render(&name(text), &answer, &[], 0);
     let question_end = HEADER_LEN + name(text).wire().len() + 4;
+    // The ID and the question are those of the query. QR, RD and RA are set.
     let mut message = upstream_query[..question_end].to_vec();
     message[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, sections.answers as u8, 0, 0, 0, 0]);
     message.extend_from_slice(&sections.bytes);
@@ -56,13 +61,14 @@ fn an_upstream_gets_only_the_question_and_relevant_flags() {
     assert_eq!(upstream_query[..2], [0xab, 0xcd]);
     assert_eq!(upstream_query[2..], plain[2..]);
 
+    // DO and a COOKIE option
     let mut extended = with_additional(
         plain.clone(),
         &opt(4096, [0, 0, 0x80, 0], &[0, 10, 0, 1, 9]),
     );
     extended[3] |= 0x30; // AD and CD
     let (_, upstream_query) = forward_query(&extended);
-    assert_eq!(word(&upstream_query, FLAGS), 0x0130);
+    assert_eq!(word(&upstream_query, FLAGS), 0x0130); // RD, AD and CD
     assert_eq!(upstream_query[12..plain.len()], plain[12..]);
     assert_eq!(
         upstream_query[plain.len()..],
@@ -78,12 +84,19 @@ fn only_a_matching_response_is_accepted() {
         "example.org",
         vec![record("example.org", address(1))],
     );
-    assert!(Response::parse(&good, &upstream_query).is_some());
+    assert!(
+        Response::parse(&good, &upstream_query).is_some(),
+        "the unchanged response is refused"
+    );
 
     let mut recased = good.clone();
     recased[13] = b'E';
-    assert!(Response::parse(&recased, &upstream_query).is_some());
+    assert!(
+        Response::parse(&recased, &upstream_query).is_some(),
+        "a name in another case is refused"
+    );
 
+    // Byte 13 is the first letter of the name. Bytes 26 and 28 are the low bytes of type and class.
     let changes: [(&str, usize, u8); 7] = [
         ("the ID", 0, 0xff),
         ("QR", 2, 0x01),
@@ -119,6 +132,7 @@ fn a_relayed_reply_has_the_clients_id_and_question_and_the_resolvers_opt_record(
     ] {
         let (query, upstream_query) = forward_query(&client);
         let mut bare = response_with(&upstream_query, text, vec![record(text, address(1))]);
+        // Some upstreams don't preserve the casing of the name.
         bare[HEADER_LEN..NAME_END].make_ascii_lowercase();
         let with_opt = with_additional(bare.clone(), &opt(4096, [0; 4], &[0, 10, 0, 0]));
         // Records after the OPT record are removed with it.
@@ -133,6 +147,7 @@ fn a_relayed_reply_has_the_clients_id_and_question_and_the_resolvers_opt_record(
                 client[HEADER_LEN..QUESTION_END]
             );
             assert_eq!(reply[QUESTION_END..end], bare[QUESTION_END..]);
+            // Only a client that sent an OPT record gets one.
             let expected_opt = if client.len() > QUESTION_END {
                 opt(1232, [0; 4], &[])
             } else {
@@ -164,7 +179,7 @@ fn a_long_answer_is_truncated_for_the_client() {
     assert_eq!(word(&reply, FLAGS) & TRUNCATED, TRUNCATED);
 }
 
-/// The local names of the model.
+/// The names in the zones of `data`. No cluster domain is configured.
 fn local_names(data: &dyn ZoneData) -> LocalNames<'_> {
     LocalNames { data, domains: &[] }
 }
@@ -185,7 +200,7 @@ fn relay_message(query: &Query, upstream_query: &[u8], message: &[u8]) -> Vec<u8
     sent_message(query.relay(&response, &local_names(&model()), 0))
 }
 
-/// The chase of `out.z`, an alias of `example.org`.
+/// The chase of `out.z`, an alias of `example.org`, and its query to an upstream.
 fn start_chase() -> (Chase, Vec<u8>) {
     let QueryAction::Chase(chase) = respond(&query("out.z", Rtype::A), &model(), Transport::Udp, 0)
     else {
@@ -217,14 +232,18 @@ fn complete_chase(chase: Chase, upstream_query: &[u8], message: &[u8]) -> Vec<u8
 #[track_caller]
 fn assert_failed(message: &[u8], description: &str) {
     let mut failed = alias_reply(Vec::new());
-    failed[2..4].copy_from_slice(&[0x81, 0x02]);
-    assert_eq!(message, failed, "{description}");
+    failed[2..4].copy_from_slice(&[0x81, 0x02]); // QR, RD, SERVFAIL
+    assert_eq!(
+        message, failed,
+        "{description}: not SERVFAIL with only the CNAME"
+    );
 }
 
 /// The expected reply to `out.z A` with these records after the alias.
 fn alias_reply(mut records: Vec<Record>) -> Vec<u8> {
     records.insert(0, alias());
     let mut message = response_with(&query("out.z", Rtype::A), "out.z", records);
+    // QR, AA and RD. The resolver doesn't set RA for a local alias.
     message[2..4].copy_from_slice(&[0x85, 0x00]);
     message
 }
@@ -262,6 +281,7 @@ fn a_negative_answer_for_the_target_is_relayed_with_the_alias() {
         let denied = with_authority(denied, &soa("org"));
         let message = complete_chase(chase, &upstream_query, &denied);
         assert_eq!([word(&message, ANCOUNT), word(&message, NSCOUNT)], [1, 1]);
+        // QR, AA and RD
         assert_eq!(word(&message, FLAGS), 0x8500 | u16::from(rcode));
         let sections = render_sections(&name("out.z"), [&[alias()], &[soa("org")], &[]], 0);
         assert!(message.ends_with(&sections.bytes), "{message:02x?}");
@@ -319,7 +339,7 @@ fn a_loop_of_aliases_is_a_failure() {
         record("example.org", Rdata::Cname(name("a.org"))),
         record("a.org", Rdata::Cname(name("example.org"))),
     ]);
-    assert_eq!([message[2], message[3]], [0x81, 2]);
+    assert_eq!([message[2], message[3]], [0x81, 2]); // QR, RD, SERVFAIL
 }
 
 #[test]
@@ -328,7 +348,7 @@ fn a_truncated_response_for_the_target_sets_tc() {
     let mut truncated = response_with(&upstream_query, "example.org", Vec::new());
     truncated[2] |= 0x02;
     let message = complete_chase(chase, &upstream_query, &truncated);
-    assert_eq!(word(&message, FLAGS), 0x8700);
+    assert_eq!(word(&message, FLAGS), 0x8700); // QR, AA, TC, RD
     assert_eq!(word(&message, ANCOUNT), 1);
 }
 

@@ -190,8 +190,8 @@ impl ItemReader<'_, '_> {
     }
 }
 
-/// The fact for an object whose effect on the client policy is unknown. `None` for other kinds,
-/// whose facts are readable whenever the object is.
+/// The fact for an object whose effect on the client policy is unknown. `None` for the other kinds,
+/// whose facts can be read if the object can.
 fn unreadable_fact(problem: &Problem) -> Option<Fact> {
     let feed = match problem.kind {
         "EndpointSlice" => Feed::DnsEndpoints,
@@ -246,7 +246,7 @@ impl<'de> Visitor<'de> for ListReader<'_, '_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key::<String>()? {
-            // Without entries, the value may be null.
+            // Without entries, the value need not be a sequence. It may be null.
             if key == "items" && !self.items.is_empty() {
                 map.next_value_seed(ItemsReader {
                     items: self.items,

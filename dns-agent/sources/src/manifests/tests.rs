@@ -47,7 +47,10 @@ fn check_errors(text: &str, expected: &[(usize, &str)]) {
             "not line {line}: {error}"
         );
         assert!(error.contains(reason), "no {reason:?}: {error}");
-        assert!(!error.contains(" at line "), "{error}");
+        assert!(
+            !error.contains(" at line "),
+            "the reason has the parser's line, too: {error}"
+        );
     }
 }
 
@@ -218,7 +221,7 @@ fn errors_name_the_line_of_the_file() {
     );
     check_errors(
         "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Service\n  spec: 5\n",
-        &[(6, "")],
+        &[(6, "")], // any reason
     );
     check_errors(
         "apiVersion: v1\nkind: List\nitems:\n- a\n",
@@ -293,7 +296,11 @@ fn only_regular_files_within_limits_are_read() {
         file: size - 1,
         ..limits
     };
-    assert!(errors(smaller)[0].contains("a.yaml: can't be read: it is larger than"));
+    assert!(
+        errors(smaller)[0].contains("a.yaml: can't be read: it is larger than"),
+        "{:?}",
+        errors(smaller)
+    );
     fs::write(at("b.yaml"), SERVICE).unwrap();
     assert_eq!(errors(limits), Vec::<String>::new());
     let smaller = ManifestLimits {
@@ -301,9 +308,17 @@ fn only_regular_files_within_limits_are_read() {
         ..limits
     };
     let too_large = "b.yaml: with this file, all files together are larger than";
-    assert!(errors(smaller)[0].contains(too_large));
+    assert!(
+        errors(smaller)[0].contains(too_large),
+        "{:?}",
+        errors(smaller)
+    );
     let fewer = ManifestLimits { files: 1, ..limits };
-    assert!(errors(fewer)[0].contains("holds 2 manifest files, but the limit is 1"));
+    assert!(
+        errors(fewer)[0].contains("holds 2 manifest files, but the limit is 1"),
+        "{:?}",
+        errors(fewer)
+    );
 
     // Reading the FIFO would block, and reading the device would never end.
     nix::unistd::mkfifo(&at("y.yaml"), nix::sys::stat::Mode::S_IRUSR).unwrap();
@@ -348,6 +363,7 @@ fn stamps_differ_when_files_change() {
 fn headless_services_without_any_slice_are_marked() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("a.yaml");
+    // Endpoints are ignored, so they don't replace an EndpointSlice.
     let objects = "\
 apiVersion: v1
 kind: Service
@@ -440,23 +456,29 @@ metadata: {name: p, namespace: shop}
     };
     assert_eq!(names(selected.services.keys().collect()), ["web"]);
     assert_eq!(names(selected.endpoint_slices.keys().collect()), ["web-a"]);
-    assert!(selected.pods.is_empty() && selected.namespaces_known);
+    assert!(
+        selected.pods.is_empty() && selected.namespaces_known,
+        "{selected:?}"
+    );
     let slice = selected.endpoint_slices.values().next().unwrap();
     assert_eq!(slice.service.as_deref(), Some("web"));
 
     // No Namespace is selected, so none exists.
     selectors.namespaces = "env=none".parse().unwrap();
     let none = load(&file, &selectors).unwrap();
-    assert!(none.namespaces.is_empty() && none.namespaces_known);
+    assert!(
+        none.namespaces.is_empty() && none.namespaces_known,
+        "{none:?}"
+    );
 
     // The later version of the object counts, although it is not selected.
     let later = directory.path().join("b.yaml");
     fs::write(&later, SERVICE).unwrap();
     selectors.namespaces = Selector::default();
     let selected = load(directory.path(), &selectors).unwrap();
-    assert!(selected.services.is_empty());
+    assert!(selected.services.is_empty(), "{:?}", selected.services);
 
-    // A namespace without a Namespace object counts as having no labels.
+    // `later` has no Namespace. A namespace without a Namespace counts as having no labels.
     selectors.namespaces = "!env".parse().unwrap();
     assert!(!load(&later, &selectors).unwrap().namespaces_known);
     selectors.namespaces = "env".parse().unwrap();
@@ -479,6 +501,7 @@ endpoints: [{addresses: ['2001:DB8::5']}]
 
 #[test]
 fn a_policy_with_an_unknown_policy_type_is_an_error() {
+    // The type is `Egress`, with a capital letter.
     let policy = "\
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy

@@ -13,7 +13,7 @@ pub struct Lookup {
     /// The queried type.
     #[serde(rename = "type")]
     pub rtype: String,
-    /// The response code; `None` when no upstream has answered within 4.5 seconds.
+    /// The response code; `None` when the resolver still waited for an upstream after 4.5 seconds.
     pub rcode: Option<String>,
     /// Whether the answer is authoritative.
     pub aa: bool,
@@ -31,7 +31,7 @@ pub struct Lookup {
     pub kernel: KernelReport,
     /// The upstreams for the question, and then those for the targets of aliases, without
     /// repetitions. Those for one name are in order of preference: each is queried only if those
-    /// before it fail. Empty when no upstream is needed, or none is known.
+    /// before it send no complete response. Empty when no upstream is needed, or none is known.
     pub upstreams: Vec<SocketAddr>,
     /// Remarks, such as the results of forwarding.
     pub notes: Vec<String>,
@@ -71,7 +71,7 @@ pub enum AnsweringPlane {
 pub struct KernelReport {
     /// Whether the kernel program receives queries.
     pub state: KernelState,
-    /// The outcome's name for a client without EDNS; `None` without tables.
+    /// The outcome's name for a client without EDNS; `None` when the kernel plane does not run.
     pub outcome: Option<String>,
     /// The outcome's name for a client with EDNS, if the answer is too large without EDNS.
     pub outcome_edns: Option<String>,

@@ -419,7 +419,7 @@ fn packet_samples(
     samples.collect()
 }
 
-/// The resolver's answers by response code.
+/// The resolver's replies by response code. Error replies count, too.
 fn user_answer_samples(counts: &ResolverCounts) -> Vec<Sample<u64>> {
     let replies = counts.replies.iter().map(|(rcode, count)| {
         let outcome = rcode.to_lowercase();

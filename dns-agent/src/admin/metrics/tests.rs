@@ -135,7 +135,7 @@ fn samples_have_the_values_of_the_status() {
             "no {line} in\n{text}"
         );
     }
-    assert!(text.ends_with("\n# EOF\n"));
+    assert!(text.ends_with("\n# EOF\n"), "no # EOF at the end:\n{text}");
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn the_guide_documents_exactly_the_exposed_metrics() {
         assert_eq!(
             documented.get(name),
             Some(type_and_labels),
-            "{name} in docs/metrics.md"
+            "docs/metrics.md has no {name}, or with another type or other labels"
         );
     }
     for name in documented.keys() {

@@ -19,7 +19,8 @@ fn every(interval: u64, jitter: u64) -> Reload {
     }
 }
 
-/// Versions with these texts. All of them are read now, one after another.
+/// Versions with these texts. All of them are read now, one after another, and it isn't known when
+/// they were written.
 fn versions_of(texts: &[(&'static str, Reload)]) -> ConfigVersions<&'static str> {
     let mut all = ConfigVersions::new(KUBELET_DELAY);
     for (text, reload) in texts {
@@ -44,7 +45,8 @@ fn hold_of(
     Some(seconds_left(&hold))
 }
 
-/// Pods with start times given in seconds from now.
+/// Pods with start times given in seconds from now. The tests edit texts now, so a pod that starts
+/// after the edit has a positive time.
 fn pods_started_at(seconds: &[i64]) -> PodStarts {
     let now = SystemTime::now();
     let at = |seconds: &i64| match Duration::from_secs(seconds.unsigned_abs()) {
@@ -151,6 +153,7 @@ fn a_text_that_coredns_refuses_does_not_replace_the_earlier_text() {
 #[test]
 fn a_hold_ends_when_the_longest_interval_has_passed() {
     let mut versions = versions_of(&[("old", every(30, 15)), ("new", every(600, 60))]);
+    // As if the edit had been made 749 s before it was read: 1 s of the 750 s is left.
     let edited_at = &mut versions.versions[1].edited_at;
     edited_at.age = Duration::from_secs(749);
     assert_eq!(hold_of(&mut versions, RunningPods::Unknown), Some(Some(1)));
@@ -183,7 +186,7 @@ fn the_age_of_an_edit_before_the_agents_start_shortens_the_hold() {
             wanted,
             "{reload}, {age} s"
         );
-        // 91 s after the edit, the new text is in the pods.
+        // A pod that starts 91 s after the edit has the new text.
         let starts = pods_started_at(&[91 - i64::try_from(age).unwrap()]);
         assert_eq!(hold_of(&mut versions, RunningPods::Started(&starts)), None);
     }

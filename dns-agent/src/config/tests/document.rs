@@ -341,6 +341,7 @@ fn add_meaning(text: &mut String, name: &str, argument: &Arg) {
     let meaning = format!("* **`{name}`**: {}.", meaning.trim_end_matches('.'));
     let sentences = mark_flags(&meaning).replace(". ", ".\n");
     for (number, sentence) in sentences.lines().enumerate() {
+        // The space before the first word makes the indentation two columns.
         let mut line = if number == 0 {
             String::new()
         } else {

@@ -1,4 +1,7 @@
 //! Tests of the wire form, which is parsed with the `domain` crate.
+//!
+//! The last two arguments of `render` are the zones, which only negative answers need, and the
+//! rotation.
 
 use domain::base::iana::Class;
 use domain::base::name::ToName;
@@ -95,6 +98,7 @@ fn data(answer: Vec<Record>, additional: Vec<Record>) -> Answer {
     Answer::Data { answer, additional }
 }
 
+/// An apex with the serial 7 and TTLs of 5 s.
 fn apex(zone: &str) -> Apex {
     Apex::new(name(zone), 7, 5).unwrap()
 }
@@ -154,7 +158,7 @@ fn negative_answers_always_have_54_bytes() {
             let question = name(question);
             let sections = render(&question, &answer, &zones, 3);
             assert_eq!(sections.bytes.len(), 54, "{question}");
-            assert_eq!(sections.bytes[..2], [0xc0, at]);
+            assert_eq!(sections.bytes[..2], [0xc0, at], "{question}");
             assert_eq!(
                 sections.bytes[12..21],
                 [&b"\x02ns\x03dns\xc0"[..], &[at]].concat()
@@ -264,6 +268,7 @@ fn any_data() -> impl Strategy<Value = Rdata> {
 }
 
 fn any_records() -> impl Strategy<Value = Vec<Record>> {
+    // A TTL has 31 bits (RFC 2181 §8).
     let record = (any_name(), 0..i32::MAX as u32, any_data())
         .prop_map(|(owner, ttl, data)| Record { owner, ttl, data });
     prop::collection::vec(record, 0..12)

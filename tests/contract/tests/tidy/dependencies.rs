@@ -43,6 +43,7 @@ fn every_member_has_a_development_profile() {
     let path = &workspace.file.path;
     let members: BTreeSet<&str> = crate_manifests()
         .iter()
+        // The fuzz targets are a workspace of their own.
         .filter(|manifest| !manifest.file.path.starts_with("fuzz/"))
         .map(CargoManifest::name)
         .collect();

@@ -34,7 +34,7 @@ enum ImportVisibility {
     Reexported,
 }
 
-/// For each module the modules that it imports, each with the line of the first import.
+/// For each module the modules that it imports, each with the line of an import.
 type ImportGraph = BTreeMap<ModulePath, BTreeMap<ModulePath, usize>>;
 
 #[test]
@@ -67,7 +67,7 @@ fn modules_do_not_import_each_other_in_circles() {
     violations.assert_none();
 }
 
-/// The folders with the root of a crate.
+/// The folders with a crate root that is called `lib.rs` or `main.rs`.
 fn crate_folders() -> BTreeSet<&'static str> {
     let files = repository().with_extension(&["rs"]);
     let folders = files.filter_map(|file| {

@@ -10,10 +10,10 @@ use crate::{
 /// The largest number of characters in a line.
 const COLUMNS: usize = 100;
 
-/// Sources in other languages, whose lines are all checked.
+/// Extensions of sources in other languages, whose lines are all checked.
 const OTHER_SOURCES: [&str; 5] = ["c", "go", "py", "sh", "dict"];
 
-/// Data in which only comments are checked, because a value can't be broken.
+/// Extensions of data in which only comments are checked, because a value can't be broken.
 const DATA: [&str; 5] = ["toml", "yaml", "scn", "tpl", "gitignore"];
 
 /// Languages of fences with output of programs, which is not checked. Empty: no language is given.

@@ -6,7 +6,7 @@ use crate::{
     violations::Violations,
 };
 
-/// Files that may mention documents.
+/// Extensions of files that may mention documents.
 const SOURCES: [&str; 8] = ["rs", "toml", "yaml", "json", "scn", "tpl", "sh", "md"];
 
 #[test]
@@ -63,8 +63,8 @@ fn check_target(
     }
 }
 
-/// The mentions of headings of documents in a line: the path from the root of the repository, and
-/// the anchor.
+/// The mentions `docs/….md#ANCHOR` in a line: the path from the root of the repository, and the
+/// anchor.
 fn mentioned_anchors(line: &str) -> impl Iterator<Item = (String, &str)> {
     let starts = line.match_indices("docs/");
     starts.filter_map(|(at, _)| {

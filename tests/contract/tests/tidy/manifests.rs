@@ -7,7 +7,7 @@ pub(crate) struct CargoManifest {
     pub(crate) file: &'static RepositoryFile,
 }
 
-/// A line `NAME = …` of a section of dependencies.
+/// A line `NAME = …` or `NAME.workspace = …` of a section of dependencies.
 pub(crate) struct DependencyLine {
     pub(crate) number: usize,
     /// The name of the crate.
@@ -68,7 +68,7 @@ impl CargoManifest {
         read.collect()
     }
 
-    /// Every line with its number and the header of its section.
+    /// Every line with its number and the header of its section, which is empty before the first.
     pub(crate) fn sectioned_lines(
         &self,
     ) -> impl Iterator<Item = (usize, &'static str, &'static str)> {

@@ -76,7 +76,8 @@ pub(crate) fn table_cells(row: &str) -> Vec<&str> {
     row.split('|').map(str::trim).collect()
 }
 
-/// The lines between a heading of the second level (`## …`) and the next one.
+/// The lines between a heading of the second level (`## …`) and the next one. Panics if the
+/// document has no such heading.
 pub(crate) fn section<'a>(file: &'a RepositoryFile, heading: &str) -> Vec<MarkdownLine<'a>> {
     let lines = markdown_lines(file).into_iter();
     let mut lines = lines.skip_while(|line| line.text != heading);

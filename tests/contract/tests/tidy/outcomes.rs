@@ -11,7 +11,8 @@ const DOCUMENT: &str = "docs/answers.md";
 const SUITES: &str = "tests/suites/";
 /// The table of packets that pass. Its groups start with the line `Variant:`.
 const PASSES: &str = "tests/suites/kernel/passes.rs";
-/// Replays the fuzzing corpus. It names the outcomes that it does not reach.
+/// Replays the fuzzing corpus. It names the outcomes that it does not reach, so a name there is no
+/// test.
 const CORPUS: &str = "tests/suites/corpus.rs";
 
 /// A variant of `Outcome`, and its name in metrics.

@@ -6,7 +6,7 @@ use std::{
     sync::LazyLock,
 };
 
-/// Folders without sources. Their files are not read.
+/// Folders without sources of this checkout. Their files are not read.
 const SKIPPED_FOLDERS: [&str; 7] = [
     "target",
     ".git",
@@ -49,10 +49,10 @@ impl Repository {
                 panic!("cannot read the folder `{}`: {error}", folder.display())
             });
             for entry in entries {
-                let entry = entry.expect("the folder is readable");
+                let entry = entry.expect("an entry of the folder can't be read");
                 let path = folder.join(entry.file_name());
-                let name = path.to_str().expect("paths are UTF-8").to_owned();
-                let kind = entry.file_type().expect("the type is known");
+                let name = path.to_str().expect("a path is not UTF-8").to_owned();
+                let kind = entry.file_type().expect("a file's type can't be read");
                 if kind.is_dir() {
                     folders.push(format!("/{name}/"));
                     let is_skipped = SKIPPED_FOLDERS.contains(&&*name);
@@ -66,7 +66,7 @@ impl Repository {
         Repository { files, folders }
     }
 
-    /// Every file.
+    /// Every text file.
     pub(crate) fn files(&self) -> impl Iterator<Item = &RepositoryFile> {
         self.files.iter()
     }
@@ -91,13 +91,13 @@ impl Repository {
         self.files.iter().find(|file| file.path == path)
     }
 
-    /// Whether a file or folder has this path from the root.
+    /// Whether a text file or a folder has this path from the root.
     pub(crate) fn has(&self, path: &str) -> bool {
         let folder = format!("/{}/", path.trim_end_matches('/'));
         self.find(path).is_some() || self.folders.contains(&folder)
     }
 
-    /// Whether a file or folder has this path from the root or from any other folder.
+    /// Whether a text file or a folder has this path from the root or from any other folder.
     pub(crate) fn has_below_any_folder(&self, path: &str) -> bool {
         let ending = format!("/{path}");
         let folder = format!("/{}/", path.trim_end_matches('/'));

@@ -40,7 +40,7 @@ fn tables_with_a_fixed_capacity_become_full() {
                 assert_eq!(
                     pod.service_address(&name),
                     Some(dns::service_address(number)),
-                    "{name}"
+                    "the address of {name}"
                 );
             }
         },
@@ -70,12 +70,15 @@ fn full_tables_grow() {
                 assert_eq!(
                     pod.service_address(&name),
                     Some(dns::service_address(number)),
-                    "{name}"
+                    "the address of {name}"
                 );
-                assert_eq!(pod.service_ttl(&name), Some(5), "{name}");
+                assert_eq!(pod.service_ttl(&name), Some(5), "the TTL of {name}");
             }
             let status = agent.status().unwrap();
-            assert!(!status.contains("the tables are full"), "{status}");
+            assert!(
+                !status.contains("the tables are full"),
+                "the larger tables are full: {status}"
+            );
         },
     );
     tally.assert_none_failed();
@@ -93,7 +96,7 @@ fn full_tables_grow_under_a_link() {
     let mut agent = AgentProcess::start(command).unwrap();
     cluster.wait_until_answered();
     let before = pin_inodes(node.bpffs.path());
-    assert_eq!(before.len(), 1, "{before:?}");
+    assert_eq!(before.len(), 1, "not exactly one pin: {before:?}");
     let what = "the tables grow under a generic XDP link";
     let tally = cluster.look_up_during(what, LookupMix::All, || {
         node.manifests.write(&dns::services(MANY_SERVICES));
@@ -102,7 +105,11 @@ fn full_tables_grow_under_a_link() {
         assert!(eventually(LIMIT, is_served).unwrap());
     });
     tally.assert_none_failed();
-    assert_eq!(pin_inodes(node.bpffs.path()), before);
+    assert_eq!(
+        pin_inodes(node.bpffs.path()),
+        before,
+        "the pin changed, so the link was not kept"
+    );
 }
 
 /// Tables may have enough free bytes, but in slots that are too small for new records.
@@ -118,7 +125,7 @@ fn tables_with_slots_of_wrong_sizes_are_replaced() {
         assert!(eventually(LIMIT, || Ok(served("s19999"))).unwrap());
 
         // 13,000 services with long names need about as much memory as 20,000 with short names, but
-        // larger slots.
+        // larger slots. The services that are looked up keep their names.
         let long = "s".repeat(50);
         let others = dns::services_named(&long, dns::LOOKED_UP..13_000);
         let manifests = dns::services(dns::LOOKED_UP) + &others;
@@ -126,7 +133,10 @@ fn tables_with_slots_of_wrong_sizes_are_replaced() {
         agent.wait_for_line("larger tables have replaced").unwrap();
         for number in (dns::LOOKED_UP..13_000).step_by(97) {
             let name = format!("{long}{number}");
-            assert!(eventually(LIMIT, || Ok(served(&name))).unwrap(), "{name}");
+            assert!(
+                eventually(LIMIT, || Ok(served(&name))).unwrap(),
+                "the kernel never answered {name}"
+            );
         }
     });
     tally.assert_none_failed();

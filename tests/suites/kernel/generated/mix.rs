@@ -26,9 +26,9 @@ pub(super) struct LookupKind {
 /// The kinds of lookups. Address lookups always ask for both families (`getaddrinfo` with
 /// AF_UNSPEC, Go, JVM, musl).
 pub(super) const KINDS: [LookupKind; 11] = [
-    // Programs use names of outside services without a final dot and with fewer than five dots. So
-    // the resolver first tries every entry of the search list, including the node's own domain
-    // (from DHCP).
+    // Programs use names of outside services without a final dot and with fewer than five dots.
+    // Because of `ndots:5` the resolver first tries every entry of the search list, including the
+    // node's own domain (from DHCP).
     LookupKind {
         weight: 40,
         what: "outside, through the search list",
@@ -113,7 +113,8 @@ pub(super) const KINDS: [LookupKind; 11] = [
             vec![(reverse_name(address).to_string(), PTR)]
         },
     },
-    // Aliases for services outside the cluster.
+    // In real clusters, aliases for services outside the cluster. Most of the generated aliases
+    // lead to names in the zones.
     LookupKind {
         weight: 1,
         what: "ExternalName",

@@ -144,7 +144,7 @@ struct GeneratedCluster {
     objects: Objects,
     /// The keys of all services except the chain's, including services that are not inserted yet.
     keys: Vec<ObjectKey>,
-    /// Number of ClusterIPs assigned.
+    /// Number of different pairs of ClusterIPs assigned.
     cluster_ips: u16,
     /// Number of addresses assigned to endpoints and pods.
     endpoints: u16,

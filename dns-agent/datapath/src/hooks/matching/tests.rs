@@ -106,6 +106,7 @@ fn a_card_needs_allowed_clients() {
         ..device("eth0")
     };
     let wanted = [interface("eth*", Choice::Auto)];
+    // The numbers are those of allowed networks.
     assert!(check_cards_restricted(&wanted, 0, std::slice::from_ref(&card)).is_err());
     assert!(check_cards_restricted(&wanted, 1, &[card]).is_ok());
     let veth = device("eth0");

@@ -29,8 +29,8 @@ fn names_of_other_server_blocks_pass() {
         (".", "cluster.local", "nothing".to_owned()),
         (".", "local", "nothing".to_owned()),
         (".", "in-addr.arpa", "cluster.local.".to_owned()),
-        (".", "arpa:5353", "cluster.local.".to_owned()),
         // The Service may lead to the other port.
+        (".", "arpa:5353", "cluster.local.".to_owned()),
         (".", ".:5353", "nothing".to_owned()),
         ("cluster.local in-addr.arpa", ".:5353", "nothing".to_owned()),
         (
@@ -40,7 +40,8 @@ fn names_of_other_server_blocks_pass() {
         ),
         (".:53 .:5353", "example.org:5353", ALL.to_owned()),
         (".:53 .:5353", "local:5353", "nothing".to_owned()),
-        // On one port, the block with the longest key receives all queries except DS queries.
+        // On one port, the block with the longest key receives all queries except DS queries, which
+        // the block with the shortest key other than the root receives.
         ("cluster.local in-addr.arpa", ".:53", ALL.to_owned()),
         ("cluster.local in-addr.arpa", "local", "nothing".to_owned()),
         // Zerohop answers no queries over other transports.

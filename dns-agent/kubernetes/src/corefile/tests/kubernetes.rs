@@ -48,7 +48,11 @@ fn every_option_is_adopted() {
     );
     // The first `labels` has a surplus comma.
     let reason = "line 7: \"env in (prod, test),\" is not a label selector";
-    assert!(refusal(&text).starts_with(reason), "{}", refusal(&text));
+    assert!(
+        refusal(&text).starts_with(reason),
+        "another reason: {}",
+        refusal(&text)
+    );
     let text = text.replace("(prod, test),", "(prod, test)");
     let adopted = AdoptedSettings {
         zones: vec![

@@ -79,6 +79,6 @@ fn answered(text: &str) -> String {
 fn refusal(text: &str) -> String {
     let Conclusions { adopted, reasons } = Conclusions::read(text);
     assert_eq!(adopted, None, "{text}");
-    assert_eq!(reasons.len(), 1, "{reasons:#?}");
+    assert_eq!(reasons.len(), 1, "not exactly one reason: {reasons:#?}");
     reasons.concat()
 }

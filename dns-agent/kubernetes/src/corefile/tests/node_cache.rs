@@ -99,6 +99,8 @@ fn zones() -> Vec<Name> {
         .to_vec()
 }
 
+/// The node cache may answer at the served address 10.96.0.10. The cluster's DNS has this address
+/// and 10.96.0.99.
 fn context() -> NodeCacheContext {
     let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
     NodeCacheContext {
@@ -110,6 +112,7 @@ fn context() -> NodeCacheContext {
     }
 }
 
+/// The effect on zones whose TTL is 30 s without the node cache.
 fn read(text: &str) -> NodeCacheEffect {
     NodeCacheEffect::read(text, &zones(), 30, &context())
 }
@@ -153,6 +156,7 @@ fn names_answered_by_the_node_cache_pass() {
     let rewrite = "rewrite name exact legacy.shop.svc.cluster.local ok.shop.svc.cluster.local";
     for (line, wanted) in [
         (rewrite, "legacy.shop.svc.cluster.local."),
+        // Without a file, `hosts` also has the names from the node's /etc/hosts.
         (
             "hosts {\n 10.0.0.1 a.cluster.local\n fallthrough\n }",
             "cluster.local.",
@@ -171,8 +175,12 @@ fn names_answered_by_the_node_cache_pass() {
         ("bufsize 1232", ""),
     ] {
         let (passed, _) = effect(&with_line(line));
+        // If no name passes, the only word is empty.
         let passed: Vec<&str> = passed.split(' ').collect();
-        assert!(passed.contains(&wanted), "{line}: {passed:?}");
+        assert!(
+            passed.contains(&wanted),
+            "{line}: {wanted:?} is not in {passed:?}"
+        );
     }
 }
 
@@ -248,7 +256,11 @@ fn zones_not_forwarded_to_the_cluster_dns_pass() {
         ..context()
     };
     let passed = NodeCacheEffect::read(NODE_LOCAL_DNS, &zones(), 30, &other).passed;
-    assert_eq!(passed.len(), zones().len(), "{passed:?}");
+    assert_eq!(
+        passed.len(),
+        zones().len(),
+        "not every zone passes: {passed:?}"
+    );
 }
 
 #[test]

@@ -47,6 +47,7 @@ fn intervals_are_read_as_coredns_reads_them() {
         ("reload 0", Reload::Refused),
         ("reload 1m 500ms", Reload::Refused),
         ("reload 1m 1s 1s", Reload::Refused),
+        // Longer than Go's longest duration, about 292 years.
         ("reload 9999999h", Reload::Refused),
         // CoreDNS may insert other text here.
         ("reload {$INTERVAL}", Reload::Unknown),

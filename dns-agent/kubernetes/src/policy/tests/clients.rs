@@ -102,7 +102,7 @@ fn an_ending_pod_is_not_permitted() {
         assert_eq!(verdicts.permitted, addresses(&[]), "{pod}");
         assert!(
             verdicts.left_out[0].reason.contains("deleted"),
-            "{verdicts:?}"
+            "another reason: {verdicts:?}"
         );
     }
 }
@@ -116,7 +116,7 @@ fn an_address_claimed_by_two_pods_is_permitted_for_neither() {
         verdicts.left_out[0]
             .reason
             .contains("Pod shop/web has the address"),
-        "{verdicts:?}"
+        "another reason: {verdicts:?}"
     );
     // The old pod has ended. Without any policy, `permitted` would be `None`.
     let mut ended = old;

@@ -55,11 +55,11 @@ fn selectors_prove_nothing_if_parts_of_the_cluster_dns_are_unknown() {
         ("Pod", "coredns-2"),
     ] {
         let facts = cluster_with(without(kind, name), selecting());
-        assert!(objection(&facts).is_some(), "{kind} {name}");
+        assert!(objection(&facts).is_some(), "without {kind} {name}");
         assert_eq!(
             objection(&cluster_with(without(kind, name), everything())),
             None,
-            "{kind} {name}"
+            "without {kind} {name}"
         );
     }
     assert_eq!(objection(&cluster_with(dns(53), selecting())), None);

@@ -102,7 +102,7 @@ fn an_unreadable_policy_applies_to_every_pod_in_its_namespace() {
     let reason = objection(&facts).unwrap();
     assert!(
         reason.contains("NetworkPolicy shop/bad can't be read"),
-        "{reason}"
+        "another reason: {reason}"
     );
     // The policy becomes readable.
     let good = policy("bad", json!({"podSelector": {}, "egress": [{}]}));
@@ -148,7 +148,7 @@ fn invalid_policies_are_errors() {
         let problem = problem.unwrap_err().to_string();
         assert!(
             problem.starts_with("NetworkPolicy shop/bad: ") && problem.contains(field),
-            "{problem}"
+            "{problem} is not about shop/bad, or lacks {field}"
         );
     }
 }

@@ -28,6 +28,8 @@ fn policy_admitting(peers: Value) -> Value {
     ingress_policy(rules)
 }
 
+/// The facts of a cluster with its DNS, `shop/web`, the labelled Namespace `shop` and these
+/// policies.
 fn cluster(policies: impl IntoIterator<Item = Value>) -> Facts {
     let shop =
         json!({"kind": "Namespace", "metadata": {"name": "shop", "labels": {"team": "web"}}});
@@ -73,7 +75,7 @@ fn types_and_selectors_decide_which_servers_are_restricted() {
             true,
         ),
         (
-            "ingress rules without the type Ingress",
+            "an empty list of ingress rules without the type Ingress",
             json!({"podSelector": {}, "policyTypes": ["Egress"], "ingress": [], "egress": [{}]}),
             true,
         ),

@@ -126,6 +126,7 @@ fn objects_exclude_the_pods_that_they_may_restrict() {
             left_out,
             "{resource} {namespace:?} {spec}"
         );
+        // The default verdicts permit every pod.
         if left_out.is_empty() {
             assert_eq!(verdicts(&facts), ClientVerdicts::default());
         }
@@ -323,8 +324,12 @@ fn every_kind_has_a_group_and_is_listed_once() {
     resources.dedup();
     assert_eq!(resources.len(), count, "a resource is listed twice");
     for kind in PolicyKind::all() {
-        assert!(kind.group().contains('.'), "{kind:?}");
-        assert!(!kind.plural().is_empty(), "{kind:?}");
+        assert!(
+            kind.group().contains('.'),
+            "the group of {kind:?} has no dot"
+        );
+        assert!(!kind.plural().is_empty(), "{kind:?} has no plural");
+        // The version doesn't matter.
         let version = format!("{}/v9", kind.group());
         assert_eq!(PolicyKind::from_api(&version, kind.name()), Some(kind));
     }
@@ -379,7 +384,7 @@ fn the_agent_has_the_right_to_list_and_watch_every_kind() {
             [tiers] if tiers == "tiers" => &["get"][..],
             _ => &["list", "watch"],
         };
-        assert_eq!(rule.verbs, verbs, "{:?}", rule.resources);
+        assert_eq!(rule.verbs, verbs, "the verbs for {:?}", rule.resources);
         for group in &rule.api_groups {
             let resources = rule.resources.iter();
             granted.extend(resources.map(|resource| format!("{resource}.{group}")));

@@ -62,7 +62,8 @@ fn pods_that_the_reference_model_denies_are_not_answered() {
         }
     }
     println!("allowed {allowed}, of these answered {answered}; denied {denied}");
-    // The clusters are diverse enough: many clients are denied, and many are provably allowed.
+    // The clusters are diverse enough: many clients are denied, many are allowed, and for many of
+    // these the agent can prove it. It can't for all, for example if it lacks a Namespace.
     let all = allowed + denied;
     assert!(denied > all / 5, "{denied} of {all} denied");
     assert!(allowed > all / 5, "{allowed} of {all} allowed");
@@ -291,6 +292,7 @@ fn selector(random: &mut StdRng, known: &[(&'static str, [&'static str; 3])]) ->
         let values = values.into_iter().filter(|_| random.random_bool(0.5));
         let mut values: Vec<_> = values.collect();
         if values.is_empty() {
+            // `In` and `NotIn` need a value. No object has this one.
             values.push("none");
         }
         selector.expressions.push((key, operator, values));

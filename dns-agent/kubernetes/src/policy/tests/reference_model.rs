@@ -196,7 +196,8 @@ impl ModelCluster {
         !is_isolated || is_allowed
     }
 
-    /// The same as [`Self::allows_egress`], for ingress.
+    /// The same as [`Self::allows_egress`], for ingress. A plugin that ignores pods in their node's
+    /// network never restricts the ingress of such a server.
     fn allows_ingress(
         &self,
         plugin: NetworkPlugin,
@@ -268,7 +269,8 @@ impl ModelCluster {
         }
     }
 
-    /// The cluster's objects in the form of the API. The policies' names are arbitrary.
+    /// The cluster's objects in the form of the API, except the servers' Pods. The policies' names
+    /// are arbitrary.
     pub(super) fn objects(&self) -> Vec<Value> {
         let mut objects = Vec::new();
         for (name, labels) in &self.namespaces {

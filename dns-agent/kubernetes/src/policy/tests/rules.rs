@@ -35,7 +35,7 @@ fn types_and_selectors_decide_which_pods_are_restricted() {
             false,
         ),
         (
-            "no rules for both directions",
+            "both directions, without rules",
             json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"], "egress": []}),
             false,
         ),
@@ -258,11 +258,23 @@ fn port_names_are_looked_up_in_the_dns_pods() {
         }))
     };
     for port in [53, 1053] {
-        assert!(may_query(port, &[named("dns", "UDP")]), "{port}");
+        assert!(
+            may_query(port, &[named("dns", "UDP")]),
+            "DNS pods on port {port}"
+        );
         // The name of a TCP port.
-        assert!(!may_query(port, &[named("dns-tcp", "UDP")]), "{port}");
-        assert!(!may_query(port, &[named("dns", "TCP")]), "{port}");
-        assert!(!may_query(port, &[named("domain", "UDP")]), "{port}");
+        assert!(
+            !may_query(port, &[named("dns-tcp", "UDP")]),
+            "DNS pods on port {port}"
+        );
+        assert!(
+            !may_query(port, &[named("dns", "TCP")]),
+            "DNS pods on port {port}"
+        );
+        assert!(
+            !may_query(port, &[named("domain", "UDP")]),
+            "DNS pods on port {port}"
+        );
     }
 }
 

@@ -100,8 +100,9 @@ pub struct Settings {
     /// The same for IPv6.
     pub served6: [ServedIpv6; MAX_SERVED],
     /// The allowed IPv4 networks. Their clients are answered on network cards, whatever `clients`
-    /// says. If there are none of either address family, XDP on network cards answers no client,
-    /// and tc answers the clients that policies permit.
+    /// says. If there are none of either address family, the agent attaches hooks only to veths.
+    /// XDP on network cards would answer no client, and tc answers the clients that policies
+    /// permit.
     pub allowed4: [AllowedIpv4Network; MAX_ALLOWED],
     /// The same for IPv6.
     pub allowed6: [AllowedIpv6Network; MAX_ALLOWED],

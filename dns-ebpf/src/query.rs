@@ -138,8 +138,10 @@ fn read_message<'t>(headers: &Headers, settings: &'t Settings) -> Result<ParsedQ
     if udp_length != headers.ip_payload {
         return Err(Outcome::NonstandardUdp);
     }
-    // The checksum is compared first. Otherwise the verifier walks the rest of the program once for
-    // each IP version.
+    // The checksum is tested first, because comparing `layer4` makes the verifier learn the value
+    // again in the branch where it is equal. In this order, that branch ends here. In the other
+    // order, it would continue for packets with a checksum, and the verifier would walk the rest
+    // of the program once for each IP version.
     if udp_checksum == 0 && layer4 == ethernet::LENGTH + ipv6::LENGTH {
         return Err(Outcome::NonstandardUdp);
     }
@@ -287,8 +289,9 @@ pub struct ScannedName {
 
 /// Finds the first zero byte of the name at the address `name`, and computes hash and sum.
 ///
-/// Names in the tables are well-formed, so a match in the tables proves that the labels are. If
-/// there is none, [`crate::authority`] checks the labels before the name is answered.
+/// Names in the tables are well-formed. So if a name in the tables equals the scanned name, the
+/// labels of the scanned name are well-formed too. If no name in the tables equals it,
+/// [`crate::authority`] checks the labels before the query is answered.
 #[inline(always)]
 pub fn scan_name(name: usize, end: usize, settings: &Settings) -> Result<ScannedName, Outcome> {
     let key = &settings.hash_key;
@@ -299,8 +302,9 @@ pub fn scan_name(name: usize, end: usize, settings: &Settings) -> Result<Scanned
     let mut word_number = 0;
     while word_number < MAX_WORDS {
         let word: u64 = if at + 8 > end {
-            // Type and class, four bytes, follow the root label. Fewer than eight bytes are left,
-            // so the root label is among the next four.
+            // At most seven bytes are left. In a complete question, type and class (four bytes)
+            // follow the root label, so the root label is among the next three. One load of four
+            // bytes covers these. `read_message` rejects a question that is not complete.
             if at + 4 > end {
                 return Err(Outcome::NonstandardName);
             }
@@ -326,7 +330,7 @@ pub fn scan_name(name: usize, end: usize, settings: &Settings) -> Result<Scanned
         word_number += 1;
     }
     // The exits of the loop join here, so that one verifier state stands for every length. A length
-    // of 256 becomes 0.
+    // of 256 becomes 0. So the value is at most 255, and never exceeds the upper bound, 256.
     let length = forget_byte(length, sum);
     if !(MIN_NAME..=MAX_NAME).contains(&length) {
         return Err(Outcome::NameLength);

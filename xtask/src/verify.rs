@@ -30,12 +30,12 @@ pub(crate) fn run() -> Result<()> {
     )?;
 
     println!(
-        "kernel running ({})",
+        "the running kernel ({})",
         output(Command::new("uname").arg("-r"))?.trim()
     );
     let on_running_kernel = run_command(Command::new(&verify).arg(&object).current_dir(root()));
     if let Err(error) = &on_running_kernel {
-        eprintln!("kernel running: {error:#}");
+        eprintln!("the running kernel: {error:#}");
     }
     let guest = Guest {
         command: &[verify.display().to_string(), object.display().to_string()],
@@ -45,8 +45,9 @@ pub(crate) fn run() -> Result<()> {
         environment: &[],
     };
     let guests = test::run_on_each_kernel(&KernelName::ALL, &guest);
-    if on_running_kernel.is_err() && guests.is_ok() {
-        bail!("failed on the running kernel: see above");
+    match (on_running_kernel, guests) {
+        (Ok(()), guests) => guests,
+        (Err(_), Ok(())) => bail!("failed on the running kernel: see above"),
+        (Err(_), Err(error)) => bail!("failed on the running kernel (see above), and {error:#}"),
     }
-    guests
 }

@@ -43,8 +43,8 @@ pub struct NodeSettings {
     pub secret: u64,
     /// Server addresses (IP and port) at which the kernel answers queries.
     pub served_addresses: Vec<SocketAddr>,
-    /// Networks whose clients are answered on network cards. When it is empty, network cards get no
-    /// hook.
+    /// Networks whose clients are answered on network cards. If there are none, the agent attaches
+    /// hooks only to veths ([`check_cards_restricted`](crate::hooks::check_cards_restricted)).
     pub allow: Vec<IpNet>,
     /// Hardware addresses of the network cards on which the kernel answers.
     pub card_addresses: Vec<HardwareAddress>,
@@ -62,7 +62,8 @@ pub struct RateLimit {
     pub burst: u32,
 }
 
-/// Builds the settings for zone data. [`Settings::clients`] is any client; the caller changes it.
+/// Builds the settings for zone data. [`Settings::clients`] is [`Settings::ANY_CLIENT`]. A caller
+/// with a client policy (`KernelTables`) must set it before it publishes the settings.
 ///
 /// `authoritative` says for each zone whether the tables have all its names, so that absent names
 /// may be denied. Absent names below `pass_suffixes` pass in any case.
@@ -91,9 +92,9 @@ pub fn build_settings(
     }
     set_card_settings(&mut settings, node_settings);
     // The suffix, the number of its zone (unused in a pass suffix), and the action.
-    let mut suffixes: Vec<(&[u8], u16, u16)> = pass_suffixes
+    let mut suffixes: Vec<(&Name, u16, u16)> = pass_suffixes
         .iter()
-        .map(|name| (name.wire(), 0, Suffix::PASS))
+        .map(|name| (name, 0, Suffix::PASS))
         .collect();
     // The zones are sorted, longest name first, so a zone that is left out never lies inside one
     // that is kept. If it did, its names would look like names of the outer zone.
@@ -122,11 +123,11 @@ pub fn build_settings(
         } else {
             Suffix::PASS
         };
-        suffixes.push((apex.name.wire(), number as u16, action));
+        suffixes.push((&apex.name, number as u16, action));
     }
     // Longest first: the kernel uses the first suffix that matches. The order is stable, so a pass
     // suffix precedes a zone of the same name.
-    suffixes.sort_by_key(|(name, ..)| (std::cmp::Reverse(name.len()), *name));
+    suffixes.sort_by_key(|(name, ..)| (std::cmp::Reverse(name.wire().len()), name.wire()));
     for (name, zone, action) in suffixes {
         push_suffix(&mut settings, name, zone, action);
     }
@@ -163,19 +164,28 @@ pub fn first_of_each_family(mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     addresses
 }
 
-/// Adds a suffix if it fits. Otherwise absent names below it pass, because any shorter suffix that
-/// includes them does not fit either, or is a pass suffix.
-fn push_suffix(settings: &mut Settings, name: &[u8], zone: u16, action: u16) {
+/// Adds a suffix if it fits. Otherwise absent names below it pass:
+///
+/// * If the suffix is too long, every zone that includes it has the action [`Suffix::PASS`]:
+///   `inner_suffixes_fit` in [`build_settings`] ensures that.
+/// * If there are too many suffixes, no later suffix fits either. The zones that include this
+///   suffix come later, because [`build_settings`] adds the longest suffix first.
+fn push_suffix(settings: &mut Settings, name: &Name, zone: u16, action: u16) {
     let number = settings.suffix_count as usize;
-    match Suffix::new(name, zone, action) {
+    match Suffix::new(name.wire(), zone, action) {
         Some(suffix) if number < MAX_SUFFIXES => {
             settings.suffixes[number] = suffix;
             settings.suffix_count += 1;
         }
-        _ => tracing::debug!(
-            "the settings have no room for a suffix of {} bytes: they hold {MAX_SUFFIXES} \
-             suffixes of at most {MAX_SUFFIX_LENGTH} bytes",
-            name.len()
+        Some(_) => tracing::debug!(
+            "queries for absent names below {name} pass to CoreDNS, because the kernel has room \
+             for at most {MAX_SUFFIXES} suffixes"
+        ),
+        None => tracing::debug!(
+            "queries for absent names below {name}, and in the zones that include it, pass to \
+             CoreDNS, because {name} has {} bytes and the kernel has room for at most \
+             {MAX_SUFFIX_LENGTH} bytes of a suffix",
+            name.wire().len()
         ),
     }
 }
@@ -302,8 +312,9 @@ impl RateLimit {
         let burst = u64::from(rate.get().min(MAX_RATE)) * TOKEN;
         let refill = burst / u64::from(clock.rate);
         RateLimit {
-            // A bucket that is never filled again would block its clients for good. At the rates
-            // of Linux, at most 1000 jiffies per second, `refill` is 4 or more anyway.
+            // A bucket that is never filled again would block its clients for good. On Linux
+            // `refill` is 4 or more anyway, because `clock.rate` is at most 1000, and `burst` at
+            // least `TOKEN`, 4096.
             refill: refill.max(1) as u32,
             burst: burst as u32,
         }
@@ -361,8 +372,8 @@ impl SettingsPublisher {
         [&self.control, &self.copies]
     }
 
-    /// The end of the lease in jiffies, also when this time has passed. 0 before the first lease,
-    /// and after [`SettingsPublisher::end_lease`].
+    /// The end of the lease in jiffies. It may be in the past. 0 before the first lease, and after
+    /// [`SettingsPublisher::end_lease`].
     pub(super) fn lease(&self) -> u64 {
         self.control.words()[LEASE_WORD].load(Ordering::Relaxed)
     }

@@ -301,17 +301,18 @@ impl ApiPodStatus {
 
     /// Parses the Pod's addresses. `key` identifies the Pod in an error.
     pub(super) fn addresses(&self, key: &ObjectKey) -> Result<Vec<IpAddr>, ObjectError> {
-        let texts: Vec<&String> = match &self.pod_ips {
-            Some(addresses) if !addresses.is_empty() => {
-                addresses.iter().map(|address| &address.ip).collect()
-            }
-            _ => self.pod_ip.iter().collect(),
+        let (field, texts): (&str, Vec<&String>) = match &self.pod_ips {
+            Some(addresses) if !addresses.is_empty() => (
+                "status.podIPs",
+                addresses.iter().map(|address| &address.ip).collect(),
+            ),
+            _ => ("status.podIP", self.pod_ip.iter().collect()),
         };
         let texts = texts.into_iter().filter(|text| !text.is_empty());
         texts
             .map(|text| {
                 parse_address(text)
-                    .map_err(|reason| Problem::with_key("Pod", key, "status.podIPs".into(), reason))
+                    .map_err(|reason| Problem::with_key("Pod", key, field.to_owned(), reason))
             })
             .collect()
     }

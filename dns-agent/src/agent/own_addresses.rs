@@ -7,8 +7,10 @@ use nix::{ifaddrs::getifaddrs, sys::socket::SockaddrStorage};
 
 use crate::config::{Config, SourceConfig};
 
-/// The interface on which kube-proxy puts the ClusterIPs in IPVS mode. Packets to a ClusterIP go to
-/// the Service's pods and not to a socket of this machine.
+/// The interface on which kube-proxy puts the ClusterIPs in IPVS mode. A socket on a wildcard
+/// address receives no packets to a ClusterIP, because IPVS sends these to the Service's pods. A
+/// socket that is bound to the ClusterIP itself counts as receiving them, because that is its
+/// purpose.
 const IPVS: &str = "kube-ipvs0";
 
 /// Checks that no packet to an address of `--upstream` or `--cluster-dns` reaches a socket that
@@ -60,8 +62,8 @@ fn scope(address: SocketAddr) -> u32 {
 }
 
 /// Whether a packet to this address stays in this network namespace: it is a loopback address, or
-/// an interface other than [`IPVS`] has it. False for other addresses than loopback if the
-/// interfaces can't be read.
+/// an interface other than [`IPVS`] has it. If the interfaces can't be read, only loopback
+/// addresses count, because no server is refused without proof.
 fn is_local(address: IpAddr) -> bool {
     if address.is_loopback() {
         return true;

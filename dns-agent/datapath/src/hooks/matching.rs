@@ -61,7 +61,8 @@ pub(super) fn skipped_devices(
     skipped
 }
 
-/// Refuses a configuration that would answer all clients on a network card.
+/// Checks that hooks are attached only to veths if no networks are allowed. On another device XDP
+/// would answer no client, and tc any host that policies permit.
 ///
 /// # Errors
 ///

@@ -16,26 +16,31 @@ use serde_json::Value;
 pub struct PolicyKind(u8);
 
 /// Which connections an object of a kind may restrict.
+///
+/// `ByDirection` is for kinds with namespaces of which some objects restrict only packets to pods,
+/// and all others contain the word "egress". Every other kind counts as `Both`, or as `BothIfSet`
+/// if it has objects in clusters without policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Effect {
     /// The object may restrict packets to pods. It may also restrict packets from pods if a key or
     /// a string in the object contains "egress".
     ByDirection,
-    /// The object is taken to restrict packets of both directions, even if objects of its kind
-    /// restrict only packets from pods.
+    /// The object may restrict packets of both directions. Kinds whose objects restrict only
+    /// packets from pods are included, because [`Reach`] has no value for these. At worst, more
+    /// queries pass.
     Both,
     /// The object may restrict packets of both directions if one of these fields of its spec is set
     /// and is neither `false` nor an empty list. Otherwise it restricts nothing.
     BothIfSet(&'static [&'static str]),
 }
 
-/// Which connections an object may restrict: connections of the pods in its namespace, or of every
-/// pod if the object has no namespace.
+/// Which connections an object may restrict. *The object's pods* are the pods in its namespace, or
+/// all pods if it has no namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// Connections to these pods.
+    /// Connections to the object's pods.
     Ingress,
-    /// Connections to and from these pods.
+    /// Connections to and from the object's pods.
     Both,
     /// No connections.
     Nothing,
@@ -145,7 +150,8 @@ const ROWS: &[KindRow] = &[
         "NetworkPolicy",
         Effect::ByDirection,
     ),
-    // Kube-OVN. Every cluster with Kube-OVN has Subnets; only these fields separate pods.
+    // Kube-OVN. Every cluster with Kube-OVN has Subnets. A Subnet counts only if `acls` or
+    // `private` is set, because these fields restrict packets.
     row("security-groups.kubeovn.io", "SecurityGroup", Effect::Both),
     row(
         "subnets.kubeovn.io",
@@ -179,7 +185,8 @@ const ROWS: &[KindRow] = &[
         "SecurityGroupPolicy",
         Effect::Both,
     ),
-    // GKE.
+    // GKE: the group in its documentation, and a second group in case a cluster serves the kind
+    // there.
     row(
         "fqdnnetworkpolicies.networking.gke.io",
         "FQDNNetworkPolicy",
@@ -190,7 +197,7 @@ const ROWS: &[KindRow] = &[
         "FQDNNetworkPolicy",
         Effect::ByDirection,
     ),
-    // VMware NSX.
+    // VMware NSX: the API for VPCs, and the API before it.
     row(
         "securitypolicies.crd.nsx.vmware.com",
         "SecurityPolicy",

@@ -1,4 +1,4 @@
-//! Kubernetes objects, reduced to the fields that client policy needs.
+//! Kubernetes objects, reduced to the fields that client policy and the agent's `dns_path` need.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -15,7 +15,7 @@ use crate::selector::{Labels, Selector};
 /// The label that holds a Namespace's name. Every Namespace has it since Kubernetes 1.22.
 pub(super) const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
-/// An object that client policy depends on.
+/// An object that client policy or the agent's `dns_path` depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fact {
     /// A NetworkPolicy.
@@ -30,7 +30,8 @@ pub enum Fact {
     Slice(DnsSlice),
     /// A policy of a kind that Zerohop doesn't evaluate.
     OtherPolicy(OtherPolicy),
-    /// An object that can't be read, or that can be read in more than one way.
+    /// An object whose effect on client policy is unknown: a field can't be read, or other software
+    /// may read different addresses from it (see [`Fact::from_slice`]).
     Unreadable {
         /// The feed that reported the object.
         feed: Feed,
@@ -238,7 +239,7 @@ impl Ports {
     }
 
     /// Whether these ports include every UDP port, because the rule lists no ports, or because an
-    /// entry gives neither number nor name.
+    /// entry gives neither number nor name. The range 0 to 65535 stands for such an entry.
     pub(super) fn contain_all(&self) -> bool {
         let Ports::Listed(ranges) = self else {
             return true;

@@ -49,7 +49,7 @@ fn invalid_fields_are_reported_with_their_path() {
     let pod = json!({"metadata": {"name": "p", "namespace": "n"}, "status": {"podIP": "x"}});
     assert_eq!(
         conversion_error::<ApiPod>(pod),
-        "Pod n/p: status.podIPs: \"x\" is not an IP address"
+        "Pod n/p: status.podIP: \"x\" is not an IP address"
     );
 }
 

@@ -34,7 +34,9 @@ fn dns_pod(name: &str, started: Option<SystemTime>) -> PolicyPod {
 /// A pod of this node that is a node cache.
 fn cache_pod(name: &str) -> PolicyPod {
     PolicyPod {
-        node_cache: Some(Box::new(NodeCache::unreadable("of a test"))),
+        node_cache: Some(Box::new(NodeCache::unreadable(
+            "the test gives no configuration",
+        ))),
         ..dns_pod(name, Some(at(0)))
     }
 }
@@ -111,7 +113,7 @@ fn node_caches_are_removed_when_they_are_deleted_or_not_listed_again() {
             namespace: "kube-system".to_owned(),
             name: "c".to_owned(),
             field: "status".to_owned(),
-            reason: "of a test".to_owned(),
+            reason: "is missing".to_owned(),
         },
     ));
     observer.apply_event(&Event::ListEnded(clients));
@@ -123,7 +125,7 @@ fn node_caches_are_removed_when_they_are_deleted_or_not_listed_again() {
 }
 
 #[test]
-fn only_pods_of_the_clusters_dns_with_an_address_have_start_times() {
+fn start_times_have_one_entry_for_each_dns_pod_with_an_address() {
     let feed = Feed::DnsPods;
     let ended = PolicyPod {
         addresses: [].into(),
@@ -134,7 +136,7 @@ fn only_pods_of_the_clusters_dns_with_an_address_have_start_times() {
         applied(feed, dns_pod("a", Some(at(5)))),
         applied(feed, dns_pod("b", None)),
         applied(feed, ended),
-        // Pods of this node don't count as pods of the cluster's DNS.
+        // A pod that only the feed `Clients` reports has no entry.
         applied(Feed::Clients, dns_pod("other", Some(at(0)))),
         Event::ListEnded(feed),
     ]);

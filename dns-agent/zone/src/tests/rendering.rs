@@ -144,8 +144,9 @@ fn srv_targets_are_not_compressed_but_later_names_point_into_them() {
 fn negative_answers_always_have_54_bytes() {
     let zones = [apex("cluster.local"), apex("z")];
     // The SOA record has 12 bytes up to its data, names of 9 and 13 bytes, and 20 bytes of numbers.
-    // Its names point to the zone's name only, also if the question has more of their labels. `at`
-    // is the offset of the zone's name in the question: 12 plus the labels before it.
+    // MNAME and RNAME end with a pointer to the zone's name, even if the question also contains
+    // `ns.dns` or `hostmaster`. `at` is the offset of the zone's name in the question: 12 plus the
+    // labels before it.
     for (question, zone, at) in [
         ("a.svc.cluster.local", 0, 12 + 6),
         ("cluster.local", 0, 12),

@@ -92,7 +92,7 @@ fn card_addresses_are_unique_and_only_of_cards() {
         address: None,
         ..card.clone()
     };
-    // Two ports of a bridge may have the bridge's address.
+    // The ports of a bond share one address.
     let devices = [device("veth1"), card.clone(), tunnel, card];
     assert_eq!(card_addresses(&wanted, &devices), [[2, 0, 0, 0, 0, 9]]);
     let only_veths = [interface("veth*", Choice::Auto)];
@@ -106,7 +106,7 @@ fn a_card_needs_allowed_clients() {
         ..device("eth0")
     };
     let wanted = [interface("eth*", Choice::Auto)];
-    // The numbers are those of allowed networks.
+    // The second argument is the number of allowed networks.
     assert!(check_cards_restricted(&wanted, 0, std::slice::from_ref(&card)).is_err());
     assert!(check_cards_restricted(&wanted, 1, &[card]).is_ok());
     let veth = device("eth0");

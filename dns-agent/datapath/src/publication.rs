@@ -12,7 +12,7 @@ use dns_common::{
     settings::SETTINGS_COPIES,
 };
 use serde::Serialize;
-use zerohop_zone::{Name, NameEntry, ZoneData};
+use zerohop_zone::{AbsentNames, Apex, Name, NameEntry, ZoneData};
 
 use super::{
     DatapathConfig, PermittedClients,
@@ -52,6 +52,8 @@ pub struct KernelTables<G> {
     /// names. It may stay `false` while names of another zone are left out.
     /// [`settings::build_settings`] has more conditions.
     authoritative: Vec<bool>,
+    /// For each zone, whether its absent names are denied as far as it is authoritative.
+    denied: Vec<bool>,
     /// The [`ZoneData::pass_suffixes`] in the last call of [`KernelTables::publish_all`] that wrote
     /// all names.
     pass_suffixes: BTreeSet<Name>,
@@ -132,6 +134,7 @@ impl<G: Grace> KernelTables<G> {
             client_table,
             zones: Vec::new(),
             authoritative: Vec::new(),
+            denied: Vec::new(),
             pass_suffixes: BTreeSet::new(),
             left_out: BTreeSet::new(),
             unsettled_copies: 0,
@@ -206,7 +209,7 @@ impl<G: Grace> KernelTables<G> {
         self.table.begin_full_round();
         self.left_out.clear();
         let mut result = Ok(());
-        data.visit(&mut |name, entry| {
+        data.visit(records::WINDOW, &mut |name, entry| {
             if result.is_ok() {
                 result = self.put_or_postpone(&mut round, name, entry);
                 progress();
@@ -218,6 +221,7 @@ impl<G: Grace> KernelTables<G> {
         // After a grace period every reader sees all words, so absent names may be denied.
         self.wait_for_readers();
         self.authoritative = self.complete_zones(data);
+        self.denied = denied_zones(data);
         self.pass_suffixes = pass_suffixes.clone();
         self.publish_settings_and_wait(data, &pass_suffixes)?;
         Ok(self.finish_round(&round))
@@ -225,8 +229,8 @@ impl<G: Grace> KernelTables<G> {
 
     /// Publishes `names` from `data`, and removes those that `data` lacks. Unchanged records are
     /// not written. Names that were left out before are tried again. All other names, the pass
-    /// suffixes, and the zones except for their serials must be the same as in the last
-    /// publication.
+    /// suffixes, and the zones must be the same as in the last publication. Of a zone, the serial
+    /// and the answers for absent names may differ.
     ///
     /// # Errors
     ///
@@ -246,7 +250,7 @@ impl<G: Grace> KernelTables<G> {
         names.sort_by_key(|name| name.wire().len());
         let mut gone = Vec::new();
         for name in names {
-            match data.entry(name) {
+            match data.entry_within(name, records::WINDOW) {
                 Some(entry) => self.put_or_postpone(&mut round, name, &entry)?,
                 None => gone.push(name),
             }
@@ -256,10 +260,17 @@ impl<G: Grace> KernelTables<G> {
         for name in gone.into_iter().rev() {
             round.published.removed += usize::from(self.table.remove(name.wire()));
         }
-        if was_full && self.left_out.is_empty() {
+        let has_room_again = was_full && self.left_out.is_empty();
+        let denied = denied_zones(data);
+        let denies_more = denied.iter().zip(&self.denied).any(|(now, then)| now > then);
+        if has_room_again || denies_more {
+            // Every reader must see the new names before more names are denied.
             self.wait_for_readers();
+        }
+        if has_room_again {
             self.authoritative = self.complete_zones(data);
         }
+        self.denied = denied;
         self.publish_zone_settings(data, &pass_suffixes)?;
         Ok(self.finish_round(&round))
     }
@@ -459,13 +470,23 @@ impl<'a> PublicationRound<'a> {
     }
 }
 
+/// For each zone, whether its absent names are denied.
+fn denied_zones(data: &dyn ZoneData) -> Vec<bool> {
+    let zones = data.zones().iter();
+    let is_denied = |zone: &Apex| match zone.absent_names {
+        AbsentNames::Denied | AbsentNames::DeniedExceptSoa => true,
+        AbsentNames::Passed | AbsentNames::NotYetKnown => false,
+    };
+    zones.map(is_denied).collect()
+}
+
 /// The size of tables with room for `capacity` names. Without a capacity: for 12.5 % more names
 /// than `data` has. There is always room for all names of `data`, and for at least `MIN_CAPACITY`
 /// names.
 #[must_use]
 pub fn table_size(data: &dyn ZoneData, capacity: Option<usize>) -> TableSize {
     let (mut names, mut bytes) = (0, 0);
-    data.visit(&mut |name, entry| {
+    data.visit(records::WINDOW, &mut |name, entry| {
         if let Some(record) = records::build_record(data, name, entry) {
             names += 1;
             bytes += slots::slot_bytes(record.len());

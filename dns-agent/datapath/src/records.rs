@@ -11,7 +11,15 @@ use dns_common::{
     settings::MAX_SUFFIXES,
 };
 use zerohop_zone as zone;
-use zerohop_zone::{ComputedNames, Name, NameEntry, OtherTypes, Rdata, Rtype, Sections, ZoneData};
+use zerohop_zone::{
+    ComputedNames, Name, NameEntry, OtherTypes, Rdata, Rtype, Sections, Window, ZoneData,
+};
+
+/// The part of an answer that decides whether a record can hold it.
+pub(super) const WINDOW: Window = Window {
+    bytes: MAX_ANSWER_LENGTH,
+    ..Window::WHOLE
+};
 
 /// Builds the record of an existing name in the layout of [`dns_common::records`], padded to whole
 /// granules. Its fields `slot` and `hash` are set when it is stored.
@@ -110,7 +118,7 @@ fn render_own_answers(data: &dyn ZoneData, name: &Name, entry: &NameEntry) -> Re
     }
     types
         .into_iter()
-        .filter_map(|rtype| match data.answer(name, rtype) {
+        .filter_map(|rtype| match data.answer_within(name, rtype, WINDOW) {
             zone::Answer::NoData { .. } => None,
             answer => Some((rtype, render_answer(data, name, &answer))),
         })
@@ -120,7 +128,10 @@ fn render_own_answers(data: &dyn ZoneData, name: &Name, entry: &NameEntry) -> Re
 /// Whether the answer for this type is data, and not, for example, an alias that leads out of the
 /// zones.
 fn has_data(data: &dyn ZoneData, name: &Name, rtype: Rtype) -> bool {
-    matches!(data.answer(name, rtype), zone::Answer::Data { .. })
+    matches!(
+        data.answer_within(name, rtype, WINDOW),
+        zone::Answer::Data { .. }
+    )
 }
 
 /// Renders the answers that all computed names one label below share. `None` when there are no such
@@ -133,7 +144,7 @@ fn render_computed_names(
     // The label "0" stands for any label, because the rendered answers don't depend on it.
     let child = name.child(b"0").ok()?;
     let render_shared = |owner: &Name, rtype: Rtype| {
-        let answer = match data.answer(owner, rtype) {
+        let answer = match data.answer_within(owner, rtype, WINDOW) {
             zone::Answer::Data { answer, additional } if additional.is_empty() => answer,
             // The compression of additional names depends on the child's name.
             _ => return None,
@@ -157,7 +168,7 @@ fn render_computed_names(
             answers: Vec::new(),
         }),
         ComputedNames::Like(other) => {
-            let other_entry = data.entry(other)?;
+            let other_entry = data.entry_within(other, WINDOW)?;
             let types = other_entry.types();
             let answers: RenderedAnswers = types
                 .map(|rtype| (rtype, render_shared(other, rtype)))

@@ -17,10 +17,12 @@ use std::sync::Arc;
 use zerohop_zone::Name;
 
 use self::interning::Interner;
+pub(super) use self::reverse_lookup::{PointerSource, Pointers};
 use super::coverage::{Coverage, Covered};
+use super::endpoints::ServiceEndpoints;
 use super::feed::Feed;
 use super::object_set::{Object, ObjectCounts, Objects};
-use super::objects::{EndpointSlice, ObjectKey, Pod, Problem, Service, ServiceKind};
+use super::objects::{ObjectKey, Pod, Problem, Service, ServiceKind};
 use super::settings::ZoneSettings;
 use super::zone_skeleton::{SkeletonInputs, ZoneSkeleton};
 
@@ -35,23 +37,23 @@ pub struct Index {
     /// existing.
     namespaces_known: bool,
     namespaces: BTreeMap<Arc<str>, StoredObject<()>>,
-    services: BTreeMap<ObjectKey, StoredObject<Service>>,
-    slices: BTreeMap<ObjectKey, StoredObject<EndpointSlice>>,
-    /// The Services for which `slices` holds every slice.
+    /// Services, and Services that don't exist but have slices.
+    services: BTreeMap<ObjectKey, ServiceState>,
+    /// Where each slice is stored.
+    slices: BTreeMap<ObjectKey, StoredObject<SlicePlace>>,
+    /// The Services of which every slice is stored.
     coverage: Coverage,
     pods: BTreeMap<ObjectKey, StoredObject<Pod>>,
-    /// The names of each Service's slices, sorted.
-    slices_of: BTreeMap<ObjectKey, Vec<Arc<str>>>,
-    /// Each address, with each Service that may give it a PTR record.
-    pub(super) pointers: BTreeSet<(IpAddr, Arc<ObjectKey>)>,
+    pub(super) pointers: Pointers,
     /// For each name, the ExternalName Services with this name as their target, or with a target
     /// one label below it. The latter may be a computed name.
     aliases: BTreeMap<Name, BTreeSet<ObjectKey>>,
     /// The number of Pods for each namespace and address.
     pod_addresses: BTreeMap<(Arc<str>, IpAddr), PodCount>,
-    /// Slices that can't be read, and Services with unknown addresses. A Service and a slice with
-    /// the same key share an element.
-    unreadable: BTreeSet<ObjectKey>,
+    /// Services with unknown addresses.
+    unreadable_services: BTreeSet<ObjectKey>,
+    /// Slices that can't be read.
+    unreadable_slices: BTreeSet<ObjectKey>,
     /// How many lists each feed has started.
     lists: BTreeMap<Feed, u32>,
     /// The problems of each Service and its slices, by the Service's key.
@@ -76,6 +78,25 @@ struct StoredObject<T> {
     feed: Feed,
     /// How many lists the feed had started when it reported the object last.
     list: u32,
+}
+
+/// A Service, and its slices.
+#[derive(Debug, Default)]
+pub(super) struct ServiceState {
+    /// `None` if only slices exist.
+    object: Option<StoredObject<Service>>,
+    /// `None` if there is no slice, to save memory.
+    endpoints: Option<Box<ServiceEndpoints>>,
+}
+
+/// Where a slice is stored.
+#[derive(Clone, Debug)]
+struct SlicePlace {
+    /// The name of the Service, in the same namespace. `None`: the slice belongs to no Service, so
+    /// it is not stored.
+    service: Option<Arc<str>>,
+    /// The slice's number in [`ServiceEndpoints`]; `None` if it is not stored.
+    number: Option<u32>,
 }
 
 /// The number of Pods with an address in a namespace.
@@ -118,11 +139,11 @@ impl Index {
             slices: BTreeMap::new(),
             coverage: Coverage::Every,
             pods: BTreeMap::new(),
-            slices_of: BTreeMap::new(),
-            pointers: BTreeSet::new(),
+            pointers: Pointers::default(),
             aliases: BTreeMap::new(),
             pod_addresses: BTreeMap::new(),
-            unreadable: BTreeSet::new(),
+            unreadable_services: BTreeSet::new(),
+            unreadable_slices: BTreeSet::new(),
             lists: BTreeMap::new(),
             problems: BTreeMap::new(),
             interner: Interner::default(),
@@ -162,7 +183,7 @@ impl Index {
     pub fn counts(&self) -> ObjectCounts {
         ObjectCounts {
             namespaces: self.namespaces.len(),
-            services: self.services.len(),
+            services: self.stored_services().count(),
             endpoint_slices: self.slices.len(),
             pods: self.pods.len(),
         }
@@ -209,6 +230,11 @@ impl Index {
     pub fn set_settings(&mut self, settings: ZoneSettings) {
         if settings != self.settings {
             self.settings = settings;
+            for state in self.services.values_mut() {
+                if let Some(endpoints) = &mut state.endpoints {
+                    endpoints.update_settings(&self.settings);
+                }
+            }
             self.rebuild();
         }
     }
@@ -217,9 +243,9 @@ impl Index {
     pub fn record_coverage(&mut self, feed: Feed, covered: Covered) {
         let mut coverage = self.coverage.clone();
         coverage.record(feed, covered);
-        let changed: BTreeSet<ObjectKey> = (self.services.values())
-            .filter(|stored| stored.object.kind == ServiceKind::Headless)
-            .map(|stored| &stored.object.key)
+        let changed: BTreeSet<ObjectKey> = (self.stored_services())
+            .filter(|service| service.kind == ServiceKind::Headless)
+            .map(|service| &service.key)
             .filter(|key| self.coverage.covers(&key.name) != coverage.covers(&key.name))
             .cloned()
             .collect();
@@ -258,7 +284,10 @@ impl Index {
                 .filter(move |(_, stored)| is_gone(stored.feed, stored.list));
             gone.map(|(key, _)| key.clone())
         }
-        gone.extend(keys(&self.services, is_gone));
+        let services = self.services.iter();
+        let services = services.filter_map(|(key, state)| Some((key, state.object.as_ref()?)));
+        let services = services.filter(|(_, stored)| is_gone(stored.feed, stored.list));
+        gone.extend(services.map(|(key, _)| key.clone()));
         gone.extend(keys(&self.slices, is_gone));
         gone.extend(keys(&self.pods, is_gone));
         for key in gone {
@@ -287,48 +316,26 @@ impl Index {
                 });
             }
             Object::Service(mut object) => {
-                if let Some(known) = self.services.get_mut(&object.key)
+                let state = self.services.get_mut(&object.key);
+                if let Some(known) = state.and_then(|state| state.object.as_mut())
                     && known.refresh_if_equal(&object, feed, list)
                 {
                     return false;
                 }
                 self.interner.intern_service(&mut object);
                 let key = object.key.clone();
+                if object.kind.is_undetermined() {
+                    self.unreadable_services.insert(key.clone());
+                } else {
+                    self.unreadable_services.remove(&key);
+                }
                 let stored = StoredObject { object, feed, list };
                 self.change_services(&BTreeSet::from([key.clone()]), |index| {
-                    index.services.insert(key.clone(), stored);
+                    index.services.entry(key.clone()).or_default().object = Some(stored);
                 });
-                self.update_unreadable(&key);
+                self.update_denials();
             }
-            Object::EndpointSlice(mut object) => {
-                if let Some(known) = self.slices.get_mut(&object.key)
-                    && known.refresh_if_equal(&object, feed, list)
-                {
-                    return false;
-                }
-                self.interner.intern_slice(&mut object);
-                let mut services: BTreeSet<ObjectKey> = object.service_key().into_iter().collect();
-                services.extend(
-                    self.slices
-                        .get(&object.key)
-                        .and_then(|old| old.object.service_key()),
-                );
-                let key = object.key.clone();
-                let stored = StoredObject { object, feed, list };
-                self.change_services(&services, |index| {
-                    index.unlink_slice(&stored.object.key);
-                    if let Some(service) = stored.object.service_key() {
-                        let names = index.slices_of.entry(service).or_default();
-                        let name = &stored.object.key.name;
-                        let at = names.partition_point(|other| other < name);
-                        // Most Services have one slice, so spare capacity would waste memory.
-                        names.reserve_exact(1);
-                        names.insert(at, name.clone());
-                    }
-                    index.slices.insert(stored.object.key.clone(), stored);
-                });
-                self.update_unreadable(&key);
-            }
+            Object::EndpointSlice(object) => return self.apply_slice(feed, list, object),
             Object::Pod(object) => {
                 if let Some(known) = self.pods.get_mut(&object.key)
                     && known.refresh_if_equal(&object, feed, list)
@@ -355,25 +362,26 @@ impl Index {
                 }
             }
             Feed::Services => {
-                if self.services.contains_key(key) {
+                if self.service(key).is_some() {
                     self.change_services(&BTreeSet::from([key.clone()]), |index| {
-                        index.services.remove(key);
+                        if let Some(state) = index.services.get_mut(key) {
+                            state.object = None;
+                        }
+                        index.remove_empty_state(key);
                     });
-                    self.update_unreadable(key);
+                    self.unreadable_services.remove(key);
+                    self.update_denials();
                 }
             }
             Feed::Slices(_) | Feed::DnsSlices => {
-                let Some(stored) = self.slices.get(key).filter(|stored| stored.feed == feed) else {
-                    return;
-                };
-                self.change_services(
-                    &stored.object.service_key().into_iter().collect(),
-                    |index| {
-                        index.unlink_slice(key);
-                        index.slices.remove(key);
-                    },
-                );
-                self.update_unreadable(key);
+                if self
+                    .slices
+                    .get(key)
+                    .is_some_and(|stored| stored.feed == feed)
+                {
+                    self.remove_slice(key);
+                    self.update_denials();
+                }
             }
             Feed::Pods => self.change_pod(key, None),
             Feed::Corefile
@@ -423,11 +431,14 @@ impl Index {
             namespaces: self.namespaces.keys().cloned().collect(),
             ..Objects::default()
         };
-        for stored in self.services.values() {
-            objects.insert(Object::Service(stored.object.clone()));
-        }
-        for stored in self.slices.values() {
-            objects.insert(Object::EndpointSlice(stored.object.clone()));
+        for (key, state) in &self.services {
+            if let Some(stored) = &state.object {
+                objects.insert(Object::Service(stored.object.clone()));
+            }
+            let slices = state.endpoints.as_ref().map(|it| it.slices(key));
+            for slice in slices.into_iter().flatten() {
+                objects.insert(Object::EndpointSlice(slice));
+            }
         }
         for stored in self.pods.values() {
             objects.insert(Object::Pod(stored.object.clone()));
@@ -446,14 +457,29 @@ impl Index {
     /// The keys of a namespace's Services, including Services that don't exist but have slices.
     fn keys_in(&self, namespace: &str) -> BTreeSet<ObjectKey> {
         let start = ObjectKey::first_in(namespace);
-        let services = self.services.range(start.clone()..).map(|(key, _)| key);
-        let others = self.slices_of.range(start..).map(|(key, _)| key);
-        let is_inside = |key: &&ObjectKey| key.is_in(namespace);
-        let services = services.take_while(is_inside);
-        services
-            .chain(others.take_while(is_inside))
+        let keys = self.services.range(start..).map(|(key, _)| key);
+        keys.take_while(|key| key.is_in(namespace))
             .cloned()
             .collect()
+    }
+
+    /// The Services that exist.
+    fn stored_services(&self) -> impl Iterator<Item = &Service> {
+        let states = self.services.values();
+        states.filter_map(|state| Some(&state.object.as_ref()?.object))
+    }
+
+    /// Removes the state of a Service that doesn't exist and has no slices.
+    fn remove_empty_state(&mut self, key: &ObjectKey) {
+        let Some(state) = self.services.get_mut(key) else {
+            return;
+        };
+        if state.endpoints.as_ref().is_some_and(|it| it.has_no_slice()) {
+            state.endpoints = None;
+        }
+        if state.object.is_none() && state.endpoints.is_none() {
+            self.services.remove(key);
+        }
     }
 
     fn current_list(&self, feed: Feed) -> u32 {
@@ -469,9 +495,7 @@ impl Index {
             let mut keys = objects.range(start..).map(|(key, _)| key);
             keys.next().filter(|key| key.is_in(namespace))
         }
-        first(&self.services, namespace).is_some()
-            || first(&self.slices_of, namespace).is_some()
-            || first(&self.pods, namespace).is_some()
+        first(&self.services, namespace).is_some() || first(&self.pods, namespace).is_some()
     }
 }
 

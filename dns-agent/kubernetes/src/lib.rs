@@ -9,6 +9,7 @@
 mod convert;
 mod corefile;
 mod coverage;
+mod endpoints;
 mod event;
 mod feed;
 mod index;
@@ -16,7 +17,6 @@ mod names;
 mod node_cache;
 mod object_set;
 mod objects;
-mod pointers;
 mod policy;
 mod provenance;
 mod selector;

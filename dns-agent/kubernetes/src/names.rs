@@ -2,44 +2,31 @@
 
 mod walk;
 
-use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use zerohop_zone::{
-    Apex, Model, ModelBuilder, Name, NameEntry, Rdata, Record, ZoneData, ZoneDataOwner,
-    address_data, reverse_name, reverse_range, undashed,
+    Apex, Model, ModelBuilder, Name, NameEntry, Rdata, Record, Rtype, Window, ZoneData,
+    ZoneDataOwner, address_data, reverse_name, reverse_range, undashed,
 };
 
 pub use self::walk::{Names, WalkPosition};
-use super::index::{Index, PodCount};
+use super::endpoints::EndpointLabel;
+use super::index::{Index, PodCount, PointerSource};
 use super::object_set::Objects;
 use super::objects::{ObjectKey, Problem};
-use super::pointers::{PointerSource, selected_pointers};
-use super::service::{self, Contribution, weight};
+use super::service::{NamesOfService, service_name, weight};
 use super::settings::{Deviations, PodMode, ZonalNames, ZoneSettings};
 use super::zone_skeleton::{ClusterDomain, computed_pod_names};
 
-/// The names at and below a Service's name.
-pub(super) type Subtree = HashMap<Name, Arc<NameEntry>>;
+/// The length of the shortest PTR record in a message, in bytes: a compression pointer (2 bytes),
+/// type, class, TTL and the length of the data (10), and a label with a compression pointer (4).
+const MIN_PTR_RECORD: usize = 16;
 
 /// All names of an index, computed from its objects on demand.
-///
-/// The names of the last Service are cached, because the records of a Service point at names of the
-/// same Service.
 pub struct View<'a> {
     index: &'a Index,
-    cached: RefCell<Option<CachedService>>,
-}
-
-/// The names of one Service in one cluster domain.
-struct CachedService {
-    /// The index of the cluster domain.
-    domain: usize,
-    service: ObjectKey,
-    names: Rc<Subtree>,
 }
 
 /// The targets of an address's PTR records.
@@ -51,10 +38,7 @@ enum PointerTargets {
 
 impl<'a> View<'a> {
     pub(super) fn new(index: &'a Index) -> View<'a> {
-        View {
-            index,
-            cached: RefCell::new(None),
-        }
+        View { index }
     }
 
     /// Whether a name is below the apex of a zone.
@@ -74,44 +58,42 @@ impl<'a> View<'a> {
         address: IpAddr,
         domain: &ClusterDomain,
     ) -> impl Iterator<Item = Name> {
-        self.pointer_targets(address, domain, PointerSource::ClusterIp)
+        let services = self
+            .index
+            .pointers
+            .services(address, PointerSource::ClusterIp);
+        services.flat_map(|key| service_name(key, &domain.svc))
     }
 
-    /// The names that Services give to an address, limited to one source of the address.
-    fn pointer_targets(
+    /// The names of the endpoints with this address.
+    fn endpoint_names(
         &self,
         address: IpAddr,
         domain: &ClusterDomain,
-        source: PointerSource,
     ) -> impl Iterator<Item = Name> {
-        let services = self.services_with_address(address);
-        let pointing = services.filter(|key| self.index.points_into(&key.namespace));
-        let given = pointing.flat_map(move |key| {
-            let (service, slices) = (self.index.service(key), self.index.slices_of(key));
-            service_name(key, domain).map_or_else(Vec::new, |name| {
-                let settings = self.index.settings();
-                let is_it = |other: IpAddr| other == address;
-                selected_pointers(is_it, service, &slices, &name, settings)
+        let services = self
+            .index
+            .pointers
+            .services(address, PointerSource::Endpoint);
+        services.flat_map(move |key| {
+            let settings = self.index.settings();
+            let name = service_name(key, &domain.svc).ok();
+            let reader = self.index.endpoints(key).map(|it| it.reader(settings));
+            let members = reader.map(|reader| reader.at_address(address).collect::<Vec<_>>());
+            let members = members.into_iter().flatten();
+            let standard = members.filter(|member| !member.is_nonstandard);
+            standard.filter_map(move |member| {
+                let label = EndpointLabel::of(member.endpoint, settings);
+                label.name_below(name.as_ref()?).ok()
             })
-        });
-        given
-            .filter(move |pointer| pointer.source == source)
-            .map(|pointer| pointer.target)
-    }
-
-    fn services_with_address(&self, address: IpAddr) -> impl Iterator<Item = &'a ObjectKey> {
-        let pairs = self.index.pointers.range((address, first_key())..);
-        pairs
-            .take_while(move |(other, _)| *other == address)
-            .map(|(_, key)| &**key)
+        })
     }
 
     /// The entry of a name if objects make the name.
-    fn object_entry(&self, name: &Name) -> Option<Arc<NameEntry>> {
-        let domains = self.index.skeleton.domains.iter().enumerate();
-        for (at, domain) in domains {
+    fn object_entry(&self, name: &Name, window: Window) -> Option<Arc<NameEntry>> {
+        for domain in &self.index.skeleton.domains {
             if name.is_at_or_below(&domain.svc) {
-                if let Some(entry) = self.service_entry(name, at, domain) {
+                if let Some(entry) = self.service_entry(name, domain, window) {
                     return Some(entry);
                 }
             } else if name.is_at_or_below(&domain.pod)
@@ -120,50 +102,26 @@ impl<'a> View<'a> {
                 return Some(entry);
             }
         }
-        self.reverse_entry(name)
+        self.reverse_entry(name, window)
     }
 
-    /// The entry of a name below `svc`. `at` is the index of `domain`.
+    /// The entry of a name below `svc`.
     fn service_entry(
         &self,
         name: &Name,
-        at: usize,
         domain: &ClusterDomain,
+        window: Window,
     ) -> Option<Arc<NameEntry>> {
         let labels = labels_below(name, &domain.svc)?;
-        let (namespace, service) = match labels.as_slice() {
-            [namespace] => {
-                return self.index.exposes(namespace).then(Arc::default);
+        match labels.as_slice() {
+            [] => None,
+            [namespace] => self.index.exposes(namespace).then(Arc::default),
+            [namespace, service, below @ ..] => {
+                let key = ObjectKey::new(*namespace, *service);
+                let names = self.index.service_names(&key, domain)?;
+                names.entry(below, window).map(Arc::new)
             }
-            [namespace, service, ..] => (*namespace, *service),
-            [] => return None,
-        };
-        if let Some(last) = &*self.cached.borrow()
-            && last.domain == at
-            && *last.service.name == *service
-            && last.service.is_in(namespace)
-        {
-            return last.names.get(name).cloned();
         }
-        let key = ObjectKey::new(namespace, service);
-        self.service_names(key, at, domain)?.get(name).cloned()
-    }
-
-    /// Computes the names of a Service, and caches them for the next call.
-    fn service_names(
-        &self,
-        service: ObjectKey,
-        at: usize,
-        domain: &ClusterDomain,
-    ) -> Option<Rc<Subtree>> {
-        let contribution = self.index.contribution(&service, domain)?;
-        let names = Rc::new(build_subtree(contribution, &service, domain));
-        self.cached.replace(Some(CachedService {
-            domain: at,
-            service,
-            names: names.clone(),
-        }));
-        Some(names)
     }
 
     fn pod_entry(&self, name: &Name, domain: &ClusterDomain) -> Option<Arc<NameEntry>> {
@@ -187,7 +145,7 @@ impl<'a> View<'a> {
 
     /// The entry of a reverse name: the PTR records of an address, or an empty non-terminal above
     /// reverse names that have PTR records.
-    fn reverse_entry(&self, name: &Name) -> Option<Arc<NameEntry>> {
+    fn reverse_entry(&self, name: &Name, window: Window) -> Option<Arc<NameEntry>> {
         let range = reverse_range(name)?;
         let settings = self.index.settings();
         let mut pointers = settings.pointer_suffixes.iter();
@@ -201,50 +159,45 @@ impl<'a> View<'a> {
                 .then(Arc::default);
         }
         let address = *range.start();
-        let owner = reverse_name(address);
-        let mut builder = ModelBuilder::new(0);
-        match self.targets_of_address(address) {
+        let mut entry = NameEntry::default();
+        let count = window.count_records(Rtype::PTR, MIN_PTR_RECORD);
+        match self.targets_of_address(address, count) {
+            PointerTargets::Known(targets) if targets.is_empty() => return None,
             PointerTargets::Known(targets) => {
-                builder.extend(targets.into_iter().map(|target| Record {
-                    owner: owner.clone(),
-                    ttl: settings.ttl,
-                    data: Rdata::Ptr(target),
-                }));
+                entry.add_rrset(settings.ttl, targets.into_iter().map(Rdata::Ptr).collect());
             }
-            PointerTargets::Unknown => builder.delegate_remainder(owner.clone()),
+            PointerTargets::Unknown => entry.delegate_remainder(),
         }
-        builder.build_below(&owner).remove(&owner)
+        Some(Arc::new(entry))
     }
 
     /// Whether an address from `first` to `last` has a PTR record.
     fn has_pointer(&self, first: IpAddr, last: IpAddr) -> bool {
-        let after = self.index.pointers.range((first, first_key())..);
-        after
-            .take_while(|(address, _)| *address <= last)
-            .any(|(address, _)| {
-                !self.is_delegated(&reverse_name(*address))
-                    && !self.targets_of_address(*address).is_empty()
+        let next = |after: &IpAddr| self.index.pointers.next_address(None, Some(*after));
+        let first = self.index.pointers.next_address(Some(first), None);
+        std::iter::successors(first, next)
+            .take_while(|address| *address <= last)
+            .any(|address| {
+                !self.is_delegated(&reverse_name(address))
+                    && !self.targets_of_address(address, 1).is_empty()
             })
     }
 
-    /// The targets of an address's PTR records. If Services have this ClusterIP, the name of the
-    /// first one; otherwise the names of all endpoints with this address.
-    fn targets_of_address(&self, address: IpAddr) -> PointerTargets {
+    /// The targets of an address's PTR records, at most `count`. If Services have this ClusterIP,
+    /// the name of the first one; otherwise the names of all endpoints with this address.
+    fn targets_of_address(&self, address: IpAddr, count: usize) -> PointerTargets {
         let Some(domain) = self.index.skeleton.domains.first() else {
             return PointerTargets::Known(BTreeSet::new());
         };
         if let Some(owner) = self.cluster_ip_owners(address, domain).next() {
             return PointerTargets::Known(BTreeSet::from([owner]));
         }
-        if self
-            .pointer_targets(address, domain, PointerSource::Nonstandard)
-            .next()
-            .is_some()
-        {
+        let mut unknown = (self.index.pointers).services(address, PointerSource::Nonstandard);
+        if unknown.any(|key| service_name(key, &domain.svc).is_ok()) {
             return PointerTargets::Unknown;
         }
-        let endpoints = self.pointer_targets(address, domain, PointerSource::Endpoint);
-        PointerTargets::Known(endpoints.collect())
+        let endpoints = self.endpoint_names(address, domain);
+        PointerTargets::Known(endpoints.take(count).collect())
     }
 
     /// The entry of a name of the zone skeleton. If `entry` has no data, and the parent has
@@ -297,12 +250,12 @@ impl<'a> View<'a> {
 
     fn visit_domain(
         &self,
-        at: usize,
         domain: &ClusterDomain,
+        window: Window,
         see: &mut dyn FnMut(&Name, &NameEntry),
     ) {
         let mut see_if_there = |name: &Name| {
-            if let Some(entry) = self.entry(name) {
+            if let Some(entry) = self.entry_within(name, window) {
                 see(name, &entry);
             }
         };
@@ -320,31 +273,23 @@ impl<'a> View<'a> {
             }
         }
         for key in self.index.services() {
-            let Some(names) = self.service_names(key.clone(), at, domain) else {
-                continue;
-            };
-            for (name, entry) in &*names {
-                if !self.is_delegated(name) {
-                    see(name, &self.pass_deviations(entry.clone()));
-                }
+            let names = self.index.service_names(key, domain);
+            for name in names.iter().flat_map(NamesOfService::names) {
+                see_if_there(&name);
             }
         }
     }
 
-    fn visit_pointers(&self, see: &mut dyn FnMut(&Name, &NameEntry)) {
+    fn visit_pointers(&self, window: Window, see: &mut dyn FnMut(&Name, &NameEntry)) {
         // In address order, addresses that share a parent name are adjacent.
         let mut above: Vec<Name> = Vec::new();
-        let mut last = None;
-        for (address, _) in &self.index.pointers {
-            if last.replace(*address) == Some(*address) {
-                continue;
-            }
-            let name = reverse_name(*address);
+        for address in self.index.pointers.addresses() {
+            let name = reverse_name(address);
             above.retain(|other| name.is_at_or_below(other));
             let mut next = Some(name);
             while let Some(name) = next.filter(|name| !above.contains(name)) {
                 if !self.is_apex(&name)
-                    && let Some(entry) = self.entry(&name)
+                    && let Some(entry) = self.entry_within(&name, window)
                 {
                     see(&name, &entry);
                 }
@@ -381,29 +326,47 @@ impl ZoneData for View<'_> {
         passed.any(|passed| name.is_at_or_below(passed)) || self.is_delegated_deep(name)
     }
 
-    fn entry(&self, name: &Name) -> Option<Arc<NameEntry>> {
+    fn entry_within(&self, name: &Name, window: Window) -> Option<Arc<NameEntry>> {
         if self.is_delegated(name) {
             return None;
         }
-        let entry = match self.object_entry(name) {
+        let entry = match self.object_entry(name, window) {
             Some(entry) => entry,
             None => self.skeleton_entry(name, self.index.skeleton.model.entry(name)?),
         };
         Some(self.pass_deviations(entry))
     }
 
-    fn visit(&self, see: &mut dyn FnMut(&Name, &NameEntry)) {
+    fn has_address(&self, name: &Name, address: IpAddr) -> bool {
+        let domains = self.index.skeleton.domains.iter();
+        let mut services = domains.filter(|domain| name.is_at_or_below(&domain.svc));
+        let of_service = services.any(|domain| match labels_below(name, &domain.svc).as_deref() {
+            Some([namespace, service, below @ ..]) => {
+                let key = ObjectKey::new(*namespace, *service);
+                let names = self.index.service_names(&key, domain);
+                names.is_some_and(|names| names.has_address(below, address))
+            }
+            _ => false,
+        });
+        let data = Rdata::from(address);
+        of_service
+            || self
+                .entry(name)
+                .is_some_and(|entry| entry.records_have(&data))
+    }
+
+    fn visit(&self, window: Window, see: &mut dyn FnMut(&Name, &NameEntry)) {
         for (name, _) in self.index.skeleton.model.entries() {
-            if self.object_entry(name).is_none()
-                && let Some(entry) = self.entry(name)
+            if self.object_entry(name, Window::EXISTENCE).is_none()
+                && let Some(entry) = self.entry_within(name, window)
             {
                 see(name, &entry);
             }
         }
-        for (at, domain) in self.index.skeleton.domains.iter().enumerate() {
-            self.visit_domain(at, domain, see);
+        for domain in &self.index.skeleton.domains {
+            self.visit_domain(domain, window, see);
         }
-        self.visit_pointers(see);
+        self.visit_pointers(window, see);
     }
 
     fn pass_suffixes(&self) -> BTreeSet<Name> {
@@ -418,39 +381,6 @@ impl ZoneData for View<'_> {
         }
         deep
     }
-}
-
-/// The lowest key.
-fn first_key() -> Arc<ObjectKey> {
-    Arc::new(ObjectKey::new("", ""))
-}
-
-/// The name of a Service, or `None` if a label is invalid.
-pub(super) fn service_name(key: &ObjectKey, domain: &ClusterDomain) -> Option<Name> {
-    service::service_name(key, &domain.svc).ok()
-}
-
-/// The entries of the names that a Service makes in a cluster domain.
-pub(super) fn build_subtree(
-    contribution: Contribution,
-    key: &ObjectKey,
-    domain: &ClusterDomain,
-) -> Subtree {
-    let Some(root) = service_name(key, domain) else {
-        return Subtree::new();
-    };
-    let mut builder = ModelBuilder::new(0);
-    builder.extend(contribution.records);
-    for (name, below) in contribution.computed_names {
-        builder.set_computed_names(name, below);
-    }
-    for (name, rtype) in contribution.passed_types {
-        builder.delegate_type(name, rtype);
-    }
-    for name in contribution.delegated {
-        builder.delegate_remainder(name);
-    }
-    builder.build_below(&root)
 }
 
 /// The label of Pods with this address. Unlike an endpoint's label, it may end with a dash.

@@ -83,7 +83,7 @@ pub enum SliceReadability {
 }
 
 /// One address of a Service's endpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Endpoint {
     /// The address.
     pub address: IpAddr,

@@ -3,15 +3,16 @@
 //! Provenance is not stored. The rules that made a record are applied again, to one Service at a
 //! time.
 
-use std::{borrow::Cow, fmt};
+use std::{collections::BTreeSet, fmt};
 
 use serde::{Deserialize, Serialize};
-use zerohop_zone::{ComputedNames, Name, Rdata, Record, Rtype, reverse_name, undashed};
+use zerohop_zone::{Name, NameEntry, Rdata, Record, Rtype, Window, reverse_range, undashed};
 
+use super::endpoints::{EndpointLabel, ServiceEndpoints};
 use super::index::Index;
 use super::names::pod_label;
 use super::objects::{EndpointSlice, ObjectKey, Service, ServiceKind};
-use super::service::{Contribution, contribute_pointers, contribute_service};
+use super::service::{NamesOfService, SliceCoverage, service_name};
 use super::settings::{EmptyServices, PodMode, ZoneSettings};
 
 /// Finds the objects behind the records of an index.
@@ -135,27 +136,22 @@ impl<'a> Provenance<'a> {
             .collect()
     }
 
-    /// The Service that a name below `svc.<zone>` belongs to, and the Service's slices. `None` if
-    /// the Service is absent or its namespace isn't exposed.
-    fn service(&self, split: &SplitName<'_>) -> Option<(&'a Service, Vec<&'a EndpointSlice>)> {
+    /// The Service that a name below `svc.<zone>` belongs to. `None` if the Service is absent or
+    /// its namespace isn't exposed.
+    fn service(&self, split: &SplitName<'_>) -> Option<&'a Service> {
         let [b"svc", namespace, service, ..] = split.labels.as_slice() else {
             return None;
         };
         let service = self.index.service(&key(namespace, service))?;
         let is_exposed = self.index.exposes(&service.key.namespace);
-        is_exposed.then(|| (service, self.index.slices_of(&service.key)))
+        is_exposed.then_some(service)
     }
 
     fn service_record_objects(&self, split: &SplitName<'_>, record: &Record) -> Vec<ObjectRef> {
-        let Some((service, slices)) = self.service(split) else {
-            return Vec::new();
-        };
-        let all = contribute_service(service, &slices, &split.svc, self.settings);
-        let owner = stored_owner(&all, &record.owner);
-        let is_the_record = |other: &Record| {
-            other.owner == *owner && is_equal_except_weight(&other.data, &record.data)
-        };
-        self.contributing_objects(split, |made| made.records.iter().any(is_the_record))
+        self.contributing_objects(split, |entry| {
+            let mut data = entry.data();
+            data.any(|other| is_equal_except_weight(other, &record.data))
+        })
     }
 
     fn target_objects(
@@ -166,9 +162,7 @@ impl<'a> Provenance<'a> {
     ) -> Vec<ObjectRef> {
         match record.data {
             Rdata::Ptr(_) => self.pointer_objects(split, target, record),
-            _ => self.contributing_objects(split, |made| {
-                made.records.iter().any(|other| other.owner == *target)
-            }),
+            _ => self.contributing_objects(split, |entry| entry.data().next().is_some()),
         }
     }
 
@@ -187,52 +181,80 @@ impl<'a> Provenance<'a> {
         };
         let key = key(namespace, service);
         let service = self.index.service(&key);
-        let makes_record = |slices: &[&EndpointSlice]| {
-            let made = contribute_pointers(&key, service, slices, &split.svc, self.settings);
-            made.pointers.iter().any(|pointer| {
-                pointer.target == *target && reverse_name(pointer.address) == record.owner
-            })
-        };
         let mut objects: Vec<ObjectRef> = service
             .map(|_| ObjectRef::new("Service", &key))
             .into_iter()
             .collect();
-        if makes_record(&[]) {
+        let (Ok(name), Some(range)) =
+            (service_name(&key, &split.svc), reverse_range(&record.owner))
+        else {
+            return objects;
+        };
+        let address = *range.start();
+        if let Some(ServiceKind::ClusterIp(own)) = service.map(|service| &service.kind)
+            && own.contains(&address)
+            && name == *target
+        {
             return objects;
         }
-        let slices = self.index.slices_of(&key).into_iter();
-        let slices = slices.filter(|slice| makes_record(&[slice]));
-        objects.extend(slices.map(|slice| ObjectRef::new("EndpointSlice", &slice.key)));
+        let endpoints = self.index.endpoints(&key);
+        let reader = endpoints.map(|endpoints| endpoints.reader(self.settings));
+        let members = reader.iter().flat_map(|reader| reader.at_address(address));
+        let slices = members.filter(|member| {
+            let label = EndpointLabel::of(member.endpoint, self.settings);
+            label.name_below(&name).as_ref() == Ok(target)
+        });
+        let slices: BTreeSet<&str> = slices.map(|member| member.slice).collect();
+        let slices = slices.into_iter().map(|slice| {
+            let key = ObjectKey::new(key.namespace.clone(), slice);
+            ObjectRef::new("EndpointSlice", &key)
+        });
+        objects.extend(slices);
         objects
     }
 
-    /// The objects that make a record. `has_record` tests whether a contribution has the record.
-    /// If the Service makes the record without slices, only the Service is returned; otherwise, the
-    /// Service and each slice with which it makes the record. Empty if the record isn't made.
+    /// The objects that make a record of the name in `split`. `has_record` tests whether an entry
+    /// has the record. If the Service makes the record without slices, only the Service is
+    /// returned; otherwise, the Service and each slice with which it makes the record. Empty if the
+    /// record isn't made.
     fn contributing_objects(
         &self,
         split: &SplitName<'_>,
-        has_record: impl Fn(&Contribution) -> bool,
+        has_record: impl Fn(&NameEntry) -> bool,
     ) -> Vec<ObjectRef> {
-        let Some((service, slices)) = self.service(split) else {
+        let Some(service) = self.service(split) else {
             return Vec::new();
         };
-        let makes_record = |slices: &[&EndpointSlice]| {
-            has_record(&contribute_service(
-                service,
-                slices,
-                &split.svc,
-                self.settings,
-            ))
+        let below = split.labels.get(3..).unwrap_or_default();
+        let below: Result<Vec<&str>, _> = below
+            .iter()
+            .map(|label| std::str::from_utf8(label))
+            .collect();
+        let Ok(below) = below else {
+            return Vec::new();
+        };
+        let makes_record = |slice: Option<EndpointSlice>| {
+            let (settings, coverage) = (self.settings, SliceCoverage::Whole);
+            let endpoints = ServiceEndpoints::from_slices(slice, settings);
+            let names = NamesOfService::new(service, &endpoints, coverage, &split.svc, settings);
+            let entry = names.ok().and_then(|names| stored_entry(&names, &below));
+            entry.is_some_and(|entry| has_record(&entry))
         };
         let service_ref = ObjectRef::new("Service", &service.key);
-        if makes_record(&[]) {
+        if makes_record(None) {
             return vec![service_ref];
         }
+        let slices = self
+            .index
+            .endpoints(&service.key)
+            .map(|it| it.slices(&service.key));
         let slices: Vec<_> = slices
-            .iter()
-            .filter(|slice| makes_record(&[slice]))
-            .map(|slice| ObjectRef::new("EndpointSlice", &slice.key))
+            .into_iter()
+            .flatten()
+            .filter_map(|slice| {
+                let slice_ref = ObjectRef::new("EndpointSlice", &slice.key);
+                makes_record(Some(slice)).then_some(slice_ref)
+            })
             .collect();
         if slices.is_empty() {
             return Vec::new();
@@ -289,8 +311,7 @@ impl<'a> Provenance<'a> {
             );
         };
         let subject = format!("Service {namespace}/{name}");
-        let slices = self.index.slices_of(key).into_iter();
-        let ready: usize = slices.map(|slice| slice.endpoints.len()).sum();
+        let ready = self.index.endpoints(key).map_or(0, ServiceEndpoints::count);
         let missing = match rtype {
             Rtype::A => "an IPv4 address".to_owned(),
             Rtype::AAAA => "an IPv6 address".to_owned(),
@@ -394,19 +415,13 @@ impl fmt::Display for ObjectRef {
     }
 }
 
-/// The name under which `contribution` has the records of `owner`. It differs from `owner` if
-/// `owner` is a computed name.
-fn stored_owner<'a>(contribution: &'a Contribution, owner: &Name) -> Cow<'a, Name> {
-    let mut records = contribution.records.iter();
-    let is_stored = records.any(|record| record.owner == *owner);
-    let mut below = contribution.computed_names.iter();
-    let computed = below.find_map(|(name, below)| match below {
-        ComputedNames::Like(other) if owner.parent().as_ref() == Some(name) => Some(other),
-        _ => None,
-    });
-    match computed {
-        Some(other) if !is_stored => Cow::Borrowed(other),
-        _ => Cow::Owned(owner.clone()),
+/// The entry with the records of the name with these labels below a Service. A computed name for a
+/// topology zone has those of the Service's name.
+fn stored_entry(names: &NamesOfService<'_>, labels: &[&str]) -> Option<NameEntry> {
+    let own = names.entry(labels, Window::WHOLE);
+    match labels {
+        ["_zone", "prefer", _] if own.is_none() => names.entry(&[], Window::WHOLE),
+        _ => own,
     }
 }
 

@@ -1,194 +1,706 @@
-//! Computes the names and records of one Service.
+//! The rules that make DNS names of a Service.
+//!
+//! A name is computed when it is needed, from the Service and the endpoints that the name stands
+//! for. The result depends only on these objects and the settings.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use zerohop_zone::{ComputedNames, Name, Rdata, Record, Rtype, Srv};
+use zerohop_zone::{ComputedNames, MAX_LABEL, Name, NameEntry, Rdata, Rtype, Srv, Window, dashed};
 
-use super::objects::{
-    EndpointSlice, ObjectKey, Port, Problem, Service, ServiceKind, SliceReadability,
+use super::endpoints::{
+    EndpointGroup, EndpointLabel, EndpointReader, Family, MAX_PAIRS, Member, ServiceEndpoints,
+    SliceChange,
 };
-use super::pointers::{Pointer, endpoint_name, is_nonstandard, service_pointers};
+use super::objects::{ObjectKey, Port, Problem, Service, ServiceKind};
 use super::settings::{
     Deviations, EmptyServices, EndpointScope, NonstandardEndpoints, ZonalNames, ZoneSettings,
 };
-use super::zone_skeleton::label_below;
+use super::zone_skeleton::{is_label, label_below};
 
 /// The protocols of Service ports, in lower case.
 const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
 
-/// All names and records that one Service and its slices make in one cluster domain.
-#[derive(Debug, Default)]
-pub(super) struct Contribution {
-    /// Records at and below the Service's name.
-    pub(super) records: Vec<Record>,
-    /// Names with computed names below them.
-    pub(super) computed_names: Vec<(Name, ComputedNames)>,
-    /// Names at which queries pass for types without data, and for absent names one label below
-    /// (`ModelBuilder::delegate_remainder`).
-    pub(super) delegated: Vec<Name>,
-    /// Names and types for which queries pass.
-    pub(super) passed_types: Vec<(Name, Rtype)>,
-    /// Candidates for PTR records. Which of them become records depends on all Services together.
-    pub(super) pointers: Vec<Pointer>,
-    /// Parts of the objects that make no records, with the reason.
-    pub(super) problems: Vec<Problem>,
+/// A group with at least this many pairs of an endpoint and a port gives its SRV records the weight
+/// 1: see [`weight`].
+const MANY_PAIRS: usize = 101;
+
+/// The most problems of one Service's endpoints that are reported one by one.
+const MAX_ENDPOINT_PROBLEMS: usize = 5;
+
+/// The most endpoints of a Service whose hosts are searched for one with a port number for only
+/// some of its addresses. A larger Service is taken to have such a host if some of its slices have
+/// port numbers and others don't, because a question must not read all endpoints.
+const MAX_COMPARED_PORTS: usize = 64;
+
+/// The length of a record's fields after its owner and before its data, in bytes.
+const FIXED_FIELDS: usize = 10;
+/// The length of a compression pointer, in bytes.
+const POINTER: usize = 2;
+/// The length of priority, weight and port in an SRV record, in bytes.
+const SRV_NUMBERS: usize = 6;
+
+/// The names of one Service in one cluster domain.
+pub(super) struct NamesOfService<'a> {
+    service: &'a Service,
+    endpoints: &'a ServiceEndpoints,
+    settings: &'a ZoneSettings,
+    /// The name of the Service.
+    name: Name,
+    shape: Shape,
 }
 
-/// An address as one slice lists it.
-struct ListedAddress<'a> {
-    address: IpAddr,
-    /// The endpoint's name below the Service. `None` if the label is invalid or the name too long.
-    name: Option<Name>,
-    ports: &'a [Port],
-    /// The topology zone.
-    zone: Option<&'a str>,
+/// Which names a Service has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// None.
+    Nothing,
+    /// The Service's name is an alias.
+    Alias,
+    /// All names are delegated to CoreDNS, with those of ports of these protocols.
+    Delegated(BTreeSet<String>),
+    /// The names of addresses and ports.
+    Records(Knowledge),
 }
 
-/// One address with one of its ports, from which a SRV record is made.
-#[derive(Clone, Copy)]
-struct AddressPort<'a> {
-    address: IpAddr,
-    /// The name that a SRV record points at. `None` if the address has no name.
-    target: Option<&'a Name>,
-    port: &'a Port,
-    /// The topology zone.
-    zone: Option<&'a str>,
+/// Which addresses a Service's names have, and whether its endpoints have names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Knowledge {
+    /// A headless Service: those of its endpoints, which have names.
+    Headless,
+    /// ClusterIPs. The endpoints have names too.
+    ClusterIp,
+    /// ClusterIPs. Names of endpoints may exist, so they pass.
+    ClusterIpOnly,
 }
 
-/// Computes the names and records of `service` and the endpoints in its `slices`. `svc` is the name
-/// `svc.<zone>`. The result depends only on these arguments, so comparing the results before and
-/// after a change of an object shows which names differ.
-pub(super) fn contribute_service(
-    service: &Service,
-    slices: &[&EndpointSlice],
-    svc: &Name,
-    settings: &ZoneSettings,
-) -> Contribution {
-    let mut out = Contribution::default();
-    let name = service_name(&service.key, svc);
-    let name = match &name {
-        Ok(name) => name,
-        Err(reason) => {
-            out.add_problem(service, "metadata.name", reason.clone());
-            return out;
+/// The labels of a name below a Service, from right to left.
+type LabelPath = Vec<String>;
+
+impl Shape {
+    /// The shape of a Service's names. `is_covered`: whether all slices of the Service are watched.
+    pub(super) fn of(
+        service: &Service,
+        endpoints: &ServiceEndpoints,
+        coverage: SliceCoverage,
+        settings: &ZoneSettings,
+    ) -> Shape {
+        let is_headless = service.kind == ServiceKind::Headless;
+        let exceeds_bound = endpoints.count_pairs() > MAX_PAIRS;
+        let is_uncovered = is_headless && coverage == SliceCoverage::Partial;
+        if service.kind.is_undetermined() || is_uncovered || is_headless && exceeds_bound {
+            return Shape::Delegated(all_protocols());
         }
-    };
-    out.pointers = service_pointers(Some(service), slices, name, settings);
-    let addresses: &[IpAddr] = match &service.kind {
-        kind if kind.is_undetermined() => {
-            if let Err(reason) = out.delegate_service(name, BTreeSet::from(PROTOCOLS), settings) {
-                out.add_problem(service, "metadata.name", reason);
-            }
-            let reason = match kind {
-                ServiceKind::ClusterIp(_) => {
-                    "the Service has no address yet, so CoreDNS answers its names; \
-                     if the Service is in a file, state its address there"
-                }
-                ServiceKind::HeadlessWithoutSlices => {
-                    "the Service is headless and the files have no EndpointSlice for it, so \
-                     CoreDNS answers its names; add its EndpointSlices to the files"
-                }
-                // The source of an unreadable Service reports it. `Index::contribution` passes an
-                // unreadable Service in place of an uncovered one, and `Index::count_uncovered`
-                // counts these.
-                _ => return out,
-            };
-            out.add_problem(service, "spec.clusterIP", reason.into());
-            return out;
+        if let ServiceKind::ExternalName(_) = service.kind {
+            return Shape::Alias;
         }
-        ServiceKind::ExternalName(target) => {
-            out.add_alias(service, name, target, settings.ttl);
-            return out;
-        }
-        ServiceKind::ClusterIp(_)
-            if settings.empty_services == EmptyServices::Ignored
-                && has_no_ready_endpoint(slices) =>
+        if !is_headless
+            && settings.empty_services == EmptyServices::Ignored
+            && endpoints.has_none_ready()
         {
-            return out;
+            return Shape::Nothing;
         }
-        ServiceKind::ClusterIp(addresses) => addresses,
-        // The last two are undetermined, so the first arm has returned for them.
-        ServiceKind::Headless | ServiceKind::HeadlessWithoutSlices | ServiceKind::Unreadable => &[],
-    };
-
-    let is_headless = service.kind == ServiceKind::Headless;
-    let any_nonstandard = slices.iter().any(|slice| is_nonstandard(slice, settings));
-    // CoreDNS denies a headless Service without endpoints, but answers the topology zones below it.
-    let has_only_zones = settings.nonstandard_endpoints == NonstandardEndpoints::Passed
-        && settings.zonal_names == ZonalNames::Answered
-        && has_no_ready_endpoint(slices);
-    if is_headless && (any_nonstandard || has_only_zones) {
-        if let Err(reason) = out.delegate_service(name, protocols(slices), settings) {
-            out.add_problem(service, "metadata.name", reason);
+        let knows_endpoints = !endpoints.has_nonstandard() && !exceeds_bound;
+        if !is_headless {
+            return Shape::Records(match settings.endpoint_scope {
+                EndpointScope::All if knows_endpoints => Knowledge::ClusterIp,
+                EndpointScope::All | EndpointScope::Headless => Knowledge::ClusterIpOnly,
+            });
         }
-        return out;
-    }
-    let knows_endpoints =
-        (is_headless || settings.endpoint_scope == EndpointScope::All) && !any_nonstandard;
-    let listed = if knows_endpoints {
-        list_addresses(slices, name, settings, &mut out.problems)
-    } else {
-        Vec::new()
-    };
-    let endpoints: Vec<AddressPort<'_>> = listed.iter().flat_map(ListedAddress::pairs).collect();
-    let service_pairs: Vec<AddressPort<'_>> = if is_headless {
-        endpoints.clone()
-    } else {
-        addresses
-            .iter()
-            .flat_map(|address| pair_with_ports(*address, Some(name), &service.ports, None))
-            .collect()
-    };
-
-    out.add_addresses(name, &service_pairs, settings);
-    for ((protocol, port), pairs) in group_by_port(&service_pairs) {
-        match port_name(name, protocol, port) {
-            Ok(owner) => out.add_addresses(&owner, &pairs, settings),
-            Err(reason) => out.add_problem(service, "spec.ports", reason),
+        // CoreDNS denies a headless Service without endpoints, but answers the topology zones below
+        // it.
+        let has_only_zones = settings.nonstandard_endpoints == NonstandardEndpoints::Passed
+            && settings.zonal_names == ZonalNames::Answered
+            && endpoints.has_none_ready();
+        if !knows_endpoints || has_only_zones {
+            return Shape::Delegated(slice_protocols(endpoints));
         }
+        Shape::Records(Knowledge::Headless)
     }
-    for (owner, pairs) in group_by(&endpoints, |pair| pair.target) {
-        out.add_addresses(owner, &pairs, settings);
-    }
-    if settings.nonstandard_endpoints == NonstandardEndpoints::Passed {
-        out.pass_partial_srv(is_headless.then_some(name), &endpoints);
-    }
-    if !knows_endpoints {
-        out.computed_names
-            .push((name.clone(), ComputedNames::Unknown));
-    }
-    if is_headless
-        && settings.zonal_names == ZonalNames::Answered
-        && !service_pairs.is_empty()
-        && let Err(reason) = out.add_zonal_names(name, &service_pairs, settings)
-    {
-        out.add_problem(service, "metadata.name", reason);
-    }
-    let protocols = service_pairs.iter().map(|pair| &*pair.port.protocol);
-    if settings.deviations == Deviations::Passed
-        && let Err(reason) = out.delegate_port_names(name, protocols.collect())
-    {
-        out.add_problem(service, "spec.ports", reason);
-    }
-    out
 }
 
-/// Computes only the pointers of a Service. CoreDNS makes PTR records even for a Service whose own
-/// names it denies, and for slices without a Service.
-pub(super) fn contribute_pointers(
-    key: &ObjectKey,
-    service: Option<&Service>,
-    slices: &[&EndpointSlice],
-    svc: &Name,
-    settings: &ZoneSettings,
-) -> Contribution {
-    let name = service_name(key, svc);
-    let pointers = name.map(|name| service_pointers(service, slices, &name, settings));
-    Contribution {
-        pointers: pointers.unwrap_or_default(),
-        ..Contribution::default()
+/// Whether all slices of a Service are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SliceCoverage {
+    Whole,
+    Partial,
+}
+
+impl<'a> NamesOfService<'a> {
+    /// The names of a Service below `svc`, the name `svc.<zone>`.
+    ///
+    /// # Errors
+    /// The reason why the Service can't have a name.
+    pub(super) fn new(
+        service: &'a Service,
+        endpoints: &'a ServiceEndpoints,
+        coverage: SliceCoverage,
+        svc: &Name,
+        settings: &'a ZoneSettings,
+    ) -> Result<NamesOfService<'a>, String> {
+        Ok(NamesOfService {
+            name: service_name(&service.key, svc)?,
+            shape: Shape::of(service, endpoints, coverage, settings),
+            service,
+            endpoints,
+            settings,
+        })
+    }
+
+    /// The entry of the name with these labels below the Service's name, from right to left. `None`
+    /// if the name doesn't exist, or is a computed name.
+    pub(super) fn entry(&self, labels: &[&str], window: Window) -> Option<NameEntry> {
+        match &self.shape {
+            Shape::Nothing => None,
+            Shape::Alias if labels.is_empty() => {
+                let mut entry = NameEntry::default();
+                let target = self.alias_target()?.ok()?;
+                entry.add_rrset(self.settings.ttl, vec![Rdata::Cname(target)]);
+                Some(entry)
+            }
+            Shape::Alias => None,
+            Shape::Delegated(protocols) => {
+                let protocols = protocols.iter().map(String::as_str);
+                let zonal = self.settings.zonal_names == ZonalNames::Answered
+                    && matches!(labels, ["_zone"] | ["_zone", "pin" | "prefer"]);
+                let is_delegated =
+                    labels.is_empty() || zonal || is_delegated_port(labels, protocols);
+                is_delegated.then(|| {
+                    let mut entry = NameEntry::default();
+                    entry.delegate_remainder();
+                    entry
+                })
+            }
+            Shape::Records(knowledge) => self.record_entry(*knowledge, labels, window),
+        }
+    }
+
+    /// Whether the name with these labels has this address.
+    pub(super) fn has_address(&self, labels: &[&str], address: IpAddr) -> bool {
+        let Shape::Records(knowledge) = self.shape else {
+            return false;
+        };
+        let reader = self.endpoints.reader(self.settings);
+        let zone = zone_text(labels);
+        match self.group(knowledge, labels, &zone, &reader) {
+            Some(EndpointGroup::All | EndpointGroup::Port { .. })
+                if knowledge != Knowledge::Headless =>
+            {
+                self.cluster_ips().contains(&address)
+            }
+            Some(group) => reader.has_address(group, address),
+            None => false,
+        }
+    }
+
+    /// All names with entries.
+    pub(super) fn names(&self) -> BTreeSet<Name> {
+        let mut all: BTreeSet<LabelPath> = BTreeSet::from([LabelPath::new()]);
+        match &self.shape {
+            Shape::Nothing => all.clear(),
+            Shape::Alias => {}
+            Shape::Delegated(protocols) => {
+                all.extend(delegated_ports(protocols.iter().map(String::as_str)));
+                if self.settings.zonal_names == ZonalNames::Answered {
+                    add_zonal_labels(std::iter::empty(), &mut all);
+                }
+            }
+            Shape::Records(knowledge) => {
+                let reader = self.endpoints.reader(self.settings);
+                self.add_port_labels(&[], &mut all);
+                for ports in self.port_lists(*knowledge) {
+                    self.add_port_labels(&ports, &mut all);
+                }
+                if knowledge.knows_endpoints() {
+                    all.extend(reader.labels().filter_map(label_text).map(|it| vec![it]));
+                }
+                if self.has_zonal_names(*knowledge) {
+                    add_zonal_labels(reader.zones(), &mut all);
+                }
+            }
+        }
+        self.existing_names(all)
+    }
+
+    /// The names whose entries, or whose additional records, may differ after a change of a slice.
+    /// The shape must be the same before and after the change.
+    pub(super) fn names_changed_by(&self, change: &SliceChange) -> BTreeSet<Name> {
+        let Shape::Records(knowledge) = self.shape else {
+            return BTreeSet::new();
+        };
+        if !knowledge.knows_endpoints() {
+            return BTreeSet::new();
+        }
+        let reader = self.endpoints.reader(self.settings);
+        let mut all = BTreeSet::new();
+        let mut zones = BTreeSet::new();
+        let parts = [
+            (&change.removed, &change.old_ports),
+            (&change.added, &change.new_ports),
+        ];
+        for (endpoints, ports) in parts {
+            if knowledge == Knowledge::Headless && !endpoints.is_empty() {
+                all.insert(LabelPath::new());
+                self.add_port_labels(ports, &mut all);
+            }
+            for endpoint in endpoints {
+                zones.extend(endpoint.zone.as_deref());
+                let label = EndpointLabel::of(endpoint, self.settings);
+                let Some(label) = label_text(label) else {
+                    continue;
+                };
+                if !all.insert(vec![label.clone()]) || knowledge != Knowledge::Headless {
+                    continue;
+                }
+                // Names whose SRV records point at the label have its addresses in their answers.
+                for other in reader.members(EndpointGroup::Label(&label)) {
+                    zones.extend(other.endpoint.zone.as_deref());
+                    self.add_port_labels(other.ports, &mut all);
+                }
+            }
+        }
+        // The names for topology zones come and go with the first endpoint.
+        if knowledge == Knowledge::Headless && self.settings.zonal_names == ZonalNames::Answered {
+            add_zonal_labels(zones.into_iter(), &mut all);
+            // Computed names below `prefer`, and empty non-terminals in their place, have the data
+            // of the Service's name.
+            let nested = reader.zones().filter(|zone| zone.contains('.'));
+            for zone in nested {
+                let first = zone.rsplit('.').next().unwrap_or_default();
+                all.insert(["_zone", "prefer", first].map(str::to_owned).into());
+            }
+        }
+        self.names_of(all)
+    }
+
+    /// Parts of the objects that make no records, with the reason.
+    pub(super) fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut report = |field: &str, reason: String| {
+            let field = field.to_owned();
+            problems.push(Problem::with_key(
+                "Service",
+                &self.service.key,
+                field,
+                reason,
+            ));
+        };
+        match (&self.shape, &self.service.kind) {
+            (_, ServiceKind::ClusterIp(addresses)) if addresses.is_empty() => report(
+                "spec.clusterIP",
+                "the Service has no address yet, so CoreDNS answers its names; \
+                 if the Service is in a file, state its address there"
+                    .to_owned(),
+            ),
+            (_, ServiceKind::HeadlessWithoutSlices) => report(
+                "spec.clusterIP",
+                "the Service is headless and the files have no EndpointSlice for it, so \
+                 CoreDNS answers its names; add its EndpointSlices to the files"
+                    .to_owned(),
+            ),
+            // The source of an unreadable Service reports it, and `Index::count_uncovered` counts
+            // the Services whose slices are not all watched.
+            (_, ServiceKind::Unreadable) => {}
+            (Shape::Alias, _) => {
+                if let Some(Err(reason)) = self.alias_target() {
+                    report("spec.externalName", reason);
+                }
+            }
+            (Shape::Delegated(_), _) if self.endpoints.count_pairs() > MAX_PAIRS => report(
+                "spec.ports",
+                format!(
+                    "the Service's endpoints and ports make {} SRV records, and an answer holds \
+                     at most {MAX_PAIRS}, so CoreDNS answers its names; give it fewer ports or \
+                     endpoints",
+                    self.endpoints.count_pairs()
+                ),
+            ),
+            (Shape::Records(knowledge), _) => {
+                for reason in self.invalid_ports(*knowledge) {
+                    report("spec.ports", reason);
+                }
+                if knowledge.knows_endpoints() {
+                    problems.extend(self.endpoint_problems());
+                }
+            }
+            (Shape::Nothing | Shape::Delegated(_), _) => {}
+        }
+        // All fixed labels below the Service are shorter than this one.
+        if self.shape != Shape::Nothing
+            && let Err(reason) = label_below(&self.name, "_sctp")
+        {
+            let field = "metadata.name".to_owned();
+            problems.push(Problem::with_key(
+                "Service",
+                &self.service.key,
+                field,
+                reason,
+            ));
+        }
+        problems
+    }
+
+    /// The entry of a name with records, or of a name that exists because of others.
+    fn record_entry(
+        &self,
+        knowledge: Knowledge,
+        labels: &[&str],
+        window: Window,
+    ) -> Option<NameEntry> {
+        if !labels.iter().all(|label| is_label(label)) {
+            return None;
+        }
+        let reader = self.endpoints.reader(self.settings);
+        let mut entry = NameEntry::default();
+        let mut exists = false;
+        let zone = zone_text(labels);
+        if let Some(group) = self.group(knowledge, labels, &zone, &reader) {
+            self.add_group(&mut entry, knowledge, group, &reader, window);
+            exists = true;
+        }
+        if labels.is_empty() && knowledge == Knowledge::ClusterIpOnly {
+            entry.set_computed_names(ComputedNames::Unknown);
+            exists = true;
+        }
+        if self.has_zonal_names(knowledge) {
+            match labels {
+                ["_zone"] => exists = true,
+                ["_zone", "pin"] => {
+                    entry.set_computed_names(ComputedNames::Empty);
+                    exists = true;
+                }
+                ["_zone", "prefer"] => {
+                    entry.set_computed_names(ComputedNames::Like(self.name.clone()));
+                    exists = true;
+                }
+                ["_zone", kind @ ("pin" | "prefer"), _, ..] if !exists => {
+                    exists = has_zone_below(&zone, &reader);
+                    // An empty non-terminal in the place of a computed name has its data.
+                    if exists && *kind == "prefer" && labels.len() == 3 {
+                        self.add_group(&mut entry, knowledge, EndpointGroup::All, &reader, window);
+                    }
+                }
+                _ => {}
+            }
+        }
+        if self.settings.deviations == Deviations::Passed {
+            // CoreDNS also answers names of ports without underscores, and accepts `_` for any port
+            // and any protocol.
+            let protocols = self.protocols(knowledge);
+            if is_delegated_port(labels, protocols.iter().map(String::as_str)) {
+                entry.delegate_remainder();
+                exists = true;
+            }
+            exists |= labels.is_empty();
+        }
+        if let [protocol] = labels {
+            exists |= self.has_named_port(knowledge, protocol);
+        }
+        exists.then_some(entry)
+    }
+
+    /// The endpoints or ClusterIPs that the name with these labels stands for, unless there are
+    /// none. `zone` is the text of a topology zone in the labels: see [`zone_text`].
+    fn group<'l>(
+        &self,
+        knowledge: Knowledge,
+        labels: &'l [&'l str],
+        zone: &'l str,
+        reader: &EndpointReader<'_>,
+    ) -> Option<EndpointGroup<'l>> {
+        match labels {
+            [] => {
+                let group = EndpointGroup::All;
+                self.has_addresses(knowledge, group, reader)
+                    .then_some(group)
+            }
+            [label] => {
+                let group = EndpointGroup::Label(label);
+                (knowledge.knows_endpoints() && reader.has_members(group)).then_some(group)
+            }
+            [protocol, name] => {
+                let group = EndpointGroup::Port {
+                    protocol: protocol.strip_prefix('_')?,
+                    name: name.strip_prefix('_')?,
+                };
+                self.has_addresses(knowledge, group, reader)
+                    .then_some(group)
+            }
+            ["_zone", "pin" | "prefer", ..] if self.has_zonal_names(knowledge) => {
+                let group = EndpointGroup::Zone(zone);
+                reader.has_members(group).then_some(group)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the Service's name, or the name of a port, has addresses.
+    fn has_addresses(
+        &self,
+        knowledge: Knowledge,
+        group: EndpointGroup<'_>,
+        reader: &EndpointReader<'_>,
+    ) -> bool {
+        match knowledge {
+            Knowledge::Headless => reader.has_members(group),
+            Knowledge::ClusterIp | Knowledge::ClusterIpOnly => {
+                group == EndpointGroup::All
+                    || self.service.ports.iter().any(|port| group.has_port(port))
+            }
+        }
+    }
+
+    /// Adds the addresses of a group to a name, and an SRV record for each pair with a port number
+    /// and a target. A target must be a name with addresses (RFC 2782), so an endpoint without a
+    /// name gets no SRV record.
+    fn add_group(
+        &self,
+        entry: &mut NameEntry,
+        knowledge: Knowledge,
+        group: EndpointGroup<'_>,
+        reader: &EndpointReader<'_>,
+        window: Window,
+    ) {
+        let ttl = self.settings.ttl;
+        let has_cluster_ips = knowledge != Knowledge::Headless
+            && matches!(group, EndpointGroup::All | EndpointGroup::Port { .. });
+        if has_cluster_ips {
+            let addresses = self.cluster_ips().iter().copied().map(Rdata::from);
+            let (v4, v6) = addresses.partition(|data| data.rtype() == Rtype::A);
+            entry.add_rrset(ttl, v4);
+            entry.add_rrset(ttl, v6);
+            entry.add_rrset(ttl, self.cluster_ip_srv(group));
+            return;
+        }
+        for (family, rtype, length) in [(Family::V4, Rtype::A, 4), (Family::V6, Rtype::AAAA, 16)] {
+            let count = window.count_records(rtype, POINTER + FIXED_FIELDS + length);
+            let addresses = reader.addresses(group, family, count, window.rotation);
+            entry.add_rrset(ttl, addresses.into_iter().map(Rdata::from).collect());
+        }
+        if self.passes_srv(knowledge, group, reader) {
+            entry.delegate_type(Rtype::SRV);
+        } else {
+            entry.add_rrset(ttl, self.endpoint_srv(group, reader, window));
+        }
+    }
+
+    /// The SRV records of ClusterIPs: one for each port.
+    fn cluster_ip_srv(&self, group: EndpointGroup<'_>) -> Vec<Rdata> {
+        let ports = self.service.ports.iter();
+        let ports: Vec<&Port> = ports.filter(|port| group.has_port(port)).collect();
+        let weight = weight(self.cluster_ips().len() * ports.len());
+        let numbers = ports.iter().filter_map(|port| port.number);
+        let records = numbers.map(|port| {
+            Rdata::Srv(Srv {
+                priority: 0,
+                weight,
+                port,
+                target: self.name.clone(),
+            })
+        });
+        records.collect()
+    }
+
+    /// The SRV records of endpoints: one for each pair of a port number and a name. As in CoreDNS,
+    /// every pair counts for the weight, including pairs that another slice repeats and pairs
+    /// without a port.
+    fn endpoint_srv(
+        &self,
+        group: EndpointGroup<'_>,
+        reader: &EndpointReader<'_>,
+        window: Window,
+    ) -> Vec<Rdata> {
+        // The target is not compressed (RFC 2782), and has a label of at least one byte.
+        let target = 2 + self.name.wire().len();
+        let record = POINTER + FIXED_FIELDS + SRV_NUMBERS + target;
+        let pairs = reader.srv_pairs(group, window.count_records(Rtype::SRV, record));
+        let weight = weight(reader.count_pairs(group, MANY_PAIRS));
+        let records = pairs.into_iter().filter_map(|(port, label)| {
+            Some(Rdata::Srv(Srv {
+                priority: 0,
+                weight,
+                port,
+                target: label.name_below(&self.name).ok()?,
+            }))
+        });
+        records.collect()
+    }
+
+    /// Whether SRV queries for a name of endpoints pass to CoreDNS.
+    /// * CoreDNS makes SRV records for an endpoint without a name too, with a target that doesn't
+    ///   exist.
+    /// * CoreDNS leaves the addresses without a port number out of the additional section. The
+    ///   host's records don't show which addresses have one.
+    fn passes_srv(
+        &self,
+        knowledge: Knowledge,
+        group: EndpointGroup<'_>,
+        reader: &EndpointReader<'_>,
+    ) -> bool {
+        if self.settings.nonstandard_endpoints != NonstandardEndpoints::Passed {
+            return false;
+        }
+        if reader.has_unnamed(group) || self.has_too_long_name(group, reader) {
+            return true;
+        }
+        match group {
+            EndpointGroup::Label(_) => has_partial_ports(group, reader),
+            EndpointGroup::All => knowledge == Knowledge::Headless && self.has_partial_host(reader),
+            EndpointGroup::Port { .. } | EndpointGroup::Zone(_) => false,
+        }
+    }
+
+    /// Whether a host may have addresses with and without a port number.
+    fn has_partial_host(&self, reader: &EndpointReader<'_>) -> bool {
+        let has_number = |ports: &[Port]| ports.iter().any(|port| port.number.is_some());
+        let lists = self.endpoints.used_port_lists();
+        let numbered = lists.iter().filter(|ports| has_number(ports)).count();
+        if numbered == 0 || numbered == lists.len() {
+            return false;
+        }
+        if self.endpoints.count() > MAX_COMPARED_PORTS {
+            return true;
+        }
+        let mut labels = reader.labels().filter_map(label_text);
+        labels.any(|label| has_partial_ports(EndpointGroup::Label(&label), reader))
+    }
+
+    /// Whether the name of an endpoint in a group would be too long.
+    fn has_too_long_name(&self, group: EndpointGroup<'_>, reader: &EndpointReader<'_>) -> bool {
+        self.may_be_too_long()
+            && reader.members(group).any(|member| {
+                let label = EndpointLabel::of(member.endpoint, self.settings);
+                label.name_below(&self.name).is_err()
+            })
+    }
+
+    /// Whether a label of 63 bytes doesn't fit below the Service's name.
+    fn may_be_too_long(&self) -> bool {
+        self.name.child(&[b'a'; MAX_LABEL]).is_err()
+    }
+
+    /// Endpoints without a name, as problems of their slices.
+    fn endpoint_problems(&self) -> Vec<Problem> {
+        let reader = self.endpoints.reader(self.settings);
+        let too_long = self
+            .may_be_too_long()
+            .then(|| reader.members(EndpointGroup::All));
+        let unnamed = too_long.into_iter().flatten().chain(reader.unnamed());
+        let reasons = unnamed.filter_map(|member| {
+            let label = EndpointLabel::of(member.endpoint, self.settings);
+            let reason = label.name_below(&self.name).err()?;
+            let key = ObjectKey::new(self.service.key.namespace.clone(), member.slice);
+            let reason = format!("{reason}, so this endpoint has no name");
+            let field = "endpoints".to_owned();
+            Some(Problem::with_key("EndpointSlice", &key, field, reason))
+        });
+        reasons.take(MAX_ENDPOINT_PROBLEMS).collect()
+    }
+
+    /// Why names of ports are not labels.
+    fn invalid_ports(&self, knowledge: Knowledge) -> BTreeSet<String> {
+        let lists = self.port_lists(knowledge);
+        let ports = lists.iter().flat_map(|ports| ports.iter());
+        let names = ports.filter_map(|port| {
+            let labels = port_labels(port)?;
+            name_below(&self.name, &labels).err()
+        });
+        names.collect()
+    }
+
+    /// Whether a port with a valid name has this protocol label, such as `_tcp`.
+    fn has_named_port(&self, knowledge: Knowledge, protocol: &str) -> bool {
+        let Some(protocol) = protocol.strip_prefix('_') else {
+            return false;
+        };
+        let lists = self.port_lists(knowledge);
+        let mut ports = lists.iter().flat_map(|ports| ports.iter());
+        ports.any(|port| {
+            port.protocol.eq_ignore_ascii_case(protocol)
+                && port_labels(port).is_some_and(|labels| labels.iter().all(|it| is_label(it)))
+        })
+    }
+
+    /// The lists of ports of the addresses that the Service's name has.
+    fn port_lists(&self, knowledge: Knowledge) -> Vec<Arc<[Port]>> {
+        match knowledge {
+            Knowledge::Headless => self.endpoints.used_port_lists(),
+            Knowledge::ClusterIp | Knowledge::ClusterIpOnly => vec![self.service.ports.clone()],
+        }
+    }
+
+    /// The protocols of the ports of the addresses that the Service's name has.
+    fn protocols(&self, knowledge: Knowledge) -> BTreeSet<String> {
+        let lists = self.port_lists(knowledge);
+        let ports = lists.iter().flat_map(|ports| ports.iter());
+        ports.map(|port| port.protocol.to_string()).collect()
+    }
+
+    /// Adds the labels of the names that exist because of these ports.
+    fn add_port_labels(&self, ports: &[Port], all: &mut BTreeSet<LabelPath>) {
+        for port in ports {
+            if let Some(labels) = port_labels(port) {
+                all.insert(labels[..1].to_vec());
+                all.insert(labels);
+            }
+        }
+        if self.settings.deviations == Deviations::Passed {
+            all.extend(delegated_ports(ports.iter().map(|port| &*port.protocol)));
+        }
+    }
+
+    /// Whether the Service has names for topology zones: `<topology zone>.pin._zone.<service>` and
+    /// `<topology zone>.prefer._zone.<service>` have the endpoints of that topology zone. For any
+    /// other label, the name below `pin` has no data, and the name below `prefer` has all
+    /// endpoints.
+    fn has_zonal_names(&self, knowledge: Knowledge) -> bool {
+        knowledge == Knowledge::Headless
+            && self.settings.zonal_names == ZonalNames::Answered
+            && self.endpoints.count() > 0
+    }
+
+    /// The target of an alias, or why it is not a name.
+    fn alias_target(&self) -> Option<Result<Name, String>> {
+        let ServiceKind::ExternalName(target) = &self.service.kind else {
+            return None;
+        };
+        if target.parse::<IpAddr>().is_ok() {
+            let reason = format!("{target:?} is an address; an alias needs a domain name");
+            return Some(Err(reason));
+        }
+        Some(Name::parse(target).map_err(|error| format!("{target:?}: {error}")))
+    }
+
+    fn cluster_ips(&self) -> &'a [IpAddr] {
+        match &self.service.kind {
+            ServiceKind::ClusterIp(addresses) => addresses,
+            _ => &[],
+        }
+    }
+
+    /// The names with these labels that have entries.
+    fn existing_names(&self, all: BTreeSet<LabelPath>) -> BTreeSet<Name> {
+        let existing = all.into_iter().filter(|labels| {
+            let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+            self.entry(&labels, Window::EXISTENCE).is_some()
+        });
+        self.names_of(existing)
+    }
+
+    /// The names with these labels, unless they are too long.
+    fn names_of(&self, all: impl IntoIterator<Item = LabelPath>) -> BTreeSet<Name> {
+        let names = all.into_iter();
+        names
+            .filter_map(|labels| name_below(&self.name, &labels).ok())
+            .collect()
+    }
+}
+
+impl Knowledge {
+    /// Whether the endpoints are known.
+    fn knows_endpoints(self) -> bool {
+        self != Knowledge::ClusterIpOnly
     }
 }
 
@@ -198,261 +710,118 @@ pub(super) fn service_name(key: &ObjectKey, svc: &Name) -> Result<Name, String> 
     label_below(&namespace, &key.name)
 }
 
-impl Contribution {
-    /// Adds the addresses of the pairs, and a SRV record for each pair with a port number and a
-    /// target. A target must be a name with addresses (RFC 2782), so an endpoint without a name
-    /// gets no SRV record. As in CoreDNS, every pair counts for the weight, including pairs that
-    /// another slice repeats and pairs without a port.
-    fn add_addresses(&mut self, owner: &Name, pairs: &[AddressPort<'_>], settings: &ZoneSettings) {
-        let ttl = settings.ttl;
-        let weight = weight(pairs.len());
-        // CoreDNS makes SRV records for nameless addresses too, with a target that doesn't exist.
-        let has_nameless = pairs.iter().any(|pair| pair.target.is_none());
-        if has_nameless && settings.nonstandard_endpoints == NonstandardEndpoints::Passed {
-            self.passed_types.push((owner.clone(), Rtype::SRV));
-        }
-        for pair in pairs {
-            self.add_record(owner, ttl, pair.address.into());
-            if let (Some(port), Some(target)) = (pair.port.number, pair.target) {
-                let srv = Srv {
-                    priority: 0,
-                    weight,
-                    port,
-                    target: target.clone(),
-                };
-                self.add_record(owner, ttl, Rdata::Srv(srv));
-            }
-        }
-    }
-
-    /// Makes SRV queries for a host name pass if only some of its addresses have a port number.
-    /// CoreDNS leaves the other addresses out of the additional section, but the host's records
-    /// don't show which ones. If `service` is given, it names a headless Service, and SRV queries
-    /// for it pass too.
-    fn pass_partial_srv(&mut self, service: Option<&Name>, pairs: &[AddressPort<'_>]) {
-        for (target, pairs) in group_by(pairs, |pair| pair.target) {
-            let numbered = pairs.iter().filter(|pair| pair.port.number.is_some());
-            let with_port: BTreeSet<IpAddr> = numbered.map(|pair| pair.address).collect();
-            let has_port = |pair: &AddressPort<'_>| with_port.contains(&pair.address);
-            if !with_port.is_empty() && !pairs.iter().all(has_port) {
-                let names = service.into_iter().chain([target]);
-                self.passed_types
-                    .extend(names.map(|name| (name.clone(), Rtype::SRV)));
-            }
-        }
-    }
-
-    /// Adds the names for topology zones. `<topology zone>.pin._zone.<service>` and
-    /// `<topology zone>.prefer._zone.<service>` have the endpoints of that topology zone. For any
-    /// other label, the name below `pin` has no data, and the name below `prefer` has all
-    /// endpoints.
-    fn add_zonal_names(
-        &mut self,
-        name: &Name,
-        pairs: &[AddressPort<'_>],
-        settings: &ZoneSettings,
-    ) -> Result<(), String> {
-        let anchor = label_below(name, "_zone")?;
-        let pin = label_below(&anchor, "pin")?;
-        let prefer = label_below(&anchor, "prefer")?;
-        for (zone, pairs) in group_by(pairs, |pair| pair.zone) {
-            // A topology zone may have several labels. If one is invalid, the zone gets no name.
-            let below = |name: &Name| {
-                let mut labels = zone.rsplit('.');
-                labels.try_fold(name.clone(), |name, label| label_below(&name, label))
-            };
-            let (Ok(pin), Ok(prefer)) = (below(&pin), below(&prefer)) else {
-                continue;
-            };
-            self.add_addresses(&pin, &pairs, settings);
-            self.add_addresses(&prefer, &pairs, settings);
-        }
-        self.computed_names.push((pin, ComputedNames::Empty));
-        self.computed_names
-            .push((prefer, ComputedNames::Like(name.clone())));
-        Ok(())
-    }
-
-    /// Delegates all names of a Service to CoreDNS, including names of ports and topology zones.
-    fn delegate_service(
-        &mut self,
-        name: &Name,
-        protocols: BTreeSet<&str>,
-        settings: &ZoneSettings,
-    ) -> Result<(), String> {
-        self.delegated.push(name.clone());
-        self.delegate_port_names(name, protocols)?;
-        if settings.zonal_names == ZonalNames::Answered {
-            let anchor = label_below(name, "_zone")?;
-            self.delegated.push(label_below(&anchor, "pin")?);
-            self.delegated.push(label_below(&anchor, "prefer")?);
-            self.delegated.push(anchor);
-        }
-        Ok(())
-    }
-
-    /// Delegates to CoreDNS the names of ports that have no records here. CoreDNS also answers
-    /// names of ports without underscores, and accepts `_` for any port and any protocol.
-    fn delegate_port_names(
-        &mut self,
-        name: &Name,
-        protocols: BTreeSet<&str>,
-    ) -> Result<(), String> {
-        for protocol in protocols {
-            self.delegated
-                .push(label_below(name, &format!("_{protocol}"))?);
-            // An address without ports has an empty protocol.
-            if !protocol.is_empty() {
-                self.delegated.push(label_below(name, protocol)?);
-            }
-        }
-        self.delegated.push(label_below(name, "_")?);
-        Ok(())
-    }
-
-    fn add_alias(&mut self, service: &Service, name: &Name, target: &str, ttl: u32) {
-        let field = "spec.externalName";
-        if target.parse::<IpAddr>().is_ok() {
-            let reason = format!("{target:?} is an address; an alias needs a domain name");
-            return self.add_problem(service, field, reason);
-        }
-        match Name::parse(target) {
-            Ok(target) => self.add_record(name, ttl, Rdata::Cname(target)),
-            Err(error) => self.add_problem(service, field, format!("{target:?}: {error}")),
-        }
-    }
-
-    fn add_record(&mut self, owner: &Name, ttl: u32, data: Rdata) {
-        let owner = owner.clone();
-        self.records.push(Record { owner, ttl, data });
-    }
-
-    fn add_problem(&mut self, service: &Service, field: &str, reason: String) {
-        let problem = Problem::with_key("Service", &service.key, field.into(), reason);
-        self.problems.push(problem);
-    }
-}
-
-impl ListedAddress<'_> {
-    fn pairs(&self) -> impl Iterator<Item = AddressPort<'_>> {
-        pair_with_ports(self.address, self.name.as_ref(), self.ports, self.zone)
-    }
-}
-
 /// The weight of SRV records made from `count` pairs of address and port (docs/naming.md, rule
 /// 1.6).
 pub(super) fn weight(count: usize) -> u16 {
     match count {
         0..=1 => 100,
-        2..=100 => (100 / count) as u16,
+        2..MANY_PAIRS => (100 / count) as u16,
         _ => 1,
     }
 }
 
-/// Pairs the address with each port. Without ports, it is paired once with a port that has neither
-/// name nor number.
-fn pair_with_ports<'a>(
-    address: IpAddr,
-    target: Option<&'a Name>,
-    ports: &'a [Port],
-    zone: Option<&'a str>,
-) -> impl Iterator<Item = AddressPort<'a>> {
-    static NO_PORT: Port = Port {
-        name: None,
-        protocol: Cow::Borrowed(""),
-        number: None,
-    };
-    let ports = match ports {
-        [] => std::slice::from_ref(&NO_PORT),
-        _ => ports,
-    };
-    ports.iter().map(move |port| AddressPort {
-        address,
-        target,
-        port,
-        zone,
-    })
+/// The name with these labels below another one, from right to left.
+fn name_below(name: &Name, labels: &[String]) -> Result<Name, String> {
+    let mut labels = labels.iter();
+    labels.try_fold(name.clone(), |name, label| label_below(&name, label))
+}
+
+/// The label of an endpoint as text, in lower case. `None` if the endpoint has no name.
+fn label_text(label: EndpointLabel<'_>) -> Option<String> {
+    match label {
+        EndpointLabel::Text(text) => Some(text.to_ascii_lowercase()),
+        EndpointLabel::Address(address) => Some(dashed(address)),
+        EndpointLabel::Invalid(_) => None,
+    }
+}
+
+/// The labels of a port: `_<protocol>`, then `_<name>`. `None` for a port without a name.
+fn port_labels(port: &Port) -> Option<LabelPath> {
+    let name = port.name.as_ref()?;
+    Some(vec![format!("_{}", port.protocol), format!("_{name}")])
 }
 
 /// The protocols of the ports of all slices. All protocols if a slice can't be read.
-fn protocols<'a>(slices: &[&'a EndpointSlice]) -> BTreeSet<&'a str> {
-    if slices
-        .iter()
-        .any(|slice| slice.readability == SliceReadability::Unreadable)
-    {
-        return BTreeSet::from(PROTOCOLS);
+fn slice_protocols(endpoints: &ServiceEndpoints) -> BTreeSet<String> {
+    if endpoints.has_unreadable() {
+        return all_protocols();
     }
-    let ports = slices.iter().flat_map(|slice| slice.ports.iter());
-    ports.map(|port| &*port.protocol).collect()
+    let lists = endpoints.all_port_lists();
+    let ports = lists.iter().flat_map(|ports| ports.iter());
+    ports.map(|port| port.protocol.to_string()).collect()
 }
 
-/// Whether no endpoint is ready. A nonstandard or unreadable slice counts as having a ready
-/// endpoint, because CoreDNS may see one.
-fn has_no_ready_endpoint(slices: &[&EndpointSlice]) -> bool {
-    slices
-        .iter()
-        .all(|slice| slice.endpoints.is_empty() && slice.readability == SliceReadability::Plain)
+fn all_protocols() -> BTreeSet<String> {
+    PROTOCOLS.map(str::to_owned).into()
 }
 
-/// The ready addresses of all slices, with their names below `service`. An endpoint with an invalid
-/// label is still an address of the Service; the label is reported in `problems`.
-fn list_addresses<'a>(
-    slices: &[&'a EndpointSlice],
-    service: &Name,
-    settings: &ZoneSettings,
-    problems: &mut Vec<Problem>,
-) -> Vec<ListedAddress<'a>> {
-    let mut listed = Vec::new();
-    for slice in slices {
-        for endpoint in &slice.endpoints {
-            let name = endpoint_name(endpoint, service, settings);
-            let name = name.map_err(|reason| {
-                let reason = format!("{reason}, so this endpoint has no name");
-                let field = "endpoints".into();
-                problems.push(Problem::with_key(
-                    "EndpointSlice",
-                    &slice.key,
-                    field,
-                    reason,
-                ));
-            });
-            listed.push(ListedAddress {
-                address: endpoint.address,
-                name: name.ok(),
-                ports: &slice.ports,
-                zone: endpoint.zone.as_deref(),
-            });
-        }
-    }
-    listed
+/// Whether queries for a name with this label, and for names below it, pass: CoreDNS also answers
+/// names of ports without underscores, and accepts `_` for any port and any protocol.
+fn is_delegated_port<'p>(labels: &[&str], mut protocols: impl Iterator<Item = &'p str>) -> bool {
+    let [label] = labels else {
+        return false;
+    };
+    *label == "_"
+        || protocols.any(|protocol| {
+            let without = label.strip_prefix('_').unwrap_or(label);
+            without.eq_ignore_ascii_case(protocol)
+        })
 }
 
-/// The pairs of each named port, keyed by protocol and port name.
-fn group_by_port<'a>(
-    pairs: &[AddressPort<'a>],
-) -> BTreeMap<(&'a str, &'a str), Vec<AddressPort<'a>>> {
-    group_by(pairs, |pair| {
-        let name = pair.port.name.as_deref()?;
-        Some((&*pair.port.protocol, name))
+/// The labels for which [`is_delegated_port`] is true.
+fn delegated_ports<'p>(protocols: impl Iterator<Item = &'p str>) -> BTreeSet<LabelPath> {
+    let named = protocols.flat_map(|protocol| [format!("_{protocol}"), protocol.to_owned()]);
+    named
+        .chain(["_".to_owned()])
+        .map(|label| vec![label])
+        .collect()
+}
+
+/// The topology zone in the labels `_zone`, `pin` or `prefer`, and the zone's labels, from right to
+/// left. A topology zone may have several labels.
+fn zone_text(labels: &[&str]) -> String {
+    let zone = labels.get(2..).unwrap_or_default().iter().rev();
+    zone.copied().collect::<Vec<_>>().join(".")
+}
+
+/// Whether a topology zone has labels in front of `zone`.
+fn has_zone_below(zone: &str, reader: &EndpointReader<'_>) -> bool {
+    let mut zones = reader.zones();
+    zones.any(|other| {
+        let front = other.strip_suffix(zone).and_then(|it| it.strip_suffix('.'));
+        front.is_some_and(|front| front.split('.').all(is_label))
     })
 }
 
-/// Groups pairs by their key. Pairs without a key are left out.
-fn group_by<'a, K: Ord>(
-    pairs: &[AddressPort<'a>],
-    key: impl Fn(&AddressPort<'a>) -> Option<K>,
-) -> BTreeMap<K, Vec<AddressPort<'a>>> {
-    let mut groups: BTreeMap<K, Vec<AddressPort<'a>>> = BTreeMap::new();
-    for pair in pairs {
-        if let Some(key) = key(pair) {
-            groups.entry(key).or_default().push(*pair);
+/// Adds the labels of the names that exist because of these topology zones.
+fn add_zonal_labels<'z>(zones: impl Iterator<Item = &'z str>, all: &mut BTreeSet<LabelPath>) {
+    all.insert(vec!["_zone".to_owned()]);
+    for kind in ["pin", "prefer"] {
+        all.insert(vec!["_zone".to_owned(), kind.to_owned()]);
+    }
+    for zone in zones {
+        // If one label is invalid, the zone has no name.
+        if !zone.split('.').all(is_label) {
+            continue;
+        }
+        for kind in ["pin", "prefer"] {
+            let mut labels = vec!["_zone".to_owned(), kind.to_owned()];
+            for label in zone.rsplit('.') {
+                labels.push(label.to_owned());
+                all.insert(labels.clone());
+            }
         }
     }
-    groups
 }
 
-/// `_<port>._<protocol>.<service>`.
-fn port_name(service: &Name, protocol: &str, port: &str) -> Result<Name, String> {
-    let protocol = label_below(service, &format!("_{protocol}"))?;
-    label_below(&protocol, &format!("_{port}"))
+/// Whether only some addresses of a group have a port with a number.
+fn has_partial_ports(group: EndpointGroup<'_>, reader: &EndpointReader<'_>) -> bool {
+    let members = reader.members(group);
+    let has_number = |member: &Member<'_>| member.ports.iter().any(|port| port.number.is_some());
+    let with_number: BTreeSet<IpAddr> = members
+        .filter(has_number)
+        .map(|member| member.endpoint.address)
+        .collect();
+    let mut members = reader.members(group);
+    !with_number.is_empty() && members.any(|member| !with_number.contains(&member.endpoint.address))
 }

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 use zerohop_zone::{
-    AbsentNames, Apex, ComputedNames, Model, ModelBuilder, Name, NameError, Rdata, Record, Rtype,
-    ZoneData, reverse_zones,
+    AbsentNames, Apex, ComputedNames, MAX_LABEL, Model, ModelBuilder, Name, NameError, Rdata,
+    Record, Rtype, ZoneData, reverse_zones,
 };
 
 use super::objects::Problem;
@@ -24,6 +24,8 @@ pub(super) struct ZoneSkeleton {
     pub(super) model: Model,
     /// The valid cluster domains, in the order of the settings.
     pub(super) domains: Vec<ClusterDomain>,
+    /// [`SkeletonInputs::has_unreadable`].
+    pub(super) has_unreadable: bool,
     /// Problems with settings. These settings are ignored.
     pub(super) problems: Vec<Problem>,
 }
@@ -109,6 +111,7 @@ impl ZoneSkeleton {
         ZoneSkeleton {
             model: builder.build(),
             domains,
+            has_unreadable: inputs.has_unreadable,
             problems,
         }
     }
@@ -150,14 +153,17 @@ pub(super) fn computed_pod_names(settings: &ZoneSettings) -> Option<ComputedName
     }
 }
 
-/// Puts a label in front of a name. Fails with a reason if the label is empty or holds other bytes
-/// than letters, digits, `-` and `_`, or if the label or the name would be too long. A dot is
-/// rejected because it would become part of the label.
+/// Whether a text is a label: 1 to 63 letters, digits, `-` and `_`. A dot is rejected because it
+/// would become part of the label.
+pub(super) fn is_label(text: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    (1..=MAX_LABEL).contains(&text.len()) && text.bytes().all(is_allowed)
+}
+
+/// Puts a label in front of a name. Fails with a reason if the label is not one ([`is_label`]), or
+/// if the name would be too long.
 pub(super) fn label_below(name: &Name, label: &str) -> Result<Name, String> {
-    if !label
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
-    {
+    if !is_label(label) && !label.is_empty() && label.len() <= MAX_LABEL {
         return Err(format!("{label:?} is not a label of a domain name"));
     }
     name.child(label.as_bytes())

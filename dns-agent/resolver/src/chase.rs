@@ -174,7 +174,9 @@ impl Chase {
         let noerror = OptRcode::NOERROR;
         let flags = self.flags;
         let zones = local_names.data.zones();
-        match local_names.data.answer(&self.target, self.query.qtype) {
+        let window = self.query.window(rotation);
+        let data = local_names.data;
+        match data.answer_within(&self.target, self.query.qtype, window) {
             Answer::Data { answer, additional } => {
                 self.chain.extend(answer);
                 if self.is_too_long() {

@@ -7,7 +7,7 @@ use domain::{
     },
     dep::octseq::Parser,
 };
-use zerohop_zone::Sections;
+use zerohop_zone::{Sections, Window};
 
 use super::query::{Edns, HEADER_LEN, Query, Transport};
 
@@ -83,6 +83,16 @@ impl Query {
         truncate_message(&mut message, self.limit() - OPT_LEN);
         push_opt(&mut message, edns, extended_rcode);
         message
+    }
+
+    /// The part of the zone data that fits a reply. `rotation` is as in
+    /// [`respond`](super::message::respond).
+    pub(super) fn window(&self, rotation: usize) -> Window {
+        Window {
+            bytes: self.limit(),
+            rotation,
+            ..Window::WHOLE
+        }
     }
 
     /// The longest reply to send, in bytes. A client's EDNS size counts as at least 512 (RFC 6891

@@ -65,7 +65,7 @@ pub fn respond(
         return QueryAction::Send(query.error_reply(rcode));
     }
 
-    let answer = model.answer(&query.name, query.qtype);
+    let answer = model.answer_within(&query.name, query.qtype, query.window(rotation));
     let rcode = match answer {
         Answer::Data { .. } | Answer::NoData { .. } => OptRcode::NOERROR,
         Answer::NxDomain { .. } => OptRcode::NXDOMAIN,

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::name_entry::{RrSet, address_data};
-use super::{AbsentNames, Apex, ComputedNames, Name, NameEntry, Rdata, Record, Rtype, undashed};
+use super::{
+    AbsentNames, Apex, ComputedNames, Name, NameEntry, Rdata, Record, Rtype, Window, undashed,
+};
 
 /// The largest number of CNAMEs that one answer follows, as in CoreDNS.
 const MAX_LINKS: usize = 11;
@@ -22,19 +24,31 @@ pub trait ZoneData {
     fn delegated_names(&self) -> &[Name];
 
     /// The entry of a name. `None` for computed names without an entry of their own, for delegated
-    /// names and for names that don't exist.
-    fn entry(&self, name: &Name) -> Option<Arc<NameEntry>>;
+    /// names and for names that don't exist. RRsets that don't fit `window` may be cut.
+    fn entry_within(&self, name: &Name, window: Window) -> Option<Arc<NameEntry>>;
 
-    /// Calls `see` once for each name with an entry, in no particular order. Reverse names of known
-    /// addresses may be outside all zones.
-    fn visit(&self, see: &mut dyn FnMut(&Name, &NameEntry));
+    /// The entry of a name, with all records.
+    fn entry(&self, name: &Name) -> Option<Arc<NameEntry>> {
+        self.entry_within(name, Window::WHOLE)
+    }
+
+    /// Whether a name with an entry has this address.
+    fn has_address(&self, name: &Name, address: IpAddr) -> bool {
+        let data = Rdata::from(address);
+        let entry = self.entry_within(name, Window::WHOLE.for_type(data.rtype()));
+        entry.is_some_and(|entry| entry.records_have(&data))
+    }
+
+    /// Calls `see` once for each name with an entry, in no particular order. RRsets that don't fit
+    /// `window` may be cut. Reverse names of known addresses may be outside all zones.
+    fn visit(&self, window: Window, see: &mut dyn FnMut(&Name, &NameEntry));
 
     /// The suffixes below which queries for names that are not in the kernel's tables must pass:
     /// names with computed names more than one label deep, and [`ZoneData::delegated_names`]. An
     /// implementation may add others.
     fn pass_suffixes(&self) -> BTreeSet<Name> {
         let mut suffixes: BTreeSet<Name> = self.delegated_names().iter().cloned().collect();
-        self.visit(&mut |name, entry| {
+        self.visit(Window::EXISTENCE, &mut |name, entry| {
             if entry.computed_depth() > 1 {
                 suffixes.insert(name.clone());
             }
@@ -42,9 +56,16 @@ pub trait ZoneData {
         suffixes
     }
 
-    /// Answers a question of class IN.
+    /// Answers a question of class IN with all records.
     fn answer(&self, name: &Name, rtype: Rtype) -> Answer {
-        let Some(found) = self.find_name(name) else {
+        self.answer_within(name, rtype, Window::WHOLE)
+    }
+
+    /// Answers a question of class IN. An answer that is longer than `window` may be cut, but never
+    /// so far that it would fit.
+    fn answer_within(&self, name: &Name, rtype: Rtype, window: Window) -> Answer {
+        let window = window.for_type(rtype);
+        let Some(found) = self.find_name(name, window) else {
             return self.absent_answer(name, rtype);
         };
         if found.delegates_type(rtype) {
@@ -54,13 +75,13 @@ pub trait ZoneData {
             && rtype != Rtype::CNAME
             && !is_meta(rtype)
         {
-            return self.follow_alias(name, link, rtype);
+            return self.follow_alias(name, link, rtype, window);
         }
         let answer = found.records(name, rtype);
         if answer.is_empty() {
             return self.no_data_answer(name);
         }
-        let additional = self.additional_records(&found, &answer);
+        let additional = self.additional_records(name, &found, &answer, window);
         Answer::Data { answer, additional }
     }
 
@@ -85,8 +106,8 @@ pub trait ZoneData {
 
     /// Finds the data of a name: its entry, or the data of a computed name.
     #[doc(hidden)]
-    fn find_name(&self, name: &Name) -> Option<NameData> {
-        if let Some(entry) = self.entry(name) {
+    fn find_name(&self, name: &Name, window: Window) -> Option<NameData> {
+        if let Some(entry) = self.entry_within(name, window) {
             return Some(NameData::Entry(entry));
         }
         // There are no computed names at or below delegated names.
@@ -95,19 +116,21 @@ pub trait ZoneData {
         }
         let label = name.labels().next()?;
         let parent = name.parent()?;
-        if let Some(parent) = self.entry(&parent) {
+        // Of an entry above, only the computed names are used.
+        let empty = Window::EXISTENCE;
+        if let Some(parent) = self.entry_within(&parent, empty) {
             return match &parent.computed_names {
                 ComputedNames::Nothing => None,
                 ComputedNames::Empty | ComputedNames::EmptyThenAddresses(_) => {
                     Some(NameData::Empty)
                 }
                 ComputedNames::Addresses(ttl) => NameData::address(label, *ttl),
-                ComputedNames::Like(other) => self.entry(other).map(NameData::Entry),
+                ComputedNames::Like(other) => self.entry_within(other, window).map(NameData::Entry),
                 ComputedNames::Unknown => Some(NameData::Unknown),
             };
         }
         // The parent has no entry, but may be a computed name, below which others are computed.
-        match self.entry(&parent.parent()?)?.computed_names {
+        match self.entry_within(&parent.parent()?, empty)?.computed_names {
             ComputedNames::EmptyThenAddresses(ttl) => NameData::address(label, ttl),
             _ => None,
         }
@@ -141,7 +164,13 @@ pub trait ZoneData {
     ///
     /// A chain that is too long, such as a loop, is answered as if the type were A or AAAA.
     #[doc(hidden)]
-    fn follow_alias(&self, owner: &Name, link: (Name, u32), rtype: Rtype) -> Answer {
+    fn follow_alias(
+        &self,
+        owner: &Name,
+        link: (Name, u32),
+        rtype: Rtype,
+        window: Window,
+    ) -> Answer {
         let mut chain = Vec::new();
         // The number of CNAMEs up to the last one that crosses into another zone.
         let mut crossing = 0;
@@ -160,7 +189,7 @@ pub trait ZoneData {
             if zone != self.zone_of(&chain[chain.len() - 1].owner) {
                 crossing = chain.len();
             }
-            let Some(found) = self.find_name(&target) else {
+            let Some(found) = self.find_name(&target, window) else {
                 match self.absent_answer(&target, rtype) {
                     Answer::NxDomain { .. } => {
                         return self.alias_without_data(owner, chain, crossing, rtype);
@@ -180,7 +209,7 @@ pub trait ZoneData {
             if data.is_empty() {
                 return self.alias_without_data(owner, chain, crossing, rtype);
             }
-            let additional = self.additional_records(&found, &data);
+            let additional = self.additional_records(&target, &found, &data, window);
             chain.extend(data);
             return Answer::Data {
                 answer: chain,
@@ -237,30 +266,74 @@ pub trait ZoneData {
 
     /// The addresses of the hosts named in an answer, each host once.
     ///
-    /// `found` has the data of the answer's owner. If the owner has addresses, an SRV target adds
-    /// only addresses that the owner has too, because the target's other addresses don't serve the
-    /// port.
+    /// `found` has the data of `owner`, the owner of the answer. If the owner has addresses, an SRV
+    /// target adds only addresses that the owner has too, because the target's other addresses
+    /// don't serve the port.
     #[doc(hidden)]
-    fn additional_records(&self, found: &NameData, answer: &[Record]) -> Vec<Record> {
+    fn additional_records(
+        &self,
+        owner: &Name,
+        found: &NameData,
+        answer: &[Record],
+        window: Window,
+    ) -> Vec<Record> {
         let mut seen = HashSet::new();
         let mut additional = Vec::new();
         for record in answer {
+            // A message that is too long loses all its additional records.
+            if additional.len() > window.bytes / Window::MIN_ADDRESS_RECORD {
+                break;
+            }
             let Some(host) = record.data.host().filter(|host| seen.insert(*host)) else {
                 continue;
             };
-            let Some(host_found) = self.find_name(host) else {
+            let Some(host_found) = self.find_name(host, window.for_all_types()) else {
                 continue;
             };
             for rtype in [Rtype::A, Rtype::AAAA] {
                 let addresses = host_found.records(host, rtype).into_iter();
                 let is_wanted = |address: &Record| match record.data {
-                    Rdata::Srv(_) if found.has_addresses() => found.has_data(&address.data),
+                    Rdata::Srv(_) if found.has_addresses() => {
+                        self.owner_has(owner, found, &address.data)
+                    }
                     _ => true,
                 };
                 additional.extend(addresses.filter(is_wanted));
             }
         }
         additional
+    }
+
+    /// Whether an owner with the data `found` has this address. `found` may be cut.
+    #[doc(hidden)]
+    fn owner_has(&self, owner: &Name, found: &NameData, address: &Rdata) -> bool {
+        if found.has_data(address) {
+            return true;
+        }
+        // The owner may be a computed name, which has the data of another name.
+        let stored = match found {
+            NameData::Entry(_) => self.name_with_entry(owner),
+            NameData::Empty | NameData::Address { .. } | NameData::Unknown => None,
+        };
+        stored.is_some_and(|stored| match address {
+            Rdata::A(address) => self.has_address(&stored, (*address).into()),
+            Rdata::Aaaa(address) => self.has_address(&stored, (*address).into()),
+            _ => false,
+        })
+    }
+
+    /// The name whose entry has the data of `name`: the name itself, or the name in
+    /// [`ComputedNames::Like`].
+    #[doc(hidden)]
+    fn name_with_entry(&self, name: &Name) -> Option<Name> {
+        let window = Window::EXISTENCE;
+        if self.entry_within(name, window).is_some() {
+            return Some(name.clone());
+        }
+        match &self.entry_within(&name.parent()?, window)?.computed_names {
+            ComputedNames::Like(other) => Some(other.clone()),
+            _ => None,
+        }
     }
 }
 
@@ -382,8 +455,8 @@ impl NameData {
     fn has_data(&self, data: &Rdata) -> bool {
         match self {
             NameData::Address { address, .. } => *data == Rdata::from(*address),
-            // Data of an RRset is sorted.
-            _ => (self.rrset(data.rtype())).is_some_and(|set| set.data.binary_search(data).is_ok()),
+            NameData::Entry(entry) => entry.records_have(data),
+            NameData::Empty | NameData::Unknown => false,
         }
     }
 

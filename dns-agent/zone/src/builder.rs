@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use super::name_entry::RrSet;
 use super::{
-    AbsentNames, Apex, ComputedNames, Model, Name, NameEntry, NameError, OtherTypes, Rdata, Record,
-    Rtype,
+    AbsentNames, Apex, ComputedNames, Model, Name, NameEntry, NameError, Rdata, Record, Rtype,
 };
 
 /// Collects names and records in any order, for [`ModelBuilder::build`].
@@ -65,13 +64,7 @@ impl ModelBuilder {
     /// Makes queries for one type of a name pass. Data of this type that was added before is
     /// removed. Data must not be added afterwards: it would be answered, with a TTL of 0.
     pub fn delegate_type(&mut self, name: Name, rtype: Rtype) {
-        let sets = &mut self.entries.entry(name).or_default().rrsets;
-        sets.retain(|set| set.rtype != rtype);
-        sets.push(RrSet {
-            rtype,
-            ttl: 0,
-            data: Vec::new(),
-        });
+        self.entries.entry(name).or_default().delegate_type(rtype);
     }
 
     /// Adds a name without data, unless it exists.
@@ -81,15 +74,16 @@ impl ModelBuilder {
 
     /// Sets the computed names below a name, and adds the name if it doesn't exist.
     pub fn set_computed_names(&mut self, name: Name, computed_names: ComputedNames) {
-        self.entries.entry(name).or_default().computed_names = computed_names;
+        self.entries
+            .entry(name)
+            .or_default()
+            .set_computed_names(computed_names);
     }
 
     /// Makes queries pass for types without data at `name`, and for names one label below it that
     /// are not added.
     pub fn delegate_remainder(&mut self, name: Name) {
-        let entry = self.entries.entry(name).or_default();
-        entry.computed_names = ComputedNames::Unknown;
-        entry.other_types = OtherTypes::Passed;
+        self.entries.entry(name).or_default().delegate_remainder();
     }
 
     /// Delegates a name and all names below it to CoreDNS. [`ModelBuilder::build`] drops zones and

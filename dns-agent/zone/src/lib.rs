@@ -16,6 +16,7 @@ mod name;
 mod name_entry;
 mod record;
 mod renderer;
+mod window;
 pub mod zone_file;
 
 pub use address::{dashed, reverse_name, reverse_network, reverse_range, reverse_zones, undashed};
@@ -27,6 +28,7 @@ pub use name::{MAX_LABEL, Name, NameError};
 pub use name_entry::{ComputedNames, NameEntry, OtherTypes, address_data};
 pub use record::{Rdata, Record, Rtype, Soa, Srv};
 pub use renderer::{Sections, build_query, count_rotations, render, render_sections};
+pub use window::Window;
 
 #[cfg(test)]
 pub(crate) mod tests;

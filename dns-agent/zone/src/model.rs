@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Apex, LiveZoneData, Name, NameEntry, ZoneData};
+use super::{Apex, LiveZoneData, Name, NameEntry, Window, ZoneData};
 
 /// Stored zone data: all names with their entries. Immutable once built.
 #[derive(Debug, Default)]
@@ -18,7 +18,7 @@ impl Model {
     /// [`ZoneData::is_delegated`] or [`ZoneData::pass_suffixes`], their other names are lost.
     pub fn from_zone_data(data: &dyn ZoneData) -> Model {
         let mut entries = HashMap::new();
-        data.visit(&mut |name, entry| {
+        data.visit(Window::WHOLE, &mut |name, entry| {
             entries.insert(name.clone(), Arc::new(entry.clone()));
         });
         Model {
@@ -49,11 +49,11 @@ impl ZoneData for Model {
         &self.delegated
     }
 
-    fn entry(&self, name: &Name) -> Option<Arc<NameEntry>> {
+    fn entry_within(&self, name: &Name, _window: Window) -> Option<Arc<NameEntry>> {
         self.entries.get(name).cloned()
     }
 
-    fn visit(&self, see: &mut dyn FnMut(&Name, &NameEntry)) {
+    fn visit(&self, _window: Window, see: &mut dyn FnMut(&Name, &NameEntry)) {
         for (name, entry) in &self.entries {
             see(name, entry);
         }

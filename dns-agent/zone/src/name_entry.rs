@@ -63,11 +63,49 @@ impl NameEntry {
         }
     }
 
+    /// Adds an RRset, unless `data` is empty. Puts the records into canonical order, without
+    /// duplicates. The entry must have no RRset of this type yet.
+    pub fn add_rrset(&mut self, ttl: u32, mut data: Vec<Rdata>) {
+        let Some(first) = data.first() else {
+            return;
+        };
+        let rtype = first.rtype();
+        data.sort_unstable();
+        data.dedup();
+        self.rrsets.push(RrSet { rtype, ttl, data });
+    }
+
+    /// Makes queries for one type pass. Data of this type is removed.
+    pub fn delegate_type(&mut self, rtype: Rtype) {
+        self.rrsets.retain(|set| set.rtype != rtype);
+        self.rrsets.push(RrSet {
+            rtype,
+            ttl: 0,
+            data: Vec::new(),
+        });
+    }
+
+    /// Sets the computed names below the name.
+    pub fn set_computed_names(&mut self, computed_names: ComputedNames) {
+        self.computed_names = computed_names;
+    }
+
+    /// Makes queries pass for types without data, and for names one label below without an entry.
+    pub fn delegate_remainder(&mut self) {
+        self.computed_names = ComputedNames::Unknown;
+        self.other_types = OtherTypes::Passed;
+    }
+
     /// The types that have data, and those delegated by [`ModelBuilder::delegate_type`].
     ///
     /// [`ModelBuilder::delegate_type`]: crate::ModelBuilder::delegate_type
     pub fn types(&self) -> impl Iterator<Item = Rtype> {
         self.rrsets.iter().map(|set| set.rtype)
+    }
+
+    /// The data of all records.
+    pub fn data(&self) -> impl Iterator<Item = &Rdata> {
+        self.rrsets.iter().flat_map(|set| &set.data)
     }
 
     /// Whether the name is an alias: it has a CNAME.
@@ -113,8 +151,7 @@ impl NameEntry {
 
     /// The hosts that NS and SRV records of this name refer to.
     pub fn hosts(&self) -> impl Iterator<Item = &Name> {
-        let data = self.rrsets.iter().flat_map(|set| &set.data);
-        data.filter_map(Rdata::host)
+        self.data().filter_map(Rdata::host)
     }
 
     /// The computed names below this name.
@@ -157,6 +194,12 @@ impl NameEntry {
                 OtherTypes::PassedAtAlias => self.is_alias(),
             },
         }
+    }
+
+    /// Whether the records of this entry, which may be cut, have this data.
+    pub fn records_have(&self, data: &Rdata) -> bool {
+        // Data of an RRset is sorted.
+        (self.rrset(data.rtype())).is_some_and(|set| set.data.binary_search(data).is_ok())
     }
 
     pub(super) fn rrset(&self, rtype: Rtype) -> Option<&RrSet> {

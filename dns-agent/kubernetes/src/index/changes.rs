@@ -5,63 +5,278 @@ use std::net::IpAddr;
 
 use zerohop_zone::{Name, ZoneData as _, reverse_name};
 
-use super::reverse_lookup::LookupKeys;
-use super::{Index, PodCount, StoredObject};
+use super::{Completeness, Index, PodCount, SlicePlace, StoredObject};
 use crate::{
-    names::{Subtree, build_subtree, pod_label, service_name},
-    objects::{ObjectKey, Pod, Problem, ServiceKind, SliceReadability},
-    pointers::Pointer,
-    settings::PodMode,
+    endpoints::{MAX_PAIRS, SliceChange},
+    feed::Feed,
+    names::pod_label,
+    objects::{EndpointSlice, ObjectKey, Pod, Problem, ServiceKind, SliceReadability},
+    service::{Shape, service_name},
+    settings::{EndpointScope, PodMode},
     zone_skeleton::{SkeletonInputs, ZoneSkeleton},
 };
 
-/// The names, pointers and problems of one Service, in all cluster domains.
-#[derive(Debug, Default)]
-struct ServiceOutput {
-    entries: Vec<Subtree>,
-    pointers: BTreeSet<Pointer>,
-    problems: Vec<Problem>,
+/// What a Service had before a change, for the comparison with what it has afterwards.
+struct ServiceBefore {
+    key: ObjectKey,
+    names: BTreeSet<Name>,
+    addresses: BTreeSet<IpAddr>,
+    alias: Option<Name>,
+    is_name_server: bool,
 }
 
 impl Index {
-    /// Runs `change` on Services or their slices, and records the names that differ afterwards.
+    /// Runs `change` on Services, and records all their names, old and new, as changed. For changes
+    /// that may concern every name of a Service.
     pub(super) fn change_services(
         &mut self,
         keys: &BTreeSet<ObjectKey>,
         change: impl FnOnce(&mut Index),
     ) {
-        let before: Vec<_> = keys
-            .iter()
-            .map(|key| (self.lookup_keys(key), self.service_output(key)))
-            .collect();
-        let mut serve_names = self.any_is_served(&before);
+        let before = keys.iter().map(|key| self.before_change(key));
+        let before: Vec<ServiceBefore> = before.collect();
         change(self);
-        for (key, (old_links, old)) in keys.iter().zip(before) {
-            self.update_lookup(key, &old_links);
+        let mut names = BTreeSet::new();
+        let mut is_name_server = false;
+        for before in before {
+            let after = self.before_change(&before.key);
+            is_name_server |= before.is_name_server || after.is_name_server;
+            self.update_alias(&before.key, before.alias.as_ref());
+            let addresses: BTreeSet<IpAddr> =
+                before.addresses.union(&after.addresses).copied().collect();
+            self.update_pointers(&before.key, addresses.iter().copied());
             if self.is_complete() {
-                let new = self.service_output(key);
-                serve_names |= self.is_served(&new);
-                self.record_differences(key, &old, new);
+                for address in addresses {
+                    self.add_reverse_names(address, &mut names);
+                }
+                names.extend(before.names);
+                names.extend(after.names);
+                self.update_problems(&before.key);
             }
             if self.any_namespace() {
-                let names: Vec<Name> = self.names_of_namespace(&key.namespace).collect();
-                self.changes.names.extend(names);
+                let namespace: Vec<Name> = self.names_of_namespace(&before.key.namespace).collect();
+                self.changes.names.extend(namespace);
             }
         }
-        if serve_names {
+        self.record_changed_names(names);
+        if is_name_server {
             self.refresh_skeleton();
         }
     }
 
-    fn any_is_served(&self, made: &[(LookupKeys, ServiceOutput)]) -> bool {
-        made.iter().any(|(_, made)| self.is_served(made))
+    /// What a Service has now. While the index is incomplete, names need not be compared, because
+    /// completing the index marks all names as changed.
+    fn before_change(&self, key: &ObjectKey) -> ServiceBefore {
+        let names = match self.completeness {
+            Completeness::Partial => BTreeSet::new(),
+            Completeness::Complete => self.all_names_of(key),
+        };
+        ServiceBefore {
+            names,
+            addresses: self.pointer_addresses(key),
+            alias: self.alias_of(key),
+            is_name_server: self.is_name_server(key),
+            key: key.clone(),
+        }
     }
 
-    /// Whether the Service or one of its endpoints has an address that clients use for DNS. If so,
-    /// the Service may be a name server.
-    fn is_served(&self, made: &ServiceOutput) -> bool {
-        let mut pointers = made.pointers.iter();
-        pointers.any(|pointer| self.settings.served_addresses.contains(&pointer.address))
+    /// All names of a Service, in all cluster domains.
+    fn all_names_of(&self, key: &ObjectKey) -> BTreeSet<Name> {
+        let domains = self.skeleton.domains.iter();
+        let domains = domains.filter_map(|domain| self.service_names(key, domain));
+        domains.flat_map(|names| names.names()).collect()
+    }
+
+    /// Stores a slice. Returns whether it differs from the stored one.
+    pub(super) fn apply_slice(&mut self, feed: Feed, list: u32, mut slice: EndpointSlice) -> bool {
+        let key = slice.key.clone();
+        let old = self.slices.get(&key).map(|stored| stored.object.clone());
+        if let Some(old) = &old
+            && old.service == slice.service
+            && self.has_same_slice(old, &slice)
+        {
+            if let Some(stored) = self.slices.get_mut(&key) {
+                (stored.feed, stored.list) = (feed, list);
+            }
+            return false;
+        }
+        self.interner.intern_slice(&mut slice);
+        let old_number = match old {
+            Some(old) if old.service == slice.service => old.number,
+            Some(_) => {
+                self.remove_slice(&key);
+                None
+            }
+            None => None,
+        };
+        if slice.readability == SliceReadability::Unreadable {
+            self.unreadable_slices.insert(key.clone());
+        } else {
+            self.unreadable_slices.remove(&key);
+        }
+        let service = slice.service.clone();
+        let number = match slice.service_key() {
+            Some(service) => self.edit_slice(&service, old_number, Some(slice)),
+            None => None,
+        };
+        let place = SlicePlace { service, number };
+        let stored = StoredObject {
+            object: place,
+            feed,
+            list,
+        };
+        self.slices.insert(key, stored);
+        self.update_denials();
+        true
+    }
+
+    /// Removes a stored slice.
+    pub(super) fn remove_slice(&mut self, key: &ObjectKey) {
+        self.unreadable_slices.remove(key);
+        let Some(StoredObject { object: place, .. }) = self.slices.remove(key) else {
+            return;
+        };
+        let Some(service) = place.service else {
+            return;
+        };
+        let service = ObjectKey {
+            namespace: key.namespace.clone(),
+            name: service,
+        };
+        self.edit_slice(&service, place.number, None);
+    }
+
+    fn has_same_slice(&self, place: &SlicePlace, slice: &EndpointSlice) -> bool {
+        // A slice of no Service makes no names, so its versions need not be told apart.
+        let Some(service) = slice.service_key() else {
+            return true;
+        };
+        let endpoints = self.endpoints(&service).zip(place.number);
+        endpoints.is_some_and(|(endpoints, number)| endpoints.has_slice(number, slice))
+    }
+
+    /// Adds, replaces or removes a slice of a Service, and records the names that differ
+    /// afterwards. `number` is that of the stored version, and `slice` is the new version. Returns
+    /// the number of the new version.
+    fn edit_slice(
+        &mut self,
+        key: &ObjectKey,
+        number: Option<u32>,
+        slice: Option<EndpointSlice>,
+    ) -> Option<u32> {
+        let shape = self.shape_of(key);
+        let exceeded = self.exceeds_bound(key);
+        let old = self.stored_slice(key, number);
+        let (mut number, change) = self.put_slice(key, number, slice);
+        let mut names = BTreeSet::new();
+        let has_new_shape = shape != self.shape_of(key);
+        if self.is_complete() && has_new_shape {
+            // All names of the Service may have changed. Its old names are found by undoing the
+            // change for a moment.
+            names.extend(self.all_names_of(key));
+            let new = self.stored_slice(key, number);
+            let (undone, _) = self.put_slice(key, number, old);
+            names.extend(self.all_names_of(key));
+            (number, _) = self.put_slice(key, undone, new);
+        }
+        let endpoints = change.removed.iter().chain(&change.added);
+        let mut addresses: BTreeSet<IpAddr> = endpoints.map(|it| it.address).collect();
+        if exceeded != self.exceeds_bound(key) {
+            addresses.extend(self.pointer_addresses(key));
+        }
+        if self.settings.endpoint_scope == EndpointScope::All {
+            self.update_pointers(key, addresses.iter().copied());
+        }
+        if self.is_complete() {
+            for domain in &self.skeleton.domains {
+                if let Some(service) = self.service_names(key, domain) {
+                    names.extend(service.names_changed_by(&change));
+                }
+            }
+            if self.settings.endpoint_scope == EndpointScope::All {
+                for address in addresses {
+                    self.add_reverse_names(address, &mut names);
+                }
+            }
+            self.update_problems(key);
+            self.record_changed_names(names);
+        }
+        self.remove_empty_state(key);
+        if self.any_namespace() {
+            let names: Vec<Name> = self.names_of_namespace(&key.namespace).collect();
+            self.changes.names.extend(names);
+        }
+        if has_new_shape && self.is_name_server(key) {
+            self.refresh_skeleton();
+        }
+        number
+    }
+
+    /// Stores a version of a slice, or removes the slice, without recording changes.
+    fn put_slice(
+        &mut self,
+        key: &ObjectKey,
+        number: Option<u32>,
+        slice: Option<EndpointSlice>,
+    ) -> (Option<u32>, SliceChange) {
+        let settings = &self.settings;
+        let state = self.services.entry(key.clone()).or_default();
+        let endpoints = state.endpoints.get_or_insert_default();
+        match (number, slice) {
+            (None, None) => (None, SliceChange::default()),
+            (Some(number), None) => (None, endpoints.remove_slice(number, settings)),
+            (Some(number), Some(slice)) => {
+                let change = endpoints.replace_slice(number, slice, settings);
+                (Some(number), change)
+            }
+            (None, Some(slice)) => {
+                let (number, change) = endpoints.add_slice(slice, settings);
+                (Some(number), change)
+            }
+        }
+    }
+
+    fn stored_slice(&self, key: &ObjectKey, number: Option<u32>) -> Option<EndpointSlice> {
+        self.endpoints(key)?.slice(number?, key)
+    }
+
+    /// The shape of a Service's names. `None` if the Service doesn't exist.
+    fn shape_of(&self, key: &ObjectKey) -> Option<Shape> {
+        let service = self.service(key)?;
+        let coverage = self.slice_coverage(service);
+        Some(Shape::of(
+            service,
+            self.endpoints(key)?,
+            coverage,
+            &self.settings,
+        ))
+    }
+
+    fn exceeds_bound(&self, key: &ObjectKey) -> bool {
+        let endpoints = self.endpoints(key);
+        endpoints.is_some_and(|endpoints| endpoints.count_pairs() > MAX_PAIRS)
+    }
+
+    /// Whether a Service has a ClusterIP that clients use for DNS, so that it may be a name server.
+    fn is_name_server(&self, key: &ObjectKey) -> bool {
+        let served = &self.settings.served_addresses;
+        match self.service_kind(key) {
+            Some(ServiceKind::ClusterIp(own)) => own.iter().any(|it| served.contains(it)),
+            _ => false,
+        }
+    }
+
+    /// Updates the problems of a Service and its slices.
+    fn update_problems(&mut self, key: &ObjectKey) {
+        let domains = self.skeleton.domains.iter();
+        let problems: Vec<Problem> = domains
+            .flat_map(|domain| self.service_problems(key, domain))
+            .collect();
+        if problems.is_empty() {
+            self.problems.remove(key);
+        } else {
+            self.problems.insert(key.clone(), problems);
+        }
     }
 
     /// Runs `change` on a Namespace, and records the names that may differ afterwards.
@@ -120,39 +335,16 @@ impl Index {
         self.record_changed_names(names);
     }
 
-    /// Updates `unreadable` for the Service and the slice with this key. While anything is
-    /// unreadable, no reverse name is denied.
-    pub(super) fn update_unreadable(&mut self, key: &ObjectKey) {
-        let service = self.services.get(key).map(|stored| &stored.object.kind);
-        let slice = self.slices.get(key).map(|stored| stored.object.readability);
-        let is_unreadable = service.is_some_and(ServiceKind::is_undetermined)
-            || slice == Some(SliceReadability::Unreadable);
-        let were_none = self.unreadable.is_empty();
-        if is_unreadable {
-            self.unreadable.insert(key.clone());
-        } else {
-            self.unreadable.remove(key);
-        }
-        if self.unreadable.is_empty() != were_none {
-            self.rebuild();
+    /// Updates whether absent reverse names may be denied, after a change of what can be read.
+    pub(super) fn update_denials(&mut self) {
+        if self.skeleton.has_unreadable != self.has_unreadable() {
+            self.refresh_skeleton();
         }
     }
 
-    /// Removes a slice from its Service's list of slices.
-    pub(super) fn unlink_slice(&mut self, slice: &ObjectKey) {
-        let Some(service) = self
-            .slices
-            .get(slice)
-            .and_then(|stored| stored.object.service_key())
-        else {
-            return;
-        };
-        if let Some(names) = self.slices_of.get_mut(&service) {
-            names.retain(|name| **name != *slice.name);
-            if names.is_empty() {
-                self.slices_of.remove(&service);
-            }
-        }
+    /// Whether any object can't be read, so that any reverse name may exist.
+    fn has_unreadable(&self) -> bool {
+        !self.unreadable_services.is_empty() || !self.unreadable_slices.is_empty()
     }
 
     fn names_of_namespace(&self, namespace: &str) -> impl Iterator<Item = Name> {
@@ -171,57 +363,6 @@ impl Index {
             .iter()
             .flat_map(|domain| domain.namespace_names(namespace));
         parents.filter_map(move |[_, pods]| pods.child(pod_label(address).as_bytes()).ok())
-    }
-
-    /// The names, pointers and problems of a Service. Empty while the index is incomplete, because
-    /// changes are not recorded then: [`Index::mark_complete`] records that every name may differ.
-    fn service_output(&self, key: &ObjectKey) -> ServiceOutput {
-        let mut made = ServiceOutput::default();
-        if !self.is_complete() {
-            return made;
-        }
-        for (at, domain) in self.skeleton.domains.iter().enumerate() {
-            let Some(mut contribution) = self.contribution(key, domain) else {
-                continue;
-            };
-            made.problems.append(&mut contribution.problems);
-            // PTR records point into the first cluster domain.
-            if at == 0 {
-                made.pointers.extend(contribution.pointers.drain(..));
-            }
-            made.entries.push(build_subtree(contribution, key, domain));
-        }
-        made
-    }
-
-    /// Records the names that differ between the old and the new output of a Service.
-    fn record_differences(&mut self, key: &ObjectKey, old: &ServiceOutput, new: ServiceOutput) {
-        let mut names = BTreeSet::new();
-        let differ = |a: &[Subtree], b: &[Subtree], names: &mut BTreeSet<Name>| {
-            for (at, tree) in a.iter().enumerate() {
-                let other = b.get(at);
-                let changed = tree
-                    .iter()
-                    .filter(|(name, entry)| other.and_then(|tree| tree.get(*name)) != Some(*entry));
-                names.extend(changed.map(|(name, _)| name.clone()));
-            }
-        };
-        differ(&old.entries, &new.entries, &mut names);
-        differ(&new.entries, &old.entries, &mut names);
-        // An answer that points at hosts includes their addresses.
-        let trees = new.entries.iter().flatten();
-        let pointing = trees.filter(|(_, entry)| entry.hosts().any(|host| names.contains(host)));
-        let pointing: Vec<Name> = pointing.map(|(name, _)| name.clone()).collect();
-        names.extend(pointing);
-        for pointer in old.pointers.symmetric_difference(&new.pointers) {
-            self.add_reverse_names(pointer.address, &mut names);
-        }
-        if new.problems.is_empty() {
-            self.problems.remove(key);
-        } else {
-            self.problems.insert(key.clone(), new.problems);
-        }
-        self.record_changed_names(names);
     }
 
     /// Adds the reverse name of an address, and the names between it and the apex of its zone.
@@ -243,7 +384,7 @@ impl Index {
             }
             for key in self.aliases.get(&name).into_iter().flatten() {
                 let domains = self.skeleton.domains.iter();
-                todo.extend(domains.filter_map(|domain| service_name(key, domain)));
+                todo.extend(domains.flat_map(|domain| service_name(key, &domain.svc)));
             }
             self.changes.names.insert(name);
         }
@@ -256,13 +397,12 @@ impl Index {
         self.aliases.clear();
         self.problems.clear();
         self.build_skeleton();
-        let keys = self.services.keys().chain(self.slices_of.keys());
-        let keys: BTreeSet<ObjectKey> = keys.cloned().collect();
+        let keys: Vec<ObjectKey> = self.services.keys().cloned().collect();
         for key in keys {
-            self.update_lookup(&key, &LookupKeys::default());
-            let problems = self.service_output(&key).problems;
-            if !problems.is_empty() {
-                self.problems.insert(key, problems);
+            self.update_alias(&key, None);
+            self.update_pointers(&key, self.pointer_addresses(&key));
+            if self.is_complete() {
+                self.update_problems(&key);
             }
         }
         // The name servers are looked up by address, which needs the structures built above.
@@ -281,7 +421,7 @@ impl Index {
             serial: self.serial,
             all_namespaces_exist: self.any_namespace(),
             complete: self.is_complete(),
-            has_unreadable: !self.unreadable.is_empty(),
+            has_unreadable: self.has_unreadable(),
             servers: self.name_servers(),
         };
         self.skeleton = ZoneSkeleton::new(&self.settings, &known);

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Index, PodCount};
-use crate::objects::{EndpointSlice, ObjectKey, Pod, Port, Service, ServiceKind};
-use crate::service::{Contribution, contribute_pointers, contribute_service};
+use crate::endpoints::{EndpointGroup, ServiceEndpoints};
+use crate::objects::{ObjectKey, Pod, Port, Problem, Service, ServiceKind};
+use crate::service::{NamesOfService, SliceCoverage, service_name};
 use crate::zone_skeleton::ClusterDomain;
 
 impl Index {
@@ -20,11 +21,12 @@ impl Index {
             ServiceKind::ClusterIp(addresses) => sockets(addresses, &service.ports),
             _ => Vec::new(),
         };
-        let slices = self.slices_of(key).into_iter();
-        let endpoints = slices.flat_map(|slice| {
-            let endpoints = slice.endpoints.iter();
-            endpoints.flat_map(|endpoint| sockets(&[endpoint.address], &slice.ports))
-        });
+        let endpoints = self.endpoints(key);
+        let reader = endpoints.map(|endpoints| endpoints.reader(&self.settings));
+        let members = reader
+            .iter()
+            .flat_map(|reader| reader.members(EndpointGroup::All));
+        let endpoints = members.flat_map(|it| sockets(&[it.endpoint.address], it.ports));
         let endpoints: BTreeSet<SocketAddr> = endpoints.collect();
         (own, endpoints.into_iter().collect())
     }
@@ -71,15 +73,14 @@ impl Index {
         let stored = self.namespaces.keys().map(|name| &**name);
         let services = self.services.keys().map(|key| &*key.namespace);
         let pods = self.pods.keys().map(|key| &*key.namespace);
-        let slices = self.slices_of.keys().map(|key| &*key.namespace);
-        let of_objects = services.chain(slices).chain(pods);
+        let of_objects = services.chain(pods);
         let all: BTreeSet<&str> = listed.chain(stored).chain(of_objects).collect();
         all.into_iter().filter(|name| self.exposes(name)).collect()
     }
 
     /// The stored Service with this key.
     pub(crate) fn service(&self, key: &ObjectKey) -> Option<&Service> {
-        self.services.get(key).map(|stored| &stored.object)
+        Some(&self.services.get(key)?.object.as_ref()?.object)
     }
 
     /// Whether a Service is headless and some of its slices may not be watched.
@@ -90,27 +91,21 @@ impl Index {
     /// Number of Services delegated to CoreDNS because not all of their slices are watched yet.
     #[must_use]
     pub fn count_uncovered(&self) -> usize {
-        let services = self.services.values().map(|stored| &stored.object);
+        let services = self.stored_services();
         services
             .filter(|service| self.is_uncovered(service))
             .count()
     }
 
-    /// The keys of all Services.
+    /// The keys of all Services, and of Services that don't exist but have slices.
     pub(crate) fn services(&self) -> impl Iterator<Item = &ObjectKey> {
         self.services.keys()
     }
 
-    /// The slices of a Service, sorted by name.
-    pub(crate) fn slices_of(&self, service: &ObjectKey) -> Vec<&EndpointSlice> {
-        let names = self.slices_of.get(service).into_iter().flatten();
-        let slices = names.filter_map(|name| {
-            self.slices.get(&ObjectKey {
-                namespace: service.namespace.clone(),
-                name: name.clone(),
-            })
-        });
-        slices.map(|stored| &stored.object).collect()
+    /// The endpoints of a Service. `None` if neither the Service nor a slice of it exists.
+    pub(crate) fn endpoints(&self, service: &ObjectKey) -> Option<&ServiceEndpoints> {
+        let state = self.services.get(service)?;
+        Some(state.endpoints.as_deref().unwrap_or(ServiceEndpoints::NONE))
     }
 
     /// All Pods.
@@ -139,28 +134,45 @@ impl Index {
         self.settings.namespaces.is_empty() || self.exposes(namespace)
     }
 
-    /// The names and records that a Service and its slices make in a cluster domain. `None` if
-    /// neither exists, or if they make nothing.
-    pub(crate) fn contribution(
+    /// The names of a Service in a cluster domain. `None` if the Service doesn't exist, is not
+    /// exposed, or can't have a name.
+    pub(crate) fn service_names(
         &self,
         key: &ObjectKey,
         domain: &ClusterDomain,
-    ) -> Option<Contribution> {
-        let (service, slices) = (self.service(key), self.slices_of(key));
-        let (svc, settings) = (&domain.svc, &self.settings);
-        match service {
-            Some(service) if self.exposes(&key.namespace) && self.is_uncovered(service) => {
-                let delegated = Service::unreadable(key.clone());
-                Some(contribute_service(&delegated, &[], svc, settings))
+    ) -> Option<NamesOfService<'_>> {
+        let service = self.service(key)?;
+        if !self.exposes(&key.namespace) {
+            return None;
+        }
+        let coverage = self.slice_coverage(service);
+        let (endpoints, settings) = (self.endpoints(key)?, &self.settings);
+        NamesOfService::new(service, endpoints, coverage, &domain.svc, settings).ok()
+    }
+
+    /// Problems of a Service and its slices in a cluster domain.
+    pub(crate) fn service_problems(&self, key: &ObjectKey, domain: &ClusterDomain) -> Vec<Problem> {
+        let Some(service) = self.service(key).filter(|_| self.exposes(&key.namespace)) else {
+            return Vec::new();
+        };
+        match service_name(key, &domain.svc) {
+            Ok(_) => {
+                let names = self.service_names(key, domain);
+                names.map_or_else(Vec::new, |names| names.problems())
             }
-            Some(service) if self.exposes(&key.namespace) => {
-                Some(contribute_service(service, &slices, svc, settings))
+            Err(reason) => {
+                let field = "metadata.name".to_owned();
+                vec![Problem::with_key("Service", &service.key, field, reason)]
             }
-            None if slices.is_empty() => None,
-            _ if self.points_into(&key.namespace) => {
-                Some(contribute_pointers(key, service, &slices, svc, settings))
-            }
-            _ => None,
+        }
+    }
+
+    /// Whether all slices of a Service are watched.
+    pub(crate) fn slice_coverage(&self, service: &Service) -> SliceCoverage {
+        if self.is_uncovered(service) {
+            SliceCoverage::Partial
+        } else {
+            SliceCoverage::Whole
         }
     }
 }

@@ -27,7 +27,6 @@ impl Index {
             listed.map(|name| name.as_str().into()),
             stored.map(|(name, _)| name.clone()),
             next(&self.services, &start),
-            next(&self.slices_of, &start),
             next(&self.pods, &start),
         ]
         .into_iter()
@@ -53,21 +52,6 @@ impl Index {
             .map(|(key, _)| key)
             .take_while(|key| key.0 == *namespace);
         let mut addresses = here.map(|(_, address)| *address);
-        addresses.find(|address| Some(*address) != after)
-    }
-
-    /// The first address after `after` that may have a PTR record. If `after` is `None`, the first
-    /// such address that is not below `first`.
-    pub(crate) fn next_address(
-        &self,
-        first: Option<IpAddr>,
-        after: Option<IpAddr>,
-    ) -> Option<IpAddr> {
-        let start = after.or(first).unwrap_or(FIRST);
-        let pointers = self
-            .pointers
-            .range((start, Arc::new(ObjectKey::new("", "")))..);
-        let mut addresses = pointers.map(|(address, _)| *address);
         addresses.find(|address| Some(*address) != after)
     }
 }

@@ -8,10 +8,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use zerohop_zone::{Name, NameEntry, ZoneData as _, reverse_name, reverse_range};
+use zerohop_zone::{Name, NameEntry, Window, ZoneData as _, reverse_name, reverse_range};
 
 use super::{View, pod_label};
-use crate::{objects::ObjectKey, settings::PodMode};
+use crate::{objects::ObjectKey, service::NamesOfService, settings::PodMode};
 
 /// The position of a walk: the last name returned.
 #[derive(Clone, Debug)]
@@ -65,7 +65,7 @@ impl View<'_> {
         let Some(name) = following.min_by_key(|name| canonical_order(name)) else {
             return (Names::new(), WalkPosition::ADDRESSES);
         };
-        let entry = match self.object_entry(name) {
+        let entry = match self.object_entry(name, Window::EXISTENCE) {
             Some(_) => None,
             None => self.entry(name),
         };
@@ -98,12 +98,9 @@ impl View<'_> {
             let name = domain.namespace_names(&key.namespace).map(|[name, _]| name);
             name.map_or_else(|_| Names::new(), |name| self.lookup_name(name))
         } else {
-            let subtree = self.service_names(key.clone(), at, domain);
-            let names = subtree.iter().flat_map(|subtree| subtree.iter());
-            let shown = names.filter(|(name, _)| !self.is_delegated(name));
-            let mut names: Names = shown
-                .map(|(name, entry)| (name.clone(), self.pass_deviations(entry.clone())))
-                .collect();
+            let service = self.index.service_names(&key, domain);
+            let names = service.iter().flat_map(NamesOfService::names);
+            let mut names: Names = names.flat_map(|name| self.lookup_name(name)).collect();
             names.sort_by(|(one, _), (other, _)| canonical_order(one).cmp(&canonical_order(other)));
             names
         };
@@ -153,7 +150,7 @@ impl View<'_> {
             None => None,
         };
         let first = range.as_ref().map(|range| *range.start());
-        let address = self.index.next_address(first, after)?;
+        let address = self.index.pointers.next_address(first, after)?;
         if range.is_some_and(|range| !range.contains(&address)) {
             return None;
         }

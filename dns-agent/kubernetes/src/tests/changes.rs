@@ -66,12 +66,17 @@ impl Mirror {
     }
 }
 
-/// The answers for a name, one for each type. Negative answers don't contain the serial, so
-/// a new serial changes only the answers for apexes.
+/// The answers that the record of a name holds: one for each type, and the same for a computed name
+/// below it. Negative answers don't contain the serial, so a new serial changes only the answers
+/// for apexes.
 fn answers(data: &dyn ZoneData, name: &Name) -> Vec<Answer> {
-    TYPES
-        .into_iter()
-        .map(|rtype| data.answer(name, rtype))
+    let entry = data.entry(name);
+    let computed = entry.filter(|entry| entry.has_computed_names());
+    // No object makes this label.
+    let computed = computed.and_then(|_| name.child(b"10-9-9-9").ok());
+    let names = std::iter::once(name).chain(&computed);
+    names
+        .flat_map(|name| TYPES.map(|rtype| data.answer(name, rtype)))
         .collect()
 }
 

@@ -1,0 +1,427 @@
+//! Look-ups in the endpoints of a Service. Each reads only what its caller needs.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use super::label::{EndpointLabel, address_of_label, compare_labels};
+use super::sorted::SortedEndpoints;
+use super::{PortList, ServiceEndpoints, SliceSummary, StoredEndpoints};
+use crate::objects::{Endpoint, Port};
+use crate::settings::ZoneSettings;
+
+/// The endpoints that a name of a Service stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EndpointGroup<'a> {
+    /// All endpoints: the name of the Service itself.
+    All,
+    /// The endpoints with a port of this protocol and name. Letter case is ignored.
+    Port { protocol: &'a str, name: &'a str },
+    /// The endpoints with this label, which is in lower case.
+    Label(&'a str),
+    /// The endpoints in this topology zone.
+    Zone(&'a str),
+}
+
+/// The addresses of one IP version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+/// The endpoints of a Service with their sorted lists.
+pub(crate) struct EndpointReader<'a> {
+    endpoints: &'a ServiceEndpoints,
+    sorted: Cow<'a, SortedEndpoints>,
+    summary: Cow<'a, SliceSummary>,
+    settings: &'a ZoneSettings,
+}
+
+/// An endpoint with what its slice says of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Member<'r> {
+    pub(crate) endpoint: &'r Endpoint,
+    pub(crate) ports: &'r [Port],
+    /// The name of the slice.
+    pub(crate) slice: &'r str,
+    pub(crate) is_nonstandard: bool,
+}
+
+/// Endpoints in a list that is sorted by address, or by label and then by address.
+struct Part<'r> {
+    numbers: &'r [u32],
+    condition: Condition<'r>,
+}
+
+/// Which endpoints of a list belong to a group.
+#[derive(Clone, Copy, Default)]
+struct Condition<'r> {
+    /// If not `None`, only endpoints with this port.
+    port: Option<EndpointGroup<'r>>,
+    naming: Naming,
+}
+
+/// Which endpoints are read, by their labels.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Naming {
+    #[default]
+    Any,
+    /// Only endpoints whose label is their dashed address.
+    ByAddress,
+}
+
+impl EndpointGroup<'_> {
+    /// Whether a port is one of those for which the group's name has SRV records.
+    pub(crate) fn has_port(self, port: &Port) -> bool {
+        let EndpointGroup::Port { protocol, name } = self else {
+            return true;
+        };
+        let own_name = port.name.as_deref().unwrap_or_default();
+        port.protocol.eq_ignore_ascii_case(protocol)
+            && !name.is_empty()
+            && own_name.eq_ignore_ascii_case(name)
+    }
+}
+
+impl ServiceEndpoints {
+    /// The endpoints for look-ups.
+    pub(crate) fn reader<'a>(&'a self, settings: &'a ZoneSettings) -> EndpointReader<'a> {
+        let sorted = match &self.index {
+            Some(index) => Cow::Borrowed(&index.sorted),
+            None => Cow::Owned(SortedEndpoints::of_all(&self.stored, settings)),
+        };
+        EndpointReader {
+            endpoints: self,
+            sorted,
+            summary: self.summary(),
+            settings,
+        }
+    }
+}
+
+impl<'a> EndpointReader<'a> {
+    /// The different addresses of a group: all of them, or `count` if there are more. In the second
+    /// case `rotation` chooses the first one.
+    pub(crate) fn addresses(
+        &self,
+        group: EndpointGroup<'_>,
+        family: Family,
+        count: usize,
+        rotation: usize,
+    ) -> Vec<IpAddr> {
+        let mut found = Vec::new();
+        for part in self.parts(group) {
+            let numbers = self.of_family(part.numbers, family);
+            let start = match numbers.len() {
+                length if length > count => rotation % length,
+                _ => 0,
+            };
+            let (last, first) = numbers.split_at(start);
+            let before = found.len();
+            for mut rest in [first, last] {
+                while let [number, following @ ..] = rest
+                    && found.len() - before < count
+                {
+                    rest = following;
+                    if self.has(*number, &part.condition) {
+                        let address = self.endpoint(*number).address;
+                        found.push(address);
+                        rest = self.after_address(following, address);
+                    }
+                }
+            }
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// Whether an endpoint of a group has this address.
+    pub(crate) fn has_address(&self, group: EndpointGroup<'_>, address: IpAddr) -> bool {
+        self.parts(group).iter().any(|part| {
+            let mut numbers = self.with_address(part.numbers, address).iter();
+            numbers.any(|number| self.has(*number, &part.condition))
+        })
+    }
+
+    /// The endpoints with this address.
+    pub(crate) fn at_address(&self, address: IpAddr) -> impl Iterator<Item = Member<'a>> {
+        let numbers = self.with_address(&self.sorted.by_address, address);
+        numbers.iter().map(|number| self.member(*number))
+    }
+
+    /// The different pairs of a port number and the label of an endpoint with this port: all of
+    /// them, or `count` if there are more. Of a group of endpoints with a port, only this port
+    /// counts.
+    pub(crate) fn srv_pairs(
+        &self,
+        group: EndpointGroup<'_>,
+        count: usize,
+    ) -> HashSet<(u16, EndpointLabel<'a>)> {
+        let mut pairs = HashSet::new();
+        let mut before = None;
+        for part in self.parts_by_label(group) {
+            for number in part.numbers {
+                let label = self.label(*number);
+                let ports = self.stored().ports_of(*number);
+                // Endpoints with equal labels are neighbours, and most have the same ports.
+                if before.replace((label, ports.as_ptr())) == Some((label, ports.as_ptr()))
+                    || matches!(label, EndpointLabel::Invalid(_))
+                    || !self.has(*number, &part.condition)
+                {
+                    continue;
+                }
+                let ports = ports.iter().filter(|port| group.has_port(port));
+                for number in ports.filter_map(|port| port.number) {
+                    if pairs.len() >= count {
+                        return pairs;
+                    }
+                    pairs.insert((number, label));
+                }
+            }
+        }
+        pairs
+    }
+
+    /// The number of pairs of an endpoint and a port in a group, but at most about `limit`. An
+    /// endpoint without ports counts as one pair. Of a group of endpoints with a port, only this
+    /// port counts.
+    pub(crate) fn count_pairs(&self, group: EndpointGroup<'_>, limit: usize) -> usize {
+        let lists = self.summary.port_lists.iter();
+        match group {
+            EndpointGroup::All => self.endpoints.count_pairs(),
+            EndpointGroup::Port { .. } => lists
+                .map(|list| {
+                    let ports = list.ports.iter().filter(|port| group.has_port(port));
+                    list.endpoints * ports.count()
+                })
+                .sum(),
+            EndpointGroup::Label(_) | EndpointGroup::Zone(_) => {
+                let mut pairs = 0;
+                for member in self.members(group) {
+                    pairs += member.ports.len().max(1);
+                    if pairs >= limit {
+                        break;
+                    }
+                }
+                pairs
+            }
+        }
+    }
+
+    /// The endpoints of a group.
+    pub(crate) fn members<'r>(
+        &'r self,
+        group: EndpointGroup<'r>,
+    ) -> impl Iterator<Item = Member<'a>> + use<'r, 'a> {
+        self.parts(group).into_iter().flat_map(move |part| {
+            let numbers = part.numbers.iter();
+            let numbers = numbers.filter(move |number| self.has(**number, &part.condition));
+            numbers.map(|number| self.member(*number))
+        })
+    }
+
+    /// Whether a group has an endpoint.
+    pub(crate) fn has_members(&self, group: EndpointGroup<'_>) -> bool {
+        self.members(group).next().is_some()
+    }
+
+    /// The endpoints without a name, because their host names are not labels.
+    pub(crate) fn unnamed(&self) -> impl Iterator<Item = Member<'a>> {
+        let numbers = self.sorted.unnamed.iter();
+        numbers.map(|number| self.member(*number))
+    }
+
+    /// Whether an endpoint of a group has no name, because its host name is not a label.
+    pub(crate) fn has_unnamed(&self, group: EndpointGroup<'_>) -> bool {
+        self.unnamed().any(|member| match group {
+            EndpointGroup::All => true,
+            EndpointGroup::Port { .. } => {
+                let mut ports = member.ports.iter();
+                ports.any(|port| group.has_port(port))
+            }
+            EndpointGroup::Label(_) => false,
+            EndpointGroup::Zone(zone) => member.endpoint.zone.as_deref() == Some(zone),
+        })
+    }
+
+    /// The different labels of the endpoints.
+    pub(crate) fn labels(&self) -> impl Iterator<Item = EndpointLabel<'a>> {
+        let mut before = None;
+        let parts = self.parts_by_label(EndpointGroup::All);
+        let numbers = parts.into_iter().flat_map(move |part| {
+            let numbers = part.numbers.iter();
+            numbers.filter(move |number| self.has(**number, &part.condition))
+        });
+        let labels = numbers.map(|number| self.label(*number));
+        labels.filter(move |label| before.replace(*label) != Some(*label))
+    }
+
+    /// The different topology zones of the endpoints.
+    pub(crate) fn zones(&self) -> impl Iterator<Item = &'a str> {
+        let mut rest = &self.sorted.by_zone[..];
+        std::iter::from_fn(move || {
+            let zone = self.endpoint(*rest.first()?).zone.as_deref()?;
+            let is_here = |number: &u32| self.endpoint(*number).zone.as_deref() <= Some(zone);
+            rest = &rest[rest.partition_point(is_here)..];
+            Some(zone)
+        })
+    }
+
+    /// The lists with the endpoints of a group, each sorted by address.
+    fn parts<'r>(&'r self, group: EndpointGroup<'r>) -> Vec<Part<'r>> {
+        match group {
+            EndpointGroup::All => vec![self.part(&self.sorted.by_address)],
+            EndpointGroup::Port { .. } => vec![Part {
+                numbers: &self.sorted.by_address,
+                condition: self.condition_for(group),
+            }],
+            EndpointGroup::Label(label) => {
+                let labelled = self.with_label(label);
+                let mut parts = vec![self.part(labelled)];
+                if let Some(address) = address_of_label(label) {
+                    parts.push(Part {
+                        numbers: self.with_address(&self.sorted.by_address, address),
+                        condition: Condition {
+                            naming: Naming::ByAddress,
+                            ..Condition::default()
+                        },
+                    });
+                }
+                parts
+            }
+            EndpointGroup::Zone(zone) => {
+                let zone_of = |number: &u32| self.endpoint(*number).zone.as_deref();
+                let all = &self.sorted.by_zone;
+                let first = all.partition_point(|number| zone_of(number) < Some(zone));
+                let rest = &all[first..];
+                let end = rest.partition_point(|number| zone_of(number) <= Some(zone));
+                vec![self.part(&rest[..end])]
+            }
+        }
+    }
+
+    /// The lists with the endpoints of a group. In each, endpoints with equal labels are neighbours
+    /// if the group is not a topology zone.
+    fn parts_by_label<'r>(&'r self, group: EndpointGroup<'r>) -> Vec<Part<'r>> {
+        match group {
+            EndpointGroup::All | EndpointGroup::Port { .. } => {
+                let condition = self.condition_for(group);
+                let by_address = Condition {
+                    naming: Naming::ByAddress,
+                    ..condition
+                };
+                vec![
+                    Part {
+                        numbers: &self.sorted.by_label,
+                        condition,
+                    },
+                    Part {
+                        numbers: &self.sorted.by_address,
+                        condition: by_address,
+                    },
+                ]
+            }
+            EndpointGroup::Label(_) | EndpointGroup::Zone(_) => self.parts(group),
+        }
+    }
+
+    /// The condition for endpoints of all labels. There is none if all lists of ports have the
+    /// group's port, which is usual, because most Services have only one list.
+    fn condition_for<'r>(&self, group: EndpointGroup<'r>) -> Condition<'r> {
+        let has_port = |list: &PortList| list.ports.iter().any(|port| group.has_port(port));
+        let is_everywhere = group == EndpointGroup::All || {
+            let mut lists = self.summary.port_lists.iter();
+            lists.all(has_port)
+        };
+        Condition {
+            port: (!is_everywhere).then_some(group),
+            ..Condition::default()
+        }
+    }
+
+    fn part<'r>(&self, numbers: &'r [u32]) -> Part<'r> {
+        Part {
+            numbers,
+            condition: Condition::default(),
+        }
+    }
+
+    fn has(&self, number: u32, condition: &Condition<'_>) -> bool {
+        let has_ports = condition.port.is_none_or(|group| {
+            let mut ports = self.stored().ports_of(number).iter();
+            ports.any(|port| group.has_port(port))
+        });
+        let is_named = || match condition.naming {
+            Naming::Any => true,
+            Naming::ByAddress => matches!(self.label(number), EndpointLabel::Address(_)),
+        };
+        has_ports && is_named()
+    }
+
+    /// The endpoints with a label that is not the dashed address.
+    fn with_label(&self, label: &str) -> &[u32] {
+        let compare = |number: &u32| match self.label(*number) {
+            EndpointLabel::Text(other) => compare_labels(other, label),
+            EndpointLabel::Address(_) | EndpointLabel::Invalid(_) => std::cmp::Ordering::Less,
+        };
+        let all = &self.sorted.by_label;
+        let first = all.partition_point(|number| compare(number).is_lt());
+        let rest = &all[first..];
+        &rest[..rest.partition_point(|number| compare(number).is_le())]
+    }
+
+    /// The endpoints with an address, in a list that is sorted by address.
+    fn with_address<'r>(&self, numbers: &'r [u32], address: IpAddr) -> &'r [u32] {
+        let address_of = |number: &u32| self.endpoint(*number).address;
+        let first = numbers.partition_point(|number| address_of(number) < address);
+        let rest = &numbers[first..];
+        &rest[..rest.partition_point(|number| address_of(number) <= address)]
+    }
+
+    /// The endpoints after those with this address, which are the first ones if there are any.
+    fn after_address<'r>(&self, numbers: &'r [u32], address: IpAddr) -> &'r [u32] {
+        // Most endpoints have different addresses, so the next one is compared first.
+        match numbers.first() {
+            Some(number) if self.endpoint(*number).address == address => {
+                let is_here = |number: &u32| self.endpoint(*number).address == address;
+                &numbers[numbers.partition_point(is_here)..]
+            }
+            _ => numbers,
+        }
+    }
+
+    /// The endpoints of one IP version, in a list that is sorted by address.
+    fn of_family<'r>(&self, numbers: &'r [u32], family: Family) -> &'r [u32] {
+        // All IPv4 addresses sort before all IPv6 addresses.
+        let end_of_v4 = |number: &u32| self.endpoint(*number).address.is_ipv4();
+        let (v4, v6) = numbers.split_at(numbers.partition_point(end_of_v4));
+        match family {
+            Family::V4 => v4,
+            Family::V6 => v6,
+        }
+    }
+
+    fn member(&self, number: u32) -> Member<'a> {
+        let slice = self.stored().slice_of(number);
+        Member {
+            endpoint: self.endpoint(number),
+            ports: &slice.ports,
+            slice: &slice.name,
+            is_nonstandard: slice.is_nonstandard,
+        }
+    }
+
+    fn label(&self, number: u32) -> EndpointLabel<'a> {
+        EndpointLabel::of(self.endpoint(number), self.settings)
+    }
+
+    fn endpoint(&self, number: u32) -> &'a Endpoint {
+        self.endpoints.stored.endpoint(number)
+    }
+
+    fn stored(&self) -> &'a StoredEndpoints {
+        &self.endpoints.stored
+    }
+}

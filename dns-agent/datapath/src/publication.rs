@@ -262,7 +262,10 @@ impl<G: Grace> KernelTables<G> {
         }
         let has_room_again = was_full && self.left_out.is_empty();
         let denied = denied_zones(data);
-        let denies_more = denied.iter().zip(&self.denied).any(|(now, then)| now > then);
+        let denies_more = denied
+            .iter()
+            .zip(&self.denied)
+            .any(|(now, then)| now > then);
         if has_room_again || denies_more {
             // Every reader must see the new names before more names are denied.
             self.wait_for_readers();

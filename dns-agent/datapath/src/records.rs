@@ -48,11 +48,7 @@ pub fn build_record(data: &dyn ZoneData, name: &Name, entry: &NameEntry) -> Opti
         body.resize(body.len() + size_of_val(&head.answers), 0);
     }
 
-    let rendered = render_own_answers(data, name, entry);
-    let with_data: Vec<bool> = rendered
-        .iter()
-        .map(|(rtype, _)| has_data(data, name, *rtype))
-        .collect();
+    let (rendered, with_data) = render_own_answers(data, name, entry);
     // At an alias, `RecordHead::ALIAS` makes all types pass except CNAME, A and AAAA. A and AAAA
     // have the answers of the target.
     let others_pass = entry.other_types() == OtherTypes::Passed && !entry.is_alias();
@@ -111,7 +107,12 @@ struct ComputedRecords {
 
 /// Renders the answers of a name: one for each type that the name has, and those for A and AAAA at
 /// an alias. NODATA is not stored, because the kernel answers it for types without a stored answer.
-fn render_own_answers(data: &dyn ZoneData, name: &Name, entry: &NameEntry) -> RenderedAnswers {
+/// Also returns, for each answer, whether the user plane answers queries for the type with data.
+fn render_own_answers(
+    data: &dyn ZoneData,
+    name: &Name,
+    entry: &NameEntry,
+) -> (RenderedAnswers, Vec<bool>) {
     let mut types: Vec<Rtype> = entry.types().collect();
     if entry.is_alias() {
         types.extend([Rtype::A, Rtype::AAAA]);
@@ -120,18 +121,12 @@ fn render_own_answers(data: &dyn ZoneData, name: &Name, entry: &NameEntry) -> Re
         .into_iter()
         .filter_map(|rtype| match data.answer_within(name, rtype, WINDOW) {
             zone::Answer::NoData { .. } => None,
-            answer => Some((rtype, render_answer(data, name, &answer))),
+            answer => {
+                let has_data = matches!(answer, zone::Answer::Data { .. });
+                Some(((rtype, render_answer(data, name, &answer)), has_data))
+            }
         })
-        .collect()
-}
-
-/// Whether the answer for this type is data, and not, for example, an alias that leads out of the
-/// zones.
-fn has_data(data: &dyn ZoneData, name: &Name, rtype: Rtype) -> bool {
-    matches!(
-        data.answer_within(name, rtype, WINDOW),
-        zone::Answer::Data { .. }
-    )
+        .unzip()
 }
 
 /// Renders the answers that all computed names one label below share. `None` when there are no such

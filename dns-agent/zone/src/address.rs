@@ -10,6 +10,10 @@ use super::Name;
 /// The label of an address: its text with dashes in place of dots and colons. If it would end in a
 /// dash, a `0` is appended, as in CoreDNS, because a host name must not end in a dash (RFC 952).
 pub fn dashed(address: IpAddr) -> String {
+    if let IpAddr::V4(address) = address {
+        let [a, b, c, d] = address.octets();
+        return format!("{a}-{b}-{c}-{d}");
+    }
     let mut label = address.to_string().replace(['.', ':'], "-");
     if label.ends_with('-') {
         label.push('0');

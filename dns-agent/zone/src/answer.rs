@@ -64,7 +64,11 @@ pub trait ZoneData {
     /// Answers a question of class IN. An answer that is longer than `window` may be cut, but never
     /// so far that it would fit.
     fn answer_within(&self, name: &Name, rtype: Rtype, window: Window) -> Answer {
-        let window = window.for_type(rtype);
+        // The additional records of other types depend on the owner's addresses.
+        let window = match rtype {
+            Rtype::A | Rtype::AAAA => window.for_type(rtype),
+            _ => window,
+        };
         let Some(found) = self.find_name(name, window) else {
             return self.absent_answer(name, rtype);
         };
@@ -279,6 +283,10 @@ pub trait ZoneData {
     ) -> Vec<Record> {
         let mut seen = HashSet::new();
         let mut additional = Vec::new();
+        // An answer that doesn't fit has no additional records.
+        if answer.iter().map(Record::least_bytes).sum::<usize>() > window.bytes {
+            return additional;
+        }
         for record in answer {
             // A message that is too long loses all its additional records.
             if additional.len() > window.bytes / Window::MIN_ADDRESS_RECORD {

@@ -81,6 +81,22 @@ pub struct Srv {
     pub target: Name,
 }
 
+impl Record {
+    /// A lower bound of the record's length in a message, in bytes. It is exact for addresses and
+    /// SRV records whose owner is the name in the question.
+    pub(super) fn least_bytes(&self) -> usize {
+        // A compression pointer for the owner; type, class, TTL and the length of the data.
+        const BEFORE_DATA: usize = 2 + 10;
+        BEFORE_DATA
+            + match &self.data {
+                Rdata::A(_) => 4,
+                Rdata::Aaaa(_) => 16,
+                Rdata::Srv(srv) => 6 + srv.target.wire().len(),
+                _ => 0,
+            }
+    }
+}
+
 impl Rdata {
     /// The type of the record.
     pub fn rtype(&self) -> Rtype {

@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 mod cases;
+mod costs;
 #[expect(unsafe_code, reason = "it shares structures with BPF programs")]
 mod programs;
 mod stream;
@@ -36,7 +37,8 @@ struct BenchmarkOptions {
     #[arg(long)]
     quick: bool,
     /// Measures only the cases with this text in their names. The TCP streams are the case
-    /// `stream`. The tables are measured only without this option.
+    /// `stream`, and those of large Services the case `costs`. The tables are measured only without
+    /// this option.
     #[arg(long, default_value = "")]
     case: String,
     /// Pairs of calls for each case, and pairs of TCP streams.
@@ -73,6 +75,8 @@ const LEAST_SHARE: f64 = 0.75;
 const LEAST_STREAM_SHARE: f64 = 0.97;
 /// The `--case` name of the TCP streams.
 const STREAM: &str = "stream";
+/// The `--case` name of the costs of large Services.
+const COSTS: &str = "costs";
 /// The largest share of frames that may be lost. The rings between the devices hold 256 frames and
 /// overflow when this thread is preempted at a bad moment.
 const LOSS_LIMIT: f64 = 0.01;
@@ -87,7 +91,7 @@ fn main() -> Result<ExitCode> {
     // need no IPv6 in the namespace, because only BPF programs handle them.
     namespace.sysctl("ipv6/conf/all/disable_ipv6", "1")?;
     namespace.sysctl("ipv6/conf/default/disable_ipv6", "1")?;
-    if options.case != STREAM {
+    if ![STREAM, COSTS].contains(&options.case.as_str()) {
         namespace.enter(|| measure_answers(&namespace, &options, &effort, &mut failures))??;
     }
     // `contains` is also true for an empty `--case`, which selects everything.
@@ -96,6 +100,9 @@ fn main() -> Result<ExitCode> {
     }
     if options.case.is_empty() {
         measure_tables(&options, &effort, &mut failures)?;
+    }
+    if COSTS.contains(&options.case) {
+        measure_costs(&options)?;
     }
     for failure in &failures {
         eprintln!("failed: {failure}");
@@ -254,6 +261,41 @@ fn measure_answers(
             case.name,
             reflector - nothing,
             responder - nothing
+        );
+    }
+    Ok(())
+}
+
+/// Prints what large Services cost.
+fn measure_costs(options: &BenchmarkOptions) -> Result<()> {
+    let service = |endpoints, ports, aliases| costs::LargeService {
+        endpoints,
+        ports,
+        aliases,
+    };
+    let mut services = vec![service(1, 1, 0), service(100, 1, 0)];
+    if !options.quick {
+        services.extend([1_000, 5_000, 20_000].map(|endpoints| service(endpoints, 1, 0)));
+        services.extend([service(10, 500, 0), service(10, 500, 1_000)]);
+    }
+    println!();
+    println!("A headless Service: times in microseconds, medians; the start in milliseconds");
+    println!(
+        "{:>9} {:>6} {:>7} {:>10} {:>10} {:>10} {:>10}",
+        "endpoints", "ports", "aliases", "start", "event", "A", "SRV"
+    );
+    for service in services {
+        let costs = costs::measure(&config(), service)?;
+        let micros = |time: Duration| time.as_secs_f64() * 1e6;
+        println!(
+            "{:>9} {:>6} {:>7} {:>10.1} {:>10.1} {:>10.2} {:>10.2}",
+            service.endpoints,
+            service.ports,
+            service.aliases,
+            micros(costs.start) / 1e3,
+            micros(costs.event),
+            micros(costs.question),
+            micros(costs.srv_question),
         );
     }
     Ok(())

@@ -161,23 +161,29 @@ impl<'a> EndpointReader<'a> {
     ) -> HashSet<(u16, EndpointLabel<'a>)> {
         let mut pairs = HashSet::new();
         let mut before = None;
+        // Most endpoints have the same ports.
+        let mut ports_before: *const Port = std::ptr::null();
+        let mut numbers: Vec<u16> = Vec::new();
         for part in self.parts_by_label(group) {
             for number in part.numbers {
                 let label = self.label(*number);
                 let ports = self.stored().ports_of(*number);
-                // Endpoints with equal labels are neighbours, and most have the same ports.
+                // Endpoints with equal labels are neighbours.
                 if before.replace((label, ports.as_ptr())) == Some((label, ports.as_ptr()))
                     || matches!(label, EndpointLabel::Invalid(_))
                     || !self.has(*number, &part.condition)
                 {
                     continue;
                 }
-                let ports = ports.iter().filter(|port| group.has_port(port));
-                for number in ports.filter_map(|port| port.number) {
+                if std::mem::replace(&mut ports_before, ports.as_ptr()) != ports.as_ptr() {
+                    let ports = ports.iter().filter(|port| group.has_port(port));
+                    numbers = ports.filter_map(|port| port.number).collect();
+                }
+                for number in &numbers {
                     if pairs.len() >= count {
                         return pairs;
                     }
-                    pairs.insert((number, label));
+                    pairs.insert((*number, label));
                 }
             }
         }

@@ -32,7 +32,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use anyhow::{Context, anyhow};
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, oneshot, watch},
+    sync::{oneshot, watch},
     task::{JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
@@ -46,7 +46,7 @@ use zerohop_sources::files::{MAX_SETTINGS, read_text};
 
 use self::{
     dns_path::DnsPath,
-    publisher::{Publisher, PublisherMessage},
+    publisher::{Publisher, PublisherInbox, PublisherMessage, PublisherSender},
     shutdown::ShutdownPolicy,
     threads::{run_privileged, spawn_privileged_task},
 };
@@ -58,9 +58,6 @@ use crate::{
     admin::status_board::StatusBoard,
     config::{self, Config, SourceConfig},
 };
-
-/// The number of messages that may wait for the publisher.
-const PUBLISHER_QUEUE: usize = 1024;
 
 /// The tasks that run until shutdown. A task that ends on its own returns its name for the error
 /// message.
@@ -75,7 +72,7 @@ pub struct Agent {
     /// Completes when the publisher ends. The publisher is not in `tasks`, because a shutdown
     /// aborts the tasks, and the publisher must stop the kernel plane before it ends.
     publisher_end: oneshot::Receiver<()>,
-    publisher_messages: mpsc::Sender<PublisherMessage>,
+    publisher_messages: PublisherSender,
     shutdown_policy: ShutdownPolicy,
     /// Receives the result of the first load of the manifests. `None` after that load, and without
     /// manifests.
@@ -205,11 +202,11 @@ impl Agent {
         });
 
         let mut tasks = Tasks::new();
-        let (publisher_messages, mut messages) = mpsc::channel(PUBLISHER_QUEUE);
+        let (publisher_messages, mut inbox) = PublisherInbox::new();
         let shutdown_policy = source.shutdown_policy(&config);
         let publisher_end = {
             let board = board.clone();
-            run_privileged("publisher", move || publisher.run(&mut messages, &board))?
+            run_privileged("publisher", move || publisher.run(&mut inbox, &board))?
         };
         if !config.interfaces.is_empty() {
             tasks.spawn(watch_devices(publisher_messages.clone()));
@@ -447,7 +444,7 @@ async fn watch_for_loops(resolver: Arc<Resolver>, board: Arc<StatusBoard>) -> &'
 
 /// Notifies the publisher of changed network devices. If the kernel sends no notifications, this
 /// task waits forever: the agent still works, because the publisher scans for devices every second.
-async fn watch_devices(publisher_messages: mpsc::Sender<PublisherMessage>) -> &'static str {
+async fn watch_devices(publisher_messages: PublisherSender) -> &'static str {
     match DeviceChanges::listen() {
         Ok(mut changes) => {
             while changes.next().await.is_some()

@@ -1,6 +1,7 @@
 //! Tests of the agent's binary, run as an operator runs it.
 
 mod api;
+mod attacks;
 mod check;
 mod dns_path;
 mod faults;

@@ -267,6 +267,115 @@ fn full_tables_never_deny_a_name_that_exists() {
     assert!(passes > 1000, "only {passes} queries passed");
 }
 
+#[test]
+fn a_publication_can_be_continued_after_a_deadline() {
+    // Services 0 to 99 change their address, 100 to 199 disappear, and 200 to 299 are new.
+    let numbered = |numbers: std::ops::Range<u32>, offset: u32| {
+        let mut builder = ModelBuilder::new(1);
+        let zone = Name::parse("cluster.local").unwrap();
+        builder.add_zone(zone, 5).unwrap();
+        builder.extend(numbers.map(|number| Record {
+            owner: Name::parse(&service_name(number)).unwrap(),
+            ttl: 5,
+            data: Rdata::A(Ipv4Addr::from_bits(number + offset)),
+        }));
+        builder.build()
+    };
+    let before = numbered(0..200, 0);
+    let mut all: Vec<u32> = (0..100).chain(200..300).collect();
+    all.sort_unstable();
+    let after = {
+        let mut builder = ModelBuilder::new(1);
+        builder
+            .add_zone(Name::parse("cluster.local").unwrap(), 5)
+            .unwrap();
+        builder.extend(all.iter().map(|number| Record {
+            owner: Name::parse(&service_name(*number)).unwrap(),
+            ttl: 5,
+            data: Rdata::A(Ipv4Addr::from_bits(number + 1000)),
+        }));
+        builder.build()
+    };
+    let (mut object, mut tables) = filled_tables(&before);
+    let mut ask = |number: u32| ask_address(&mut object, number);
+    let names = before.entries().chain(after.entries());
+    let mut left: BTreeSet<Name> = names.map(|(name, _)| name.clone()).collect();
+    let mut calls = 0;
+    while !left.is_empty() {
+        let count = left.len();
+        // The deadline has passed when the call begins, so the call publishes a single name.
+        left = tables
+            .publish_names(&after, &left, Instant::now())
+            .unwrap()
+            .left;
+        calls += 1;
+        assert!(left.len() < count, "no name is published with {count} left");
+        // Until the end, each name is answered as before or as afterwards.
+        for number in [calls % 100, 100 + calls % 100, 200 + calls % 100] {
+            let is_valid = match ask(number) {
+                Some(address) => address == number && number < 200 || address == number + 1000,
+                None => number >= 100,
+            };
+            assert!(is_valid, "service {number} after {calls} calls");
+        }
+    }
+    assert!(calls >= 300, "only {calls} calls for 300 names");
+    for number in 0..300 {
+        let expected = all.contains(&number).then_some(number + 1000);
+        assert_eq!(ask(number), expected, "service {number} at the end");
+    }
+}
+
+#[test]
+fn passed_names_pass_until_they_are_published() {
+    let model = model(10, 1);
+    let (mut object, mut tables) = filled_tables(&model);
+    let verdict = |object: &mut EbpfObject, number| {
+        let frame = QueryPacket::new(POD[0], SERVED[0], &service_name(number), 1).frame();
+        object.test_run(HookProgram::TcPeer, &frame).unwrap().0
+    };
+    // Service 3 exists, and service 77 doesn't: a name that a later change may add.
+    let names = [3, 77].map(|number| Name::parse(&service_name(number)).unwrap());
+    let names = BTreeSet::from(names);
+    tables.pass_names(&model, &names).unwrap();
+    assert_eq!(verdict(&mut object, 3), TC_PASS);
+    assert_eq!(verdict(&mut object, 77), TC_PASS);
+    assert_ne!(verdict(&mut object, 4), TC_PASS, "another name passes too");
+
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let publication = tables.publish_names(&model, &names, deadline).unwrap();
+    assert_eq!(publication.left, BTreeSet::new());
+    assert_eq!(ask_address(&mut object, 3), Some(3 << 3));
+    assert_eq!(ask_address(&mut object, 77), None);
+}
+
+/// The kernel program with a lease, and tables with the names of `model` and room for more.
+fn filled_tables(model: &Model) -> (EbpfObject, KernelTables<Rcu>) {
+    let config = config();
+    let size = zerohop_datapath::table_size(model, Some(1000));
+    let object = EbpfObject::load(dns_agent::KERNEL_OBJECT, size).unwrap();
+    let mut tables = KernelTables::new(&object, size, &config, Rcu::new().unwrap()).unwrap();
+    tables.publish_all(model, &mut || {}).unwrap();
+    object.set_lease(LONG_LEASE_JIFFIES).unwrap();
+    (object, tables)
+}
+
+/// The address of a numbered Service in the kernel's answer. `None` for NXDOMAIN.
+fn ask_address(object: &mut EbpfObject, number: u32) -> Option<u32> {
+    let frame = QueryPacket::new(POD[0], SERVED[0], &service_name(number), 1).frame();
+    let (verdict, out) = object.test_run(HookProgram::TcPeer, &frame).unwrap();
+    assert_ne!(verdict, TC_PASS, "the query for service {number} passes");
+    let message = packet::parse_reply(&frame, &out).unwrap();
+    match rcode(&message) {
+        0 => {
+            let address = message[message.len() - 4..].try_into().unwrap();
+            Some(u32::from_be_bytes(address))
+        }
+        3 => None,
+        other => panic!("service {number} is answered with response code {other}"),
+    }
+}
+
 /// A model of numbered services with `addresses` addresses each.
 fn model(names: u32, addresses: u32) -> Model {
     let mut builder = ModelBuilder::new(1);

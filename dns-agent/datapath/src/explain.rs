@@ -50,7 +50,7 @@ impl Datapath {
             directory,
             records,
         };
-        let lease = if self.renewed.elapsed() < self.config.stale_after {
+        let lease = if self.is_leased() {
             LeaseState::Fresh
         } else {
             LeaseState::Stale

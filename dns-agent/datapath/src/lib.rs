@@ -53,7 +53,7 @@ pub use permitted_clients::PermittedClients;
 use pins::Pins;
 pub use program::ObjectFile;
 use program::{EbpfObject, TableSize};
-pub use publication::{KernelTables, PublicationCounts, table_size};
+pub use publication::{KernelTables, PartialPublication, PublicationCounts, table_size};
 use settings::RateLimit;
 pub use status::DatapathStatus;
 use zerohop_zone::{Name, ZoneData};
@@ -150,6 +150,8 @@ pub struct Datapath {
     clock: Clock,
     /// When the lease was last renewed; before the first renewal, when the tables were created.
     renewed: Instant,
+    /// When the lease ends, unless it is ended or renewed before.
+    leased_until: Instant,
     /// The size of `tables`.
     size: TableSize,
     tables: KernelTables<Rcu>,
@@ -176,14 +178,26 @@ impl Datapath {
         data: &dyn ZoneData,
         lease: InitialLease,
     ) -> anyhow::Result<Self> {
+        let started = Instant::now();
         let size = table_size(data, config.capacity);
         let mut datapath = Datapath::with_filled_tables(config, size, pins, devices, data)?;
         if lease == InitialLease::Running {
-            datapath.renew_lease()?;
+            // `data` was current at the beginning.
+            let left = datapath
+                .config
+                .stale_after
+                .saturating_sub(started.elapsed());
+            datapath.renew_lease(left)?;
         }
         datapath.reconcile(devices);
         datapath.hooks.remove_stale_hooks(devices);
         Ok(datapath)
+    }
+
+    /// Whether the tables have no room for some names, and can be replaced with larger ones.
+    #[must_use]
+    pub fn has_full_tables(&self) -> bool {
+        self.config.capacity.is_none() && self.tables.are_full()
     }
 
     /// Moves to new tables when the current ones are full or nearly full and no capacity is
@@ -214,7 +228,7 @@ impl Datapath {
         // `None`: `move_to` below brings the pins.
         let mut larger = Datapath::with_filled_tables(config, size, None, devices, data)?;
         if self.is_leased() {
-            larger.renew_lease()?;
+            larger.renew_lease(self.leased_until.saturating_duration_since(Instant::now()))?;
         }
         larger.publish_card_addresses(devices);
         larger.hooks = self.hooks.move_to(&mut larger.object);
@@ -259,6 +273,7 @@ impl Datapath {
             foreign_programs_found: Vec::new(),
             clock,
             renewed: Instant::now(),
+            leased_until: Instant::now(),
             size,
             tables,
             object,
@@ -275,29 +290,12 @@ impl Datapath {
     ///
     /// When the settings can't be built. Then only some of the names may be published.
     pub fn publish_all(&mut self, data: &dyn ZoneData) -> anyhow::Result<PublicationCounts> {
-        let is_leased = self.is_leased();
-        let Self {
-            config,
-            clock,
-            renewed,
-            tables,
-            object,
-            ..
-        } = self;
-        let interval = config.stale_after / RENEWALS_PER_LEASE;
-        let jiffies = clock.jiffies(config.stale_after);
-        // A long publication renews the lease, because the publisher can't renew it meanwhile. A
-        // lease that has run out stays so until the tables are complete.
-        tables.publish_all(data, &mut || {
-            let is_due = (interval..config.stale_after).contains(&renewed.elapsed());
-            if is_leased && is_due && object.set_lease(jiffies).is_ok() {
-                *renewed = Instant::now();
-            }
-        })
+        self.tables.publish_all(data, &mut || {})
     }
 
-    /// Publishes `names` from `data`, and removes those that `data` lacks. Unchanged records are
-    /// not written. See [`KernelTables::publish_names`] for what must not have changed.
+    /// Publishes `names` from `data` until `deadline`, and removes those that `data` lacks. Returns
+    /// the names that are left, which keep their old records. Unchanged records are not written.
+    /// See [`KernelTables::publish_names`] for what must not have changed.
     ///
     /// # Errors
     ///
@@ -306,8 +304,22 @@ impl Datapath {
         &mut self,
         data: &dyn ZoneData,
         names: &BTreeSet<Name>,
-    ) -> anyhow::Result<PublicationCounts> {
-        self.tables.publish_names(data, names)
+        deadline: Instant,
+    ) -> anyhow::Result<PartialPublication> {
+        self.tables.publish_names(data, names, deadline)
+    }
+
+    /// Makes queries for `names` pass, until [`Datapath::publish_names`] publishes these names.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Datapath::publish_names`].
+    pub fn pass_names(
+        &mut self,
+        data: &dyn ZoneData,
+        names: &BTreeSet<Name>,
+    ) -> anyhow::Result<()> {
+        self.tables.pass_names(data, names)
     }
 
     /// Replaces the server addresses at which the kernel answers queries.
@@ -342,7 +354,7 @@ impl Datapath {
     /// Whether the kernel may answer. A lease that was ended, or has run out, begins again only by
     /// [`Datapath::renew_lease`], because the tables may be incomplete or outdated.
     fn is_leased(&self) -> bool {
-        self.tables.settings.lease() != 0 && self.renewed.elapsed() < self.config.stale_after
+        self.tables.settings.lease() != 0 && Instant::now() < self.leased_until
     }
 
     /// Ends the lease: the kernel passes all queries until [`Datapath::renew_lease`].
@@ -350,15 +362,20 @@ impl Datapath {
         self.tables.settings.end_lease();
     }
 
-    /// Lets the kernel answer for another [`DatapathConfig::stale_after`].
+    /// Lets the kernel answer for `duration` from now, which replaces the current lease.
     ///
     /// # Errors
     ///
     /// When the kernel can't run the lease program. Then the lease still ends at its earlier time.
-    pub fn renew_lease(&mut self) -> anyhow::Result<()> {
-        self.object
-            .set_lease(self.clock.jiffies(self.config.stale_after))?;
-        self.renewed = Instant::now();
+    pub fn renew_lease(&mut self, duration: Duration) -> anyhow::Result<()> {
+        if duration.is_zero() {
+            self.end_lease();
+            return Ok(());
+        }
+        let renewed = Instant::now();
+        self.object.set_lease(self.clock.jiffies(duration))?;
+        self.renewed = renewed;
+        self.leased_until = renewed + duration;
         self.object.flush_log();
         Ok(())
     }

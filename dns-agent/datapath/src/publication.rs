@@ -1,7 +1,7 @@
 //! Publishes zone data into the kernel's tables. The order of the writes ensures that the kernel
 //! never gives a wrong negative answer.
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Instant};
 
 use anyhow::Context as _;
 use dns_common::{
@@ -12,7 +12,7 @@ use dns_common::{
     settings::SETTINGS_COPIES,
 };
 use serde::Serialize;
-use zerohop_zone::{AbsentNames, Apex, Name, NameEntry, ZoneData};
+use zerohop_zone::{AbsentNames, Apex, Name, NameEntry, Window, ZoneData};
 
 use super::{
     DatapathConfig, PermittedClients,
@@ -81,6 +81,15 @@ pub struct PublicationCounts {
     pub removed: usize,
     /// Names for which the tables have no room. The kernel answers no NXDOMAIN in their zones.
     pub left_out: usize,
+}
+
+/// The result of [`KernelTables::publish_names`].
+#[derive(Debug)]
+pub struct PartialPublication {
+    /// The counts of the names that were published.
+    pub published: PublicationCounts,
+    /// The names that were not published before the deadline.
+    pub left: BTreeSet<Name>,
 }
 
 /// The state of one publication.
@@ -227,10 +236,14 @@ impl<G: Grace> KernelTables<G> {
         Ok(self.finish_round(&round))
     }
 
-    /// Publishes `names` from `data`, and removes those that `data` lacks. Unchanged records are
-    /// not written. Names that were left out before are tried again. All other names, the pass
-    /// suffixes, and the zones must be the same as in the last publication. Of a zone, the serial
-    /// and the answers for absent names may differ.
+    /// Publishes `names` from `data` until `deadline`, and removes those that `data` lacks. At
+    /// least one name is published. Unchanged records are not written. Names that were left out
+    /// before are tried again. All other names, the pass suffixes, and the zones must be the same
+    /// as in the last publication. Of a zone, the serial and the answers for absent names may
+    /// differ.
+    ///
+    /// The names that are left at the deadline keep their old records. A caller that publishes them
+    /// later gets the same tables as with a later deadline.
     ///
     /// # Errors
     ///
@@ -239,23 +252,43 @@ impl<G: Grace> KernelTables<G> {
         &mut self,
         data: &dyn ZoneData,
         names: &BTreeSet<Name>,
-    ) -> anyhow::Result<PublicationCounts> {
+        deadline: Instant,
+    ) -> anyhow::Result<PartialPublication> {
         let pass_suffixes = self.pass_suffixes.clone();
         let mut round = PublicationRound::new(data, &pass_suffixes);
         self.table.begin_partial_round();
         let was_full = !self.left_out.is_empty();
         let retried = std::mem::take(&mut self.left_out);
-        let mut names: Vec<&Name> = names.union(&retried).collect();
-        // Parents before children: a reader that finds a child also finds its parents.
-        names.sort_by_key(|name| name.wire().len());
+        // Parents before children: a reader that finds a child also finds its parents. The names
+        // that were left out come last, because the tables may still have no room for them.
+        let mut queue: Vec<&Name> = names.union(&retried).collect();
+        queue.sort_by_key(|name| (!names.contains(*name), name.wire().len()));
+        let mut queue = queue.into_iter();
         let mut gone = Vec::new();
-        for name in names {
+        for name in queue.by_ref() {
             match data.entry_within(name, records::WINDOW) {
                 Some(entry) => self.put_or_postpone(&mut round, name, &entry)?,
                 None => gone.push(name),
             }
+            if Instant::now() >= deadline {
+                break;
+            }
         }
-        self.put_postponed(&mut round)?;
+        let mut left = BTreeSet::new();
+        for name in queue {
+            if retried.contains(name) {
+                self.left_out.insert(name.clone());
+            }
+            if names.contains(name) {
+                left.insert(name.clone());
+            }
+        }
+        if left.is_empty() {
+            self.put_postponed(&mut round)?;
+        } else {
+            let postponed = round.postponed.drain(..).map(|(name, _)| name);
+            left.extend(postponed);
+        }
         // Children before parents.
         for name in gone.into_iter().rev() {
             round.published.removed += usize::from(self.table.remove(name.wire()));
@@ -275,7 +308,39 @@ impl<G: Grace> KernelTables<G> {
         }
         self.denied = denied;
         self.publish_zone_settings(data, &pass_suffixes)?;
-        Ok(self.finish_round(&round))
+        let published = self.finish_round(&round);
+        Ok(PartialPublication { published, left })
+    }
+
+    /// Replaces the records of `names`, which need not exist, with records that make all queries
+    /// for these names and for computed names below them pass.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Datapath::publish_names`](super::Datapath::publish_names).
+    pub fn pass_names(
+        &mut self,
+        data: &dyn ZoneData,
+        names: &BTreeSet<Name>,
+    ) -> anyhow::Result<()> {
+        let pass_suffixes = self.pass_suffixes.clone();
+        let mut round = PublicationRound::new(data, &pass_suffixes);
+        self.table.begin_partial_round();
+        let without_names_below = NameEntry::default().delegating_other_types();
+        let mut with_names_below = NameEntry::default();
+        with_names_below.delegate_remainder();
+        for name in names {
+            let entry = data.entry_within(name, Window::EXISTENCE);
+            let has_computed_names = entry.is_some_and(|entry| entry.has_computed_names())
+                || self.table.has_computed_names(name.wire());
+            let entry = if has_computed_names {
+                &with_names_below
+            } else {
+                &without_names_below
+            };
+            self.write_record(&mut round, name, entry)?;
+        }
+        self.publish_zone_settings(data, &pass_suffixes)
     }
 
     /// Replaces the server addresses at which the kernel answers queries.

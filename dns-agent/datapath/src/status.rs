@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     net::SocketAddr,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use dns_common::{
@@ -153,7 +153,7 @@ impl Datapath {
         let age = self.renewed.elapsed();
         let remaining = match self.tables.settings.lease() {
             0 => Duration::ZERO,
-            _ => self.config.stale_after.saturating_sub(age),
+            _ => self.leased_until.saturating_duration_since(Instant::now()),
         };
         LeaseStatus {
             age_seconds: age.as_secs_f64(),

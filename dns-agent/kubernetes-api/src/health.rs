@@ -26,6 +26,9 @@ pub struct FeedHealth {
     /// that has been restarted. For [`Feed::PolicyKinds`]: when the last successful poll ended.
     pub last_received: Option<Instant>,
     silence: SilenceRule,
+    /// Since when an event of the feed waits because the agent takes no more events. `None` if none
+    /// waits.
+    pub blocked_since: Option<Instant>,
     /// Number of list requests.
     pub lists: u64,
     /// Number of watch requests, including streamed lists.
@@ -105,6 +108,15 @@ impl SourceHealth {
         ages.into_iter().max()
     }
 
+    /// Since when the event of a feed that has waited longest waits because the agent takes no more
+    /// events. `None` if none waits.
+    #[must_use]
+    pub fn blocked_since(&self) -> Option<Instant> {
+        let records = self.records();
+        let feeds = records.feeds.values();
+        feeds.filter_map(|feed| feed.blocked_since).min()
+    }
+
     /// The health of every feed.
     #[must_use]
     pub fn feeds(&self) -> BTreeMap<Feed, FeedHealth> {
@@ -135,6 +147,13 @@ impl SourceHealth {
         health.last_received = None;
         health.silence = SilenceRule::Ignored;
         health.set_activity(FeedActivity::Waiting);
+    }
+
+    /// Records since when an event of a feed waits, or that none waits.
+    pub(super) fn set_blocked(&self, feed: Feed, since: Option<Instant>) {
+        if let Some(health) = self.records().feeds.get_mut(&feed) {
+            health.blocked_since = since;
+        }
     }
 
     /// Counts a request of a feed.
@@ -211,6 +230,7 @@ impl FeedHealth {
             since: Instant::now(),
             last_received: None,
             silence: SilenceRule::Counts,
+            blocked_since: None,
             lists: 0,
             watches: 0,
             applied: 0,

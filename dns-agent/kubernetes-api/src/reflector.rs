@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        watch,
+    },
     time::{Instant, sleep},
 };
 use tracing::{debug, info, warn};
@@ -351,8 +354,14 @@ impl Reflector {
         if let Some(services) = &self.services {
             services.apply_event(&event);
         }
-        // A closed channel ends `send_events`.
+        let Err(TrySendError::Full(event)) = self.events.try_send(event) else {
+            // A closed channel ends `send_events`.
+            return;
+        };
+        let (health, feed) = (&self.api.health, self.selection.feed);
+        health.set_blocked(feed, Some(Instant::now()));
         let _ = self.events.send(event).await;
+        health.set_blocked(feed, None);
     }
 
     async fn open_stream(

@@ -14,8 +14,8 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use super::object_set::Object;
 use super::objects::{
-    Endpoint, EndpointSlice, Namespace, ObjectError, ObjectKey, Pod, Port, Problem, Service,
-    ServiceKind, SliceReadability,
+    Endpoint, EndpointSlice, Namespace, ObjectError, ObjectKey, Pod, Port, PortNumber, Problem,
+    Service, ServiceKind, SliceReadability,
 };
 use super::policy::Fact;
 
@@ -54,8 +54,16 @@ impl TryFrom<core::Service> for Service {
             .into_iter()
             .enumerate()
             .map(|(index, port)| {
-                Port::new(port.name, port.protocol.as_deref(), Some(port.port))
-                    .map_err(|reason| problem(format!("spec.ports[{index}].port"), reason))
+                let number = port.port;
+                let port = Port::new(port.name, port.protocol.as_deref(), Some(number));
+                // The API server accepts no such number in a Service.
+                match port.number {
+                    PortNumber::OutOfRange => Err(problem(
+                        format!("spec.ports[{index}].port"),
+                        format!("{number} is not a port"),
+                    )),
+                    PortNumber::Absent | PortNumber::Valid(_) => Ok(port),
+                }
             })
             .collect::<Result<_, _>>()?;
         let addresses = match spec.cluster_ips {
@@ -100,16 +108,10 @@ impl TryFrom<discovery::EndpointSlice> for EndpointSlice {
             .labels
             .and_then(|mut labels| labels.remove(SERVICE_LABEL))
             .map(Into::into);
-        let ports = slice
-            .ports
-            .unwrap_or_default()
-            .into_iter()
-            .enumerate()
-            .map(|(index, port)| {
-                Port::new(port.name, port.protocol.as_deref(), port.port)
-                    .map_err(|reason| problem(format!("ports[{index}].port"), reason))
-            })
-            .collect::<Result<_, _>>()?;
+        let ports = slice.ports.unwrap_or_default().into_iter();
+        let ports = ports
+            .map(|port| Port::new(port.name, port.protocol.as_deref(), port.port))
+            .collect();
         let holds_domain_names = slice.address_type == "FQDN";
         let ready = slice.endpoints.into_iter().enumerate();
         let ready = ready.filter(|(_, endpoint)| is_ready(endpoint));
@@ -340,16 +342,9 @@ impl Endpoint {
 }
 
 impl Port {
-    /// Fails with a reason if `number` is out of range. Without `protocol` the port is for TCP.
-    fn new(
-        name: Option<String>,
-        protocol: Option<&str>,
-        number: Option<i32>,
-    ) -> Result<Port, String> {
-        let number = number
-            .map(|number| u16::try_from(number).map_err(|_| format!("{number} is not a port")))
-            .transpose()?;
-        Ok(Port {
+    /// Without `protocol` the port is for TCP.
+    fn new(name: Option<String>, protocol: Option<&str>, number: Option<i32>) -> Port {
+        Port {
             name: name.filter(|name| !name.is_empty()).map(Into::into),
             // The two usual names need no allocation.
             protocol: match protocol {
@@ -357,8 +352,12 @@ impl Port {
                 Some("UDP") => "udp".into(),
                 Some(other) => other.to_ascii_lowercase().into(),
             },
-            number,
-        })
+            number: match number.map(u16::try_from) {
+                None => PortNumber::Absent,
+                Some(Ok(number)) => PortNumber::Valid(number),
+                Some(Err(_)) => PortNumber::OutOfRange,
+            },
+        }
     }
 }
 

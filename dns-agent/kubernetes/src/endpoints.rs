@@ -7,6 +7,7 @@
 //! small Service has no index, because making one for a question costs less than its memory.
 
 mod label;
+mod ports;
 mod reader;
 mod sorted;
 
@@ -16,14 +17,18 @@ use std::sync::Arc;
 
 pub(crate) use self::label::EndpointLabel;
 use self::label::is_nonstandard;
+use self::ports::PortTable;
 pub(crate) use self::reader::{EndpointGroup, EndpointReader, Family, Member};
 use self::sorted::SortedEndpoints;
 use super::objects::{Endpoint, EndpointSlice, ObjectKey, Port, SliceReadability};
 use super::settings::ZoneSettings;
 
 /// A Service with at most this many endpoints, and at most this many slices, has no
-/// [`EndpointIndex`].
+/// [`EndpointIndex`], unless it has many ports.
 const MAX_SMALL: usize = 16;
+
+/// A Service with more pairs of an endpoint and a port has an [`EndpointIndex`].
+const MAX_SMALL_PAIRS: usize = 256;
 
 /// The most pairs of an endpoint and a port with which a Service has names of endpoints: the
 /// largest number of records that the counts of a message can hold (16 bits, RFC 1035 section
@@ -99,7 +104,7 @@ struct MemberMatch {
 /// A list of ports, and the number of slices and endpoints that have it.
 #[derive(Clone, Debug)]
 struct PortList {
-    ports: Arc<[Port]>,
+    table: Arc<PortTable>,
     slices: usize,
     endpoints: usize,
 }
@@ -156,7 +161,7 @@ impl ServiceEndpoints {
         let summary = self.summary();
         let lists = summary.port_lists.iter();
         lists
-            .map(|list| list.endpoints * list.ports.len().max(1))
+            .map(|list| list.endpoints * list.table.ports.len().max(1))
             .sum()
     }
 
@@ -181,14 +186,31 @@ impl ServiceEndpoints {
     pub(crate) fn all_port_lists(&self) -> Vec<Arc<[Port]>> {
         let summary = self.summary();
         let lists = summary.port_lists.iter();
-        lists.map(|list| list.ports.clone()).collect()
+        lists.map(|list| list.table.ports.clone()).collect()
     }
 
     /// The different lists of ports that endpoints have.
     pub(crate) fn used_port_lists(&self) -> Vec<Arc<[Port]>> {
         let summary = self.summary();
         let used = summary.port_lists.iter().filter(|list| list.endpoints > 0);
-        used.map(|list| list.ports.clone()).collect()
+        used.map(|list| list.table.ports.clone()).collect()
+    }
+
+    /// Whether endpoints have a port of this protocol. Letter case is ignored.
+    pub(crate) fn has_protocol(&self, protocol: &str) -> bool {
+        let summary = self.summary();
+        let mut used = summary.port_lists.iter().filter(|list| list.endpoints > 0);
+        used.any(|list| {
+            let mut protocols = list.table.protocols();
+            protocols.any(|it| it.eq_ignore_ascii_case(protocol))
+        })
+    }
+
+    /// Whether some lists of ports that endpoints have hold numbers, and others don't.
+    pub(crate) fn has_mixed_ports(&self) -> bool {
+        let summary = self.summary();
+        let used = || summary.port_lists.iter().filter(|list| list.endpoints > 0);
+        used().any(|list| list.table.has_number) && used().any(|list| !list.table.has_number)
     }
 
     /// The endpoints, in no particular order.
@@ -307,7 +329,7 @@ impl ServiceEndpoints {
         };
         let stored = match &mut self.index {
             Some(index) => index.summary.add_slice(stored),
-            None => stored,
+            None => self.stored.share_ports(stored),
         };
         let new_ports = stored.ports.clone();
         self.stored.slices[number as usize] = Some(stored);
@@ -350,6 +372,14 @@ impl ServiceEndpoints {
         self.update_index(&[], settings);
     }
 
+    fn is_small(&self) -> bool {
+        let slices = self.stored.slices.iter().flatten();
+        let pairs = slices.map(|slice| slice.members.len() * slice.ports.len());
+        self.stored.slices.len() <= MAX_SMALL
+            && self.count() <= MAX_SMALL
+            && pairs.sum::<usize>() <= MAX_SMALL_PAIRS
+    }
+
     fn summary(&self) -> Cow<'_, SliceSummary> {
         match &self.index {
             Some(index) => Cow::Borrowed(&index.summary),
@@ -387,7 +417,7 @@ impl ServiceEndpoints {
     /// Adds stored endpoints to the sorted lists. Creates or drops the index as the size of the
     /// Service requires.
     fn update_index(&mut self, added: &[u32], settings: &ZoneSettings) {
-        if self.stored.slices.len() <= MAX_SMALL && self.count() <= MAX_SMALL {
+        if self.is_small() {
             self.index = None;
             return;
         }
@@ -434,7 +464,7 @@ impl SliceSummary {
         self.unreadable += usize::from(slice.readability == SliceReadability::Unreadable);
         let at = self.find_list(&slice.ports).unwrap_or_else(|| {
             self.port_lists.push(PortList {
-                ports: slice.ports.clone(),
+                table: Arc::new(PortTable::new(slice.ports.clone())),
                 slices: 0,
                 endpoints: 0,
             });
@@ -443,7 +473,7 @@ impl SliceSummary {
         let list = &mut self.port_lists[at];
         list.slices += 1;
         list.endpoints += slice.members.len();
-        list.ports.clone()
+        list.table.ports.clone()
     }
 
     fn remove_slice(&mut self, slice: &StoredSlice) {
@@ -463,8 +493,8 @@ impl SliceSummary {
     /// The position of a list of ports. Lists that are the same need not be compared.
     fn find_list(&self, ports: &Arc<[Port]>) -> Option<usize> {
         let lists = &self.port_lists;
-        let is_same = |list: &PortList| Arc::ptr_eq(&list.ports, ports);
-        let is_equal = |list: &PortList| list.ports == *ports;
+        let is_same = |list: &PortList| Arc::ptr_eq(&list.table.ports, ports);
+        let is_equal = |list: &PortList| list.table.ports == *ports;
         (lists.iter().position(is_same)).or_else(|| lists.iter().position(is_equal))
     }
 }
@@ -492,6 +522,18 @@ impl StoredEndpoints {
 
     fn members_of<'a>(&'a self, slice: &'a StoredSlice) -> impl Iterator<Item = &'a Endpoint> {
         slice.members.iter().map(|number| self.endpoint(*number))
+    }
+
+    /// A slice with the list of ports of another slice that has equal ones, if there is any.
+    fn share_ports(&self, slice: StoredSlice) -> StoredSlice {
+        let mut others = self.slices.iter().flatten();
+        match others.find(|other| other.ports == slice.ports) {
+            Some(other) => StoredSlice {
+                ports: other.ports.clone(),
+                ..slice
+            },
+            None => slice,
+        }
     }
 
     /// Finds the endpoints that two versions of a slice have in common.

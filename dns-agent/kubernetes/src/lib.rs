@@ -38,8 +38,8 @@ pub use names::{Names, View, WalkPosition, build_model};
 pub use node_cache::{CacheAddresses, CacheConfig, ConfigMapData, NodeCache, ReloadMode};
 pub use object_set::{Object, ObjectCounts, Objects};
 pub use objects::{
-    Endpoint, EndpointSlice, Namespace, ObjectError, ObjectKey, Pod, Port, Problem, Service,
-    ServiceKind, SliceReadability,
+    Endpoint, EndpointSlice, Namespace, ObjectError, ObjectKey, Pod, Port, PortNumber, Problem,
+    Service, ServiceKind, SliceReadability,
 };
 pub use policy::{
     ClientVerdicts, DnsService, DnsSlice, Fact, Facts, LabelledNamespace, LeftOutPod, OtherPolicy,

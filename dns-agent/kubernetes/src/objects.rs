@@ -103,8 +103,32 @@ pub struct Port {
     pub name: Option<Box<str>>,
     /// The protocol in lower case, such as `tcp`, `udp` or `sctp`.
     pub protocol: Cow<'static, str>,
-    /// The port's number. `None` if the slice gives no number; such a port makes no SRV record.
-    pub number: Option<u16>,
+    /// The port's number.
+    pub number: PortNumber,
+}
+
+/// The number of a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum PortNumber {
+    /// The slice gives no number. The port makes no SRV record.
+    #[default]
+    Absent,
+    /// A number from 0 to 65535.
+    Valid(u16),
+    /// Another number. The API server accepts it in an EndpointSlice, and CoreDNS answers with some
+    /// port. So SRV queries for the names with this port pass.
+    OutOfRange,
+}
+
+impl PortNumber {
+    /// The number, if it is valid.
+    #[must_use]
+    pub fn valid(self) -> Option<u16> {
+        match self {
+            PortNumber::Valid(number) => Some(number),
+            PortNumber::Absent | PortNumber::OutOfRange => None,
+        }
+    }
 }
 
 /// A Pod.

@@ -320,6 +320,15 @@ impl<'a> NamesOfService<'a> {
                 for reason in self.invalid_ports(*knowledge) {
                     report("spec.ports", reason);
                 }
+                let reader = self.endpoints.reader(self.settings);
+                if knowledge.knows_endpoints() && reader.has_port_out_of_range(EndpointGroup::All) {
+                    report(
+                        "spec.ports",
+                        "an EndpointSlice of the Service has a port number that is out of range, \
+                         so CoreDNS answers the SRV queries that depend on it"
+                            .to_owned(),
+                    );
+                }
                 if knowledge.knows_endpoints() {
                     problems.extend(self.endpoint_problems());
                 }
@@ -387,8 +396,10 @@ impl<'a> NamesOfService<'a> {
         if self.settings.deviations == Deviations::Passed {
             // CoreDNS also answers names of ports without underscores, and accepts `_` for any port
             // and any protocol.
-            let protocols = self.protocols(knowledge);
-            if is_delegated_port(labels, protocols.iter().map(String::as_str)) {
+            if let [label] = labels
+                && (*label == "_"
+                    || self.has_protocol(knowledge, label.strip_prefix('_').unwrap_or(label)))
+            {
                 entry.delegate_remainder();
                 exists = true;
             }
@@ -470,13 +481,18 @@ impl<'a> NamesOfService<'a> {
             let (v4, v6) = addresses.partition(|data| data.rtype() == Rtype::A);
             entry.add_rrset(ttl, v4);
             entry.add_rrset(ttl, v6);
-            entry.add_rrset(ttl, self.cluster_ip_srv(group));
+            if window.needs(Rtype::SRV) {
+                entry.add_rrset(ttl, self.cluster_ip_srv(group));
+            }
             return;
         }
         for (family, rtype, length) in [(Family::V4, Rtype::A, 4), (Family::V6, Rtype::AAAA, 16)] {
             let count = window.count_records(rtype, POINTER + FIXED_FIELDS + length);
             let addresses = reader.addresses(group, family, count, window.rotation);
             entry.add_rrset(ttl, addresses.into_iter().map(Rdata::from).collect());
+        }
+        if !window.needs(Rtype::SRV) {
+            return;
         }
         if self.passes_srv(knowledge, group, reader) {
             entry.delegate_type(Rtype::SRV);
@@ -490,7 +506,7 @@ impl<'a> NamesOfService<'a> {
         let ports = self.service.ports.iter();
         let ports: Vec<&Port> = ports.filter(|port| group.has_port(port)).collect();
         let weight = weight(self.cluster_ips().len() * ports.len());
-        let numbers = ports.iter().filter_map(|port| port.number);
+        let numbers = ports.iter().filter_map(|port| port.number.valid());
         let records = numbers.map(|port| {
             Rdata::Srv(Srv {
                 priority: 0,
@@ -530,6 +546,7 @@ impl<'a> NamesOfService<'a> {
     /// Whether SRV queries for a name of endpoints pass to CoreDNS.
     /// * CoreDNS makes SRV records for an endpoint without a name too, with a target that doesn't
     ///   exist.
+    /// * CoreDNS makes some port of a number that is out of range.
     /// * CoreDNS leaves the addresses without a port number out of the additional section. The
     ///   host's records don't show which addresses have one.
     fn passes_srv(
@@ -541,7 +558,10 @@ impl<'a> NamesOfService<'a> {
         if self.settings.nonstandard_endpoints != NonstandardEndpoints::Passed {
             return false;
         }
-        if reader.has_unnamed(group) || self.has_too_long_name(group, reader) {
+        if reader.has_unnamed(group)
+            || self.has_too_long_name(group, reader)
+            || reader.has_port_out_of_range(group)
+        {
             return true;
         }
         match group {
@@ -553,10 +573,7 @@ impl<'a> NamesOfService<'a> {
 
     /// Whether a host may have addresses with and without a port number.
     fn has_partial_host(&self, reader: &EndpointReader<'_>) -> bool {
-        let has_number = |ports: &[Port]| ports.iter().any(|port| port.number.is_some());
-        let lists = self.endpoints.used_port_lists();
-        let numbered = lists.iter().filter(|ports| has_number(ports)).count();
-        if numbered == 0 || numbered == lists.len() {
+        if !self.endpoints.has_mixed_ports() {
             return false;
         }
         if self.endpoints.count() > MAX_COMPARED_PORTS {
@@ -569,7 +586,7 @@ impl<'a> NamesOfService<'a> {
     /// Whether the name of an endpoint in a group would be too long.
     fn has_too_long_name(&self, group: EndpointGroup<'_>, reader: &EndpointReader<'_>) -> bool {
         self.may_be_too_long()
-            && reader.members(group).any(|member| {
+            && reader.members(group).iter().any(|member| {
                 let label = EndpointLabel::of(member.endpoint, self.settings);
                 label.name_below(&self.name).is_err()
             })
@@ -630,11 +647,15 @@ impl<'a> NamesOfService<'a> {
         }
     }
 
-    /// The protocols of the ports of the addresses that the Service's name has.
-    fn protocols(&self, knowledge: Knowledge) -> BTreeSet<String> {
-        let lists = self.port_lists(knowledge);
-        let ports = lists.iter().flat_map(|ports| ports.iter());
-        ports.map(|port| port.protocol.to_string()).collect()
+    /// Whether the addresses that the Service's name has have a port of this protocol.
+    fn has_protocol(&self, knowledge: Knowledge, protocol: &str) -> bool {
+        match knowledge {
+            Knowledge::Headless => self.endpoints.has_protocol(protocol),
+            Knowledge::ClusterIp | Knowledge::ClusterIpOnly => {
+                let mut ports = self.service.ports.iter();
+                ports.any(|port| port.protocol.eq_ignore_ascii_case(protocol))
+            }
+        }
     }
 
     /// Adds the labels of the names that exist because of these ports.
@@ -817,11 +838,12 @@ fn add_zonal_labels<'z>(zones: impl Iterator<Item = &'z str>, all: &mut BTreeSet
 /// Whether only some addresses of a group have a port with a number.
 fn has_partial_ports(group: EndpointGroup<'_>, reader: &EndpointReader<'_>) -> bool {
     let members = reader.members(group);
-    let has_number = |member: &Member<'_>| member.ports.iter().any(|port| port.number.is_some());
-    let with_number: BTreeSet<IpAddr> = members
-        .filter(has_number)
-        .map(|member| member.endpoint.address)
-        .collect();
-    let mut members = reader.members(group);
-    !with_number.is_empty() && members.any(|member| !with_number.contains(&member.endpoint.address))
+    let has_number = |member: &&Member<'_>| {
+        let mut ports = member.ports.iter();
+        ports.any(|port| port.number.valid().is_some())
+    };
+    let with_number = members.iter().filter(has_number);
+    let with_number: BTreeSet<IpAddr> = with_number.map(|it| it.endpoint.address).collect();
+    let is_without = |member: &Member<'_>| !with_number.contains(&member.endpoint.address);
+    !with_number.is_empty() && members.iter().any(is_without)
 }

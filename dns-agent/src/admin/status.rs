@@ -28,6 +28,9 @@ pub struct Status {
     /// limit is not a failure.
     #[serde(default)]
     pub limits: Vec<String>,
+    /// The names that wait for publication to the kernel plane.
+    #[serde(default)]
+    pub publication: PublicationStatus,
     /// The source of the objects.
     pub source: SourceStatus,
     /// Objects, parts of objects, and settings that can't be used, with the reason.
@@ -45,6 +48,18 @@ pub struct Status {
     /// The kernel plane's attached hooks, tables, lease and outcomes; `None` when it is not on. It
     /// is a string with the reason when they can't be read.
     pub datapath: Option<serde_json::Value>,
+}
+
+/// The names that wait for publication to the kernel plane.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct PublicationStatus {
+    /// Seconds since the oldest change was received that is not published yet, and after which the
+    /// kernel still answers as before. 0 if there is none.
+    pub delay_seconds: f64,
+    /// The object of that change; empty if there is none.
+    pub delayed: String,
+    /// The objects whose changed names pass until they are published.
+    pub passed: Vec<String>,
 }
 
 /// The source of the objects.

@@ -84,6 +84,13 @@ enum KernelLifecycle {
     On(Box<Datapath>),
 }
 
+/// Whether the kernel answers from new tables, which hold all names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GrownTables {
+    Same,
+    New,
+}
+
 /// The condition for starting the kernel plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StartCondition {
@@ -112,6 +119,8 @@ pub(super) enum StaleReason {
     /// CoreDNS or a node cache may still run with an older configuration, or its configuration is
     /// not known.
     Held,
+    /// A change that was received `--stale-after` ago, or earlier, is not published yet.
+    Unpublished,
     /// A feed of objects, of CoreDNS's Corefile, or of what node caches depend on has received
     /// nothing from the API for `--max-age`.
     Silence,
@@ -269,16 +278,31 @@ impl KernelPlane {
         });
     }
 
-    /// Writes these names of `data` to the tables; no other name has changed.
-    pub(super) fn publish_names(&mut self, data: &dyn ZoneData, names: &BTreeSet<Name>) {
+    /// Writes these names of `data` to the tables until `deadline`. Returns the names that are
+    /// left. Only these names, and those left before, may have changed since the last publication.
+    pub(super) fn publish_names(
+        &mut self,
+        data: &dyn ZoneData,
+        names: &BTreeSet<Name>,
+        deadline: Instant,
+    ) -> BTreeSet<Name> {
+        let mut left = BTreeSet::new();
         self.write_tables(|datapath| {
-            let published = datapath.publish_names(data, names)?;
+            let publication = datapath.publish_names(data, names, deadline)?;
             debug!(
-                ?published,
+                published = ?publication.published,
+                left = publication.left.len(),
                 "changed names were written to the kernel's tables"
             );
+            left = publication.left;
             Ok(())
         });
+        left
+    }
+
+    /// Makes queries for these names pass, until they are published.
+    pub(super) fn pass_names(&mut self, data: &dyn ZoneData, names: &BTreeSet<Name>) {
+        self.write_tables(|datapath| datapath.pass_names(data, names));
     }
 
     /// Replaces the server addresses at which the kernel answers queries.
@@ -297,6 +321,11 @@ impl KernelPlane {
     /// Sets how many addresses of the cluster's DNS do not fit into the settings.
     pub(super) fn set_unserved_count(&mut self, count: usize) {
         self.unserved_count = count;
+    }
+
+    /// `--stale-after`: the longest time from a change to the last answer without it.
+    pub(super) fn stale_after(&self) -> Duration {
+        self.settings.stale_after
     }
 
     /// The server addresses (IP and port) at which the kernel answers queries.
@@ -332,28 +361,40 @@ impl KernelPlane {
         }
     }
 
+    /// Whether the tables have no room for some names, and may be replaced with larger ones now.
+    pub(super) fn has_full_tables(&self) -> bool {
+        let is_recent = |growth: &FailedGrowth| growth.attempted.elapsed() < REGROWTH_DELAY;
+        if self.failed_growth.as_ref().is_some_and(is_recent) {
+            return false;
+        }
+        match &*self.lock_lifecycle() {
+            KernelLifecycle::On(datapath) => datapath.has_full_tables(),
+            _ => false,
+        }
+    }
+
     /// Replaces tables that are nearly full with larger ones (if names were left out, with new ones
     /// of the same size or larger), unless an attempt within [`REGROWTH_DELAY`] failed or gained
     /// too little room. The old tables answer meanwhile.
-    pub(super) fn grow_tables(&mut self, data: &dyn ZoneData) {
+    pub(super) fn grow_tables(&mut self, data: &dyn ZoneData) -> GrownTables {
         let is_recent = |growth: &FailedGrowth| growth.attempted.elapsed() < REGROWTH_DELAY;
         if self.failed_growth.as_ref().is_some_and(is_recent) {
-            return;
+            return GrownTables::Same;
         }
         let mut plane = lock(&self.lifecycle);
         let KernelLifecycle::On(datapath) = &mut *plane else {
-            return;
+            return GrownTables::Same;
         };
         let devices = self.devices.latest();
         let reason = match datapath.grow(self.settings.clone(), devices, data) {
             Ok(Growth::Unneeded) => {
                 self.failed_growth = None;
-                return;
+                return GrownTables::Same;
             }
             Ok(Growth::Moved) => {
                 info!("larger tables have replaced tables that were nearly full");
                 self.failed_growth = None;
-                return;
+                return GrownTables::New;
             }
             Ok(Growth::NotLarger | Growth::MovedButFull) => None,
             Err(reason) => {
@@ -370,11 +411,13 @@ impl KernelPlane {
             attempted: Instant::now(),
             reason,
         });
+        GrownTables::Same
     }
 
     /// If the kernel plane runs: renews or ends the lease, attaches to the devices that match now,
-    /// and detaches from the others.
-    pub(super) fn tick(&mut self, freshness: Freshness) {
+    /// and detaches from the others. `lease` is how long the kernel may answer from the published
+    /// data if the data is current.
+    pub(super) fn tick(&mut self, freshness: Freshness, lease: Duration) {
         if !matches!(*self.lock_lifecycle(), KernelLifecycle::On(_)) {
             return;
         }
@@ -386,7 +429,7 @@ impl KernelPlane {
         match freshness {
             Freshness::Stale(_) => datapath.end_lease(),
             Freshness::Current => {
-                if let Err(reason) = datapath.renew_lease() {
+                if let Err(reason) = datapath.renew_lease(lease) {
                     error!(
                         "the lease can't be renewed, so CoreDNS answers all queries after it \
                          expires; the agent keeps trying: {reason:#}"

@@ -1,12 +1,7 @@
 //! Follows the Kubernetes API: reads CoreDNS's Corefile, makes a plan from it, and reads the
 //! objects that the plan needs.
 
-use std::{
-    collections::BTreeSet,
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
@@ -19,7 +14,7 @@ use super::{
     dns_path::DnsPath,
     node_caches::{NodeCacheConfigs, NodeCaches},
     plan::{CacheCorefile, Plan},
-    publisher::{AnswerPlan, PublisherMessage},
+    publisher::{AnswerPlan, PublisherMessage, PublisherSender, ReaderNumber},
 };
 use crate::{
     admin::status_board::{KubernetesFeeds, StatusBoard},
@@ -40,12 +35,12 @@ pub(super) async fn follow(
     config: Config,
     kubernetes: config::KubernetesConfig,
     dns_path: Option<watch::Receiver<DnsPath>>,
-    publisher: mpsc::Sender<PublisherMessage>,
+    publisher: PublisherSender,
     board: Arc<StatusBoard>,
 ) -> &'static str {
     let mut follower = KubernetesFollower::new(client, config, kubernetes, dns_path, board);
-    while let Some(message) = follower.next_message().await {
-        if publisher.send(message).await.is_err() {
+    while let Some(plan) = follower.next_plan(&publisher).await {
+        if publisher.send(PublisherMessage::Plan(plan)).await.is_err() {
             break;
         }
     }
@@ -80,6 +75,8 @@ struct KubernetesFollower {
     /// Reads the objects of the current plan; `None` before the first plan, and while the plan has
     /// no zone.
     reader: Option<ObjectReader>,
+    /// The number of the newest reader.
+    reader_number: ReaderNumber,
     /// The time over which the first lists of the next reader are spread. It is zero after the
     /// first reader has started, because only the start of all agents causes a burst of lists.
     first_list_jitter_left: Duration,
@@ -89,6 +86,7 @@ struct KubernetesFollower {
 
 /// Reads the objects of the current plan.
 struct ObjectReader {
+    number: ReaderNumber,
     options: SourceOptions,
     events: mpsc::Receiver<Event>,
     source: KubernetesSource,
@@ -122,32 +120,33 @@ impl KubernetesFollower {
             corefile_versions: ConfigVersions::new(KUBELET_DELAY),
             caches,
             reader: None,
+            reader_number: ReaderNumber::default(),
             first_list_jitter_left,
             logged_reasons: Vec::new(),
         }
     }
 
-    /// The next message for the publisher; `None` when the source of CoreDNS's Corefile or of
-    /// objects has ended.
-    async fn next_message(&mut self) -> Option<PublisherMessage> {
+    /// Sends events of objects to the publisher until there is a new plan. `None` when the
+    /// publisher, or the source of CoreDNS's Corefile or of objects, has ended.
+    async fn next_plan(&mut self, publisher: &PublisherSender) -> Option<AnswerPlan> {
         loop {
-            tokio::select! {
+            let plan = tokio::select! {
                 event = self.corefiles.recv() => {
-                    if let Event::Corefile { text, written, updates } = event? {
-                        self.add_corefile(text, written, updates);
-                        if let Some(plan) = self.make_plan() {
-                            return Some(PublisherMessage::Plan(plan));
-                        }
-                    }
+                    let Event::Corefile { text, written, updates } = event? else {
+                        continue;
+                    };
+                    self.add_corefile(text, written, updates);
+                    self.make_plan()
                 }
-                () = caches_changed(&mut self.caches) => {
-                    if let Some(plan) = self.make_plan() {
-                        return Some(PublisherMessage::Plan(plan));
-                    }
+                () = caches_changed(&mut self.caches) => self.make_plan(),
+                // A publisher that takes no objects must not keep Corefiles waiting.
+                forwarded = forward_event(&mut self.reader, publisher) => {
+                    forwarded?;
+                    None
                 }
-                event = next_event(&mut self.reader) => {
-                    return Some(PublisherMessage::Event(event?, Instant::now()));
-                }
+            };
+            if plan.is_some() {
+                return plan;
             }
         }
     }
@@ -249,7 +248,12 @@ impl KubernetesFollower {
             // Dropped first, so that no event of the old reader arrives after the plan.
             self.reader = None;
             let jitter = std::mem::take(&mut self.first_list_jitter_left);
-            let start = |options| ObjectReader::start(self.client.clone(), options, jitter);
+            self.reader_number = self.reader_number.next();
+            let number = self.reader_number;
+            let start = |options| {
+                let client = self.client.clone();
+                ObjectReader::start(client, options, jitter, number)
+            };
             self.reader = plan.options.map(start);
         }
         let reader = self.reader.as_ref();
@@ -265,7 +269,10 @@ impl KubernetesFollower {
         AnswerPlan {
             settings: plan.settings,
             holds,
-            feeds: (!is_same).then(|| reader.map_or_else(BTreeSet::new, ObjectReader::feeds)),
+            feeds: (!is_same).then(|| {
+                let feeds = reader.map_or_else(BTreeSet::new, ObjectReader::feeds);
+                (self.reader_number, feeds)
+            }),
             health,
         }
     }
@@ -292,22 +299,36 @@ fn dns_pods(dns_path: Option<&DnsPath>) -> RunningPods<'_> {
     }
 }
 
-/// The next event of the current reader; waits forever without one.
-async fn next_event(reader: &mut Option<ObjectReader>) -> Option<Event> {
-    match reader {
-        Some(reader) => reader.events.recv().await,
-        None => std::future::pending().await,
-    }
+/// Sends the next event of the current reader to the publisher; waits forever without a reader.
+/// `None` when the publisher or the reader has ended.
+async fn forward_event(
+    reader: &mut Option<ObjectReader>,
+    publisher: &PublisherSender,
+) -> Option<()> {
+    let Some(reader) = reader else {
+        return std::future::pending().await;
+    };
+    // Waits for room first, so that no event is lost if the caller drops this future.
+    let place = publisher.reserve_event().await.ok()?;
+    let event = reader.events.recv().await?;
+    place.send(event, reader.number);
+    Some(())
 }
 
 impl ObjectReader {
-    fn start(client: Client, options: SourceOptions, jitter: Duration) -> ObjectReader {
+    fn start(
+        client: Client,
+        options: SourceOptions,
+        jitter: Duration,
+        number: ReaderNumber,
+    ) -> ObjectReader {
         let (sender, events) = mpsc::channel(EVENT_QUEUE);
         let spread = SourceOptions {
             first_list_jitter: jitter,
             ..options.clone()
         };
         ObjectReader {
+            number,
             source: KubernetesSource::start(client, &spread, sender),
             options,
             events,

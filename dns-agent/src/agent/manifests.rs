@@ -7,10 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::timeout,
-};
+use tokio::{sync::oneshot, time::timeout};
 use tracing::error;
 use zerohop_kubernetes::{Objects, Selectors};
 use zerohop_sources::{
@@ -18,7 +15,7 @@ use zerohop_sources::{
     path_watch::PathWatch,
 };
 
-use super::{publisher::PublisherMessage, threads::run_privileged};
+use super::{publisher::PublisherSender, threads::run_privileged};
 use crate::{
     admin::status::{ManifestsStatus, SourceStatus},
     admin::status_board::StatusBoard,
@@ -39,7 +36,7 @@ pub(super) async fn follow(
     path: PathBuf,
     selectors: Selectors,
     first: oneshot::Sender<anyhow::Result<()>>,
-    publisher: mpsc::Sender<PublisherMessage>,
+    publisher: PublisherSender,
     board: Arc<StatusBoard>,
 ) {
     // The watch starts before the first read, so that no change is missed.
@@ -62,7 +59,7 @@ pub(super) async fn follow(
         }
         Ok(objects) => {
             set_status(&board, ManifestsStatus::loaded_now(&path));
-            if publish(objects, &publisher).await.is_err() {
+            if publisher.publish_objects(objects).await.is_err() {
                 return;
             }
             let _ = first.send(Ok(()));
@@ -83,7 +80,7 @@ pub(super) async fn follow(
         let loaded = load(&path, &selectors).await;
         set_status(&board, status_after_load(&path, &loaded, &board));
         if let Ok(objects) = loaded
-            && publish(objects, &publisher).await.is_err()
+            && publisher.publish_objects(objects).await.is_err()
         {
             return;
         }
@@ -116,15 +113,6 @@ fn status_after_load(
 fn set_status(board: &StatusBoard, manifests: ManifestsStatus) {
     board.record_file_check();
     board.update(|status| status.source = SourceStatus::Manifests(manifests));
-}
-
-/// Sends the objects to the publisher, and waits until they are published. Fails when the publisher
-/// has ended.
-async fn publish(objects: Objects, publisher: &mpsc::Sender<PublisherMessage>) -> Result<(), ()> {
-    let (published, done) = oneshot::channel();
-    let message = PublisherMessage::Objects(objects, published);
-    publisher.send(message).await.map_err(drop)?;
-    done.await.map_err(drop)
 }
 
 /// Reads the files on a privileged thread.

@@ -14,7 +14,7 @@ use zerohop_kubernetes_api::{Client, Discovery, KubernetesSource, PolicyScope, S
 
 use super::{
     dns_path::{DnsPath, DnsPathObserver},
-    publisher::PublisherMessage,
+    publisher::{PublisherGone, PublisherMessage, PublisherSender},
 };
 use crate::{admin::status_board::StatusBoard, config::NetworkPolicy};
 
@@ -29,7 +29,7 @@ pub(super) async fn follow(
     scope: PolicyScope,
     policy: NetworkPolicy,
     jitter: Duration,
-    publisher: mpsc::Sender<PublisherMessage>,
+    publisher: PublisherSender,
     dns_path: watch::Sender<DnsPath>,
     board: Arc<StatusBoard>,
 ) -> &'static str {
@@ -118,13 +118,10 @@ enum PolicyUpdate {
     Kinds(ServedKinds),
 }
 
-/// The publisher has ended.
-struct PublisherGone;
-
 impl PolicyFollower {
     async fn send_all(
         &mut self,
-        publisher: &mpsc::Sender<PublisherMessage>,
+        publisher: &PublisherSender,
         board: &StatusBoard,
     ) -> Result<(), PublisherGone> {
         self.send_health(publisher, board).await?;
@@ -142,14 +139,13 @@ impl PolicyFollower {
                     self.update_dns_path(&event);
                     publisher
                         .send(PublisherMessage::PolicyEvent(*event))
-                        .await
-                        .map_err(|_| PublisherGone)?;
+                        .await?;
                 }
                 PolicyUpdate::Kinds(kinds) => {
                     self.follow_kinds(&kinds);
                     self.send_health(publisher, board).await?;
                     let message = PublisherMessage::PolicyKinds(kinds.into_keys().collect());
-                    publisher.send(message).await.map_err(|_| PublisherGone)?;
+                    publisher.send(message).await?;
                 }
             }
         }
@@ -220,7 +216,7 @@ impl PolicyFollower {
     /// so the list of start times is empty at once.
     async fn reset_dns_pods(
         &mut self,
-        publisher: &mpsc::Sender<PublisherMessage>,
+        publisher: &PublisherSender,
         service_event: &Event,
     ) -> Result<(), PublisherGone> {
         self.observer.reset_feed(Feed::DnsPods);
@@ -234,10 +230,7 @@ impl PolicyFollower {
                 self.observer.apply_event(&event);
             }
             self.send_dns_path();
-            publisher
-                .send(PublisherMessage::PolicyEvent(event))
-                .await
-                .map_err(|_| PublisherGone)?;
+            publisher.send(PublisherMessage::PolicyEvent(event)).await?;
         }
         Ok(())
     }
@@ -277,7 +270,7 @@ impl PolicyFollower {
 
     async fn send_health(
         &self,
-        publisher: &mpsc::Sender<PublisherMessage>,
+        publisher: &PublisherSender,
         board: &StatusBoard,
     ) -> Result<(), PublisherGone> {
         let dns_pods = self.dns_pods.iter().map(|pods| &pods.source);
@@ -290,7 +283,7 @@ impl PolicyFollower {
         let health: Vec<_> = health.chain(discovery).collect();
         board.set_policy_feeds(health.clone());
         let message = PublisherMessage::PolicyHealth(health);
-        publisher.send(message).await.map_err(|_| PublisherGone)
+        publisher.send(message).await
     }
 }
 

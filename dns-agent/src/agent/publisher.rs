@@ -1,6 +1,8 @@
 //! The publisher: the only task that writes the index and the kernel plane's tables.
 
 mod freshness;
+mod inbox;
+mod queue;
 mod status;
 
 use std::{
@@ -9,26 +11,26 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::{
-    runtime::Handle,
-    sync::{mpsc, oneshot},
-    time::timeout,
-};
-use tracing::{info, warn};
+use tokio::{runtime::Handle, sync::oneshot};
+use tracing::{debug, info, warn};
 use zerohop_datapath::{PermittedClients, StopMode, settings};
 use zerohop_kubernetes::{
-    Coverage, EndpointScope, Event, Feed, Index, NameChanges, Object, ObjectKey, Objects,
-    PolicyKind, Problem, ZoneSettings,
+    Coverage, EndpointScope, Event, Feed, Index, Object, ObjectKey, Problem, ZoneSettings,
 };
 use zerohop_kubernetes_api::SourceHealth;
 use zerohop_resolver::UpstreamServers;
-use zerohop_zone::ZoneData;
+use zerohop_zone::{NameOwner, ZoneData};
 
 use self::freshness::{ApiFreshness, PlanChange};
+use self::inbox::{Backlog, ObjectMessage};
+pub(super) use self::inbox::{
+    PublisherGone, PublisherInbox, PublisherMessage, PublisherSender, ReaderNumber,
+};
+use self::queue::PublicationQueue;
 use super::{
     client_policy::ClientPolicy,
     config_versions::Hold,
-    kernel_plane::{Freshness, KernelPlane, StaleReason, StartCondition},
+    kernel_plane::{Freshness, GrownTables, KernelPlane, StaleReason, StartCondition},
 };
 use crate::{
     admin::metrics::Metrics,
@@ -40,29 +42,21 @@ use crate::{
 /// settings, because every negative answer contains the serial.
 const SERIAL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Maximum number of messages handled before the changes are published.
-const BATCH: usize = 4096;
+/// The longest time for which objects are taken from the inbox before names are published.
+const INTAKE_TIME: Duration = Duration::from_millis(50);
 
-/// Messages to the publisher.
-#[derive(Debug)]
-pub(super) enum PublisherMessage {
-    /// All objects of the manifests. The publisher sends `()` when they are published.
-    Objects(Objects, oneshot::Sender<()>),
-    /// A new plan.
-    Plan(AnswerPlan),
-    /// An event of a feed of objects, and when it was read.
-    Event(Event, Instant),
-    /// An event of a feed of facts for NetworkPolicies.
-    PolicyEvent(Event),
-    /// The kinds of policies that the API serves but Zerohop doesn't evaluate.
-    PolicyKinds(BTreeSet<PolicyKind>),
-    /// The health of the feeds of facts.
-    PolicyHealth(Vec<Arc<SourceHealth>>),
-    /// Network devices were added, changed or removed.
-    DevicesChanged,
-    /// Stops the publisher, and the kernel plane in this mode.
-    Shutdown(StopMode),
-}
+/// The longest time for which the names of one owner, or of all owners with few names, are
+/// published before more objects are taken from the inbox.
+const ROUND_TIME: Duration = Duration::from_millis(50);
+
+/// The most names of owners with few names that one round publishes.
+const ROUND_NAMES: usize = 4096;
+
+/// The share of `--stale-after` after which the waiting names of an owner pass.
+const OVERDUE_SHARE: u32 = 4;
+
+/// The longest time in which a publisher that stops publishes what it has received.
+const FAREWELL_TIME: Duration = Duration::from_secs(2);
 
 /// The part of a plan that the publisher applies.
 #[derive(Debug)]
@@ -71,9 +65,10 @@ pub(super) struct AnswerPlan {
     pub(super) settings: ZoneSettings,
     /// Reasons why the kernel may not answer yet, each with its end.
     pub(super) holds: Vec<Hold>,
-    /// The feeds that list again; `None` when the feeds are the same as before. The kernel passes
-    /// everything until the lists of all these feeds are complete.
-    pub(super) feeds: Option<BTreeSet<Feed>>,
+    /// The feeds that list again, and the number of their reader; `None` when the feeds are the
+    /// same as before. The kernel passes everything until the lists of all these feeds are
+    /// complete.
+    pub(super) feeds: Option<(ReaderNumber, BTreeSet<Feed>)>,
     /// The health of the feeds of objects.
     pub(super) health: Vec<Arc<SourceHealth>>,
 }
@@ -89,6 +84,15 @@ pub(super) struct Publisher {
     unusable_unlisted: BTreeSet<(Feed, ObjectKey)>,
     kernel_plane: KernelPlane,
     client_policy: ClientPolicy,
+    /// The names that wait for publication.
+    queue: PublicationQueue,
+    /// When the oldest change was received after which all names must be published. `None` if only
+    /// names in `queue` wait.
+    everything_since: Option<Instant>,
+    /// What waits in the inbox.
+    backlog: Backlog,
+    /// The reader whose events are applied.
+    reader: ReaderNumber,
     /// Whether names changed after the serial was set.
     has_changed_since_serial: bool,
     /// When the serial was set.
@@ -115,6 +119,8 @@ pub(super) struct Publisher {
 struct MeasuredChange {
     /// When the change was read from the API.
     read: Instant,
+    /// The owners of the names that it changes.
+    owners: Vec<NameOwner>,
     /// The Service whose endpoints changed, and when they changed in the cluster. `None` for other
     /// changes.
     endpoints: Option<(ObjectKey, SystemTime)>,
@@ -145,6 +151,10 @@ impl Publisher {
             unusable_unlisted: BTreeSet::new(),
             kernel_plane: KernelPlane::new(config, client_policy.clients())?,
             client_policy,
+            queue: PublicationQueue::default(),
+            everything_since: None,
+            backlog: Backlog::Empty,
+            reader: ReaderNumber::default(),
             has_changed_since_serial: false,
             serial_set: Instant::now(),
             next_tick: Instant::now(),
@@ -170,37 +180,27 @@ impl Publisher {
 
     /// Handles messages until [`PublisherMessage::Shutdown`], then stops the kernel plane.
     ///
-    /// Each round of this loop applies the waiting messages, publishes the changes, and renews the
-    /// lease if it is due. Nothing else renews the lease, so the lease expires if the publisher
-    /// hangs.
-    pub(super) fn run(
-        mut self,
-        messages: &mut mpsc::Receiver<PublisherMessage>,
-        board: &StatusBoard,
-    ) {
+    /// Each round of this loop takes in messages and publishes names, both for a limited time, and
+    /// renews the lease if it is due. Nothing else renews the lease, so the lease expires if the
+    /// publisher hangs.
+    pub(super) fn run(mut self, inbox: &mut PublisherInbox, board: &StatusBoard) {
         let runtime = Handle::current();
         while self.stop_mode.is_none() {
-            let wait = self.next_tick.saturating_duration_since(Instant::now());
-            match runtime.block_on(timeout(wait, messages.recv())) {
-                Ok(Some(first)) => self.handle_message(first),
-                Ok(None) => self.stop_mode = Some(StopMode::Detach),
-                Err(_) => {}
+            let has_work = self.queue.has_work(Instant::now()) || self.backlog != Backlog::Empty;
+            if !has_work {
+                let wait = self.next_tick.saturating_duration_since(Instant::now());
+                runtime.block_on(inbox.wait(wait));
             }
-            // Bounded, so that the lease is renewed even if changes come faster than they can be
-            // published.
-            for _ in 0..BATCH {
-                match messages.try_recv() {
-                    Ok(next) => self.handle_message(next),
-                    Err(_) => break,
-                }
-            }
+            self.receive(inbox, INTAKE_TIME);
             // Manifests change rarely, so the status is updated after each change.
             if self.publish_changes() && self.api.is_none() {
                 self.update_board(board);
             }
-            for waiter in self.publication_waiters.drain(..) {
-                // Fails when the reader of the manifests has ended.
-                let _ = waiter.send(());
+            if self.queue.is_empty() && self.everything_since.is_none() {
+                for waiter in self.publication_waiters.drain(..) {
+                    // Fails when the reader of the manifests has ended.
+                    let _ = waiter.send(());
+                }
             }
             board.record_round();
             if std::mem::take(&mut self.have_devices_changed) {
@@ -210,24 +210,66 @@ impl Publisher {
                 self.tick(board);
             }
         }
-        self.kernel_plane
-            .stop(self.stop_mode.unwrap_or(StopMode::Detach));
+        let stop_mode = self.stop_mode.unwrap_or(StopMode::Detach);
+        if stop_mode == StopMode::KeepHooks {
+            self.publish_farewell(inbox);
+        }
+        self.kernel_plane.stop(stop_mode);
+    }
+
+    /// Publishes what was received, because the hooks answer for a while without an agent. If
+    /// something is left, the hooks answer nothing.
+    fn publish_farewell(&mut self, inbox: &mut PublisherInbox) {
+        let deadline = Instant::now() + FAREWELL_TIME;
+        loop {
+            self.receive(inbox, INTAKE_TIME);
+            self.publish_changes();
+            if self.oldest_unpublished().is_none() || Instant::now() >= deadline {
+                break;
+            }
+        }
+        if let Some((owner, _)) = self.oldest_unpublished() {
+            warn!(
+                "the agent stops before a change is published ({owner}), so the hooks pass \
+                 everything, and CoreDNS answers until the next agent is ready"
+            );
+            self.kernel_plane.pass_everything();
+        }
+    }
+
+    /// Takes messages from the inbox: all urgent ones, and objects until `limit` has passed.
+    fn receive(&mut self, inbox: &mut PublisherInbox, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        self.backlog = Backlog::Empty;
+        loop {
+            while let Some(message) = inbox.next_urgent() {
+                self.handle_message(message);
+            }
+            let Some(message) = inbox.next_objects() else {
+                break;
+            };
+            // The plan of a new reader is sent before the reader's events.
+            while message.reader() > self.reader
+                && let Some(plan) = inbox.next_urgent()
+            {
+                self.handle_message(plan);
+            }
+            let received = message.received();
+            self.handle_objects(message);
+            if Instant::now() >= deadline {
+                // Messages that wait were received later.
+                self.backlog = Backlog::Since(received);
+                break;
+            }
+        }
+        if self.stop_mode.is_none() && inbox.is_closed() {
+            self.stop_mode = Some(StopMode::Detach);
+        }
     }
 
     fn handle_message(&mut self, message: PublisherMessage) {
         match message {
-            PublisherMessage::Objects(mut objects, published) => {
-                self.publication_waiters.push(published);
-                self.client_policy
-                    .replace_facts(*std::mem::take(&mut objects.facts));
-                let mut index = write_lock(&self.index);
-                index.replace_objects(objects);
-                if !index.is_complete() {
-                    index.mark_complete();
-                }
-            }
             PublisherMessage::Plan(plan) => self.apply_plan(plan),
-            PublisherMessage::Event(event, read) => self.apply_event(event, read),
             PublisherMessage::PolicyEvent(event) => {
                 self.track_unusable_objects(&event);
                 self.client_policy.apply_event(event);
@@ -242,6 +284,71 @@ impl Publisher {
             PublisherMessage::DevicesChanged => self.have_devices_changed = true,
             PublisherMessage::Shutdown(stop_mode) => self.stop_mode = Some(stop_mode),
         }
+    }
+
+    fn handle_objects(&mut self, message: ObjectMessage) {
+        match message {
+            ObjectMessage::Objects {
+                mut objects,
+                published,
+                received,
+            } => {
+                self.publication_waiters.push(published);
+                self.client_policy
+                    .replace_facts(*std::mem::take(&mut objects.facts));
+                {
+                    let mut index = write_lock(&self.index);
+                    index.replace_objects(*objects);
+                    if !index.is_complete() {
+                        index.mark_complete();
+                    }
+                }
+                self.take_changes(received);
+            }
+            ObjectMessage::Event {
+                event,
+                reader,
+                received,
+            } if reader == self.reader => {
+                let measured = self.apply_event(*event, received);
+                let owners = self.take_changes(received);
+                self.measured
+                    .extend(measured.map(|measured| MeasuredChange { owners, ..measured }));
+            }
+            // An event of a reader that was stopped.
+            ObjectMessage::Event { .. } => {}
+        }
+    }
+
+    /// Moves the index's changes, which were received at this time, to the queue. Returns their
+    /// owners.
+    fn take_changes(&mut self, received: Instant) -> Vec<NameOwner> {
+        let changes = {
+            let mut index = write_lock(&self.index);
+            let changes = index.take_changes();
+            // Changes of an incomplete index need not be kept, because completing the index marks
+            // all names as changed.
+            if !index.is_complete() {
+                self.everything_since = None;
+                self.queue.clear();
+                return Vec::new();
+            }
+            changes
+        };
+        if changes.everything {
+            self.queue.clear();
+            self.everything_since.get_or_insert(received);
+        }
+        if self.everything_since.is_some() {
+            return Vec::new();
+        }
+        let owners = changes.names.keys().cloned().collect();
+        let passed = self.queue.add(changes, received);
+        if !passed.is_empty() {
+            let index = read_lock(&self.index);
+            self.kernel_plane.pass_names(&index.view(), &passed);
+        }
+        owners
     }
 
     fn apply_plan(&mut self, plan: AnswerPlan) {
@@ -268,7 +375,8 @@ impl Publisher {
         // The next tick checks at once whether the kernel may answer.
         self.next_tick = Instant::now();
         let mut index = write_lock(&self.index);
-        if let Some(feeds) = feeds {
+        if let Some((reader, feeds)) = feeds {
+            self.reader = reader;
             // A feed of all slices covers every Service. Otherwise an event names the Services that
             // the feed covers.
             let coverage = match settings.endpoint_scope {
@@ -283,11 +391,20 @@ impl Publisher {
         if api.unlisted_feeds.is_empty() && !index.is_complete() {
             index.mark_complete();
         }
+        drop(index);
+        self.take_changes(Instant::now());
     }
 
-    fn apply_event(&mut self, event: Event, read: Instant) {
+    /// Applies an event of a feed of objects, which was read at this time. Returns the change if
+    /// its latency is measured, without its owners.
+    fn apply_event(&mut self, event: Event, read: Instant) -> Option<MeasuredChange> {
         self.track_unusable_objects(&event);
         let mut index = write_lock(&self.index);
+        let measured = |endpoints| MeasuredChange {
+            read,
+            owners: Vec::new(),
+            endpoints,
+        };
         match event {
             Event::ListStarted(feed) => index.begin_list(feed),
             Event::Applied {
@@ -301,15 +418,13 @@ impl Publisher {
                 };
                 let differs = index.apply_object(feed, object);
                 if differs && index.is_complete() {
-                    let endpoints = service.zip(changed);
-                    self.measured.push(MeasuredChange { read, endpoints });
+                    return Some(measured(service.zip(changed)));
                 }
             }
             Event::Deleted { feed, key } => {
                 index.delete_object(feed, &key);
                 if index.is_complete() {
-                    let endpoints = None;
-                    self.measured.push(MeasuredChange { read, endpoints });
+                    return Some(measured(None));
                 }
             }
             Event::Unusable {
@@ -325,9 +440,7 @@ impl Publisher {
             Event::Covered(feed, covered) => index.record_coverage(feed, covered),
             Event::ListEnded(feed) => {
                 index.end_list(feed);
-                let Some(api) = &mut self.api else {
-                    return;
-                };
+                let api = self.api.as_mut()?;
                 api.unlisted_feeds.remove(&feed);
                 if api.unlisted_feeds.is_empty() && !index.is_complete() {
                     index.mark_complete();
@@ -336,40 +449,22 @@ impl Publisher {
             }
             Event::Corefile { .. } | Event::CacheConfig { .. } => {}
         }
+        None
     }
 
-    /// Publishes all changes. Returns whether the status may have changed.
+    /// Publishes clients, addresses, and some of the names that wait. Returns whether the status
+    /// may have changed.
     fn publish_changes(&mut self) -> bool {
-        let changes = {
-            let mut index = write_lock(&self.index);
-            let changes = index.take_changes();
-            // Changes of an incomplete index need not be kept, because completing the index marks
-            // all names as changed.
-            if !index.is_complete() {
-                return false;
-            }
-            changes
-        };
+        if !read_lock(&self.index).is_complete() {
+            return false;
+        }
         self.publish_served_addresses();
         let have_clients_changed = self.publish_clients();
-        let has_changed = changes.everything || !changes.names.is_empty();
-        if has_changed {
-            self.publish_names(&changes);
-        }
+        let has_changed = self.publish_round();
         if have_clients_changed && self.can_start_kernel_plane() {
-            let freshness = self.current_freshness();
-            self.kernel_plane
-                .start(&read_lock(&self.index).view(), freshness);
-            self.next_tick = Instant::now();
+            self.start_kernel_plane();
         }
-        for MeasuredChange { read, endpoints } in self.measured.drain(..) {
-            self.metrics.observe_publication(read.elapsed());
-            if let Some((service, changed)) = endpoints {
-                let index = read_lock(&self.index);
-                self.metrics
-                    .observe_programming(index.service_kind(&service), changed);
-            }
-        }
+        self.observe_publications();
         self.has_changed_since_serial |= has_changed;
         let is_due = self.has_changed_since_serial && self.serial_set.elapsed() >= SERIAL_INTERVAL;
         if is_due {
@@ -380,6 +475,121 @@ impl Publisher {
             self.next_tick = Instant::now();
         }
         has_changed || have_clients_changed || is_due
+    }
+
+    /// Publishes some of the names that wait. Returns whether any name was published.
+    fn publish_round(&mut self) -> bool {
+        if self.everything_since.is_none() && self.queue.is_empty() {
+            return false;
+        }
+        if self.kernel_plane.is_ready_to_start() {
+            // Without a zone the size of the tables can't be known yet.
+            if self.can_start_kernel_plane() {
+                self.start_kernel_plane();
+            }
+            // A start publishes all names.
+            self.everything_since = None;
+            self.queue.clear();
+            return true;
+        }
+        let index = read_lock(&self.index);
+        let view = index.view();
+        if self.everything_since.is_some() {
+            self.kernel_plane.publish_all_names(&view);
+            self.everything_since = None;
+            return true;
+        }
+        // Full tables have no room for names that pass. They are replaced by larger ones at once.
+        let limit = self.kernel_plane.stale_after() / OVERDUE_SHARE;
+        if !self.kernel_plane.has_full_tables()
+            && let Some(overdue) = self.queue.pass_overdue(Instant::now(), limit)
+        {
+            self.kernel_plane.pass_names(&view, &overdue.names);
+            for owner in &overdue.owners {
+                warn!(
+                    "{owner} has changed more often, or has more names, than could be published \
+                     within {limit:?}: CoreDNS answers its changed names until they are published"
+                );
+            }
+        }
+        let now = Instant::now();
+        let few = self.queue.next_few(now, ROUND_NAMES);
+        let many = self.queue.next_many(now);
+        let mut has_changed = false;
+        for next in [Some(few), many].into_iter().flatten() {
+            if next.names.is_empty() {
+                continue;
+            }
+            let deadline = Instant::now() + ROUND_TIME;
+            let left = self
+                .kernel_plane
+                .publish_names(&view, &next.names, deadline);
+            debug!(
+                owners = next.owners.len(),
+                left = left.len(),
+                "published names"
+            );
+            self.queue.finish(&next, &left);
+            has_changed = true;
+        }
+        if self.kernel_plane.has_full_tables() && !self.queue.is_empty() {
+            self.next_tick = Instant::now();
+        }
+        has_changed
+    }
+
+    /// Reports the latency of the changes that are published.
+    fn observe_publications(&mut self) {
+        let is_published = |change: &mut MeasuredChange| {
+            let mut owners = change.owners.iter();
+            !owners.any(|owner| self.queue.is_waiting(owner))
+        };
+        if self.everything_since.is_some() {
+            return;
+        }
+        let published: Vec<_> = self.measured.extract_if(.., is_published).collect();
+        for MeasuredChange {
+            read, endpoints, ..
+        } in published
+        {
+            self.metrics.observe_publication(read.elapsed());
+            if let Some((service, changed)) = endpoints {
+                let index = read_lock(&self.index);
+                self.metrics
+                    .observe_programming(index.service_kind(&service), changed);
+            }
+        }
+    }
+
+    /// The oldest change that was received and after which the kernel still answers as before: its
+    /// owner, or where it waits, and when it was received.
+    fn oldest_unpublished(&self) -> Option<(String, Instant)> {
+        let waiting = self.queue.oldest();
+        let waiting = waiting.map(|(owner, since)| (owner.to_string(), since));
+        let everything = self.everything_since;
+        let everything = everything.map(|since| ("all names".to_owned(), since));
+        let backlog = match self.backlog {
+            Backlog::Empty => None,
+            Backlog::Since(since) => Some(("objects that are not read yet".to_owned(), since)),
+        };
+        let health = self.api.iter().flat_map(|api| &api.feed_health);
+        let blocked = health.filter_map(|health| health.blocked_since());
+        let blocked = blocked
+            .map(|since| ("objects that are not read yet".to_owned(), since.into_std()))
+            .min_by_key(|(_, since)| *since);
+        let all = [waiting, everything, backlog, blocked]
+            .into_iter()
+            .flatten();
+        all.min_by_key(|(_, since)| *since)
+    }
+
+    /// How long the kernel may still answer from the published names: no longer than
+    /// `--stale-after` after a change that was received and is not published.
+    fn lease_duration(&self) -> Duration {
+        let age = self
+            .oldest_unpublished()
+            .map_or(Duration::ZERO, |(_, since)| since.elapsed());
+        self.kernel_plane.stale_after().saturating_sub(age)
     }
 
     /// Publishes the addresses of the cluster's DNS. They may change while no name changes, because
@@ -433,22 +643,12 @@ impl Publisher {
         true
     }
 
-    /// Writes changed names to the kernel plane, or starts the kernel plane if it does not run yet.
-    fn publish_names(&mut self, changes: &NameChanges) {
+    /// Starts the kernel plane with all names.
+    fn start_kernel_plane(&mut self) {
         let freshness = self.current_freshness();
-        let index = read_lock(&self.index);
-        let view = index.view();
-        if self.kernel_plane.is_ready_to_start() {
-            // Without a zone the size of the tables can't be known yet.
-            if !view.zones().is_empty() && self.client_policy.is_settled() {
-                self.kernel_plane.start(&view, freshness);
-                self.next_tick = Instant::now();
-            }
-        } else if changes.everything {
-            self.kernel_plane.publish_all_names(&view);
-        } else {
-            self.kernel_plane.publish_names(&view, &changes.names);
-        }
+        self.kernel_plane
+            .start(&read_lock(&self.index).view(), freshness);
+        self.next_tick = Instant::now();
     }
 
     /// Sets and publishes the current serial.
@@ -459,9 +659,17 @@ impl Publisher {
             index.set_serial(serial);
             index.take_changes()
         };
-        self.publish_names(&changes);
         self.has_changed_since_serial = false;
         self.serial_set = Instant::now();
+        let index = read_lock(&self.index);
+        let (view, names) = (index.view(), changes.all_names());
+        // The names are the apexes of the zones, which are few.
+        let deadline = Instant::now() + ROUND_TIME;
+        let left = self.kernel_plane.publish_names(&view, &names, deadline);
+        drop(index);
+        if !left.is_empty() {
+            self.has_changed_since_serial = true;
+        }
     }
 
     /// Does the periodic work: renews or ends the lease, starts the kernel plane or grows its
@@ -479,10 +687,18 @@ impl Publisher {
             self.kernel_plane
                 .start(&read_lock(&self.index).view(), freshness);
         }
-        self.kernel_plane.tick(freshness);
-        if freshness == Freshness::Current {
-            self.kernel_plane
-                .grow_tables(&read_lock(&self.index).view());
+        let lease = self.lease_duration();
+        self.kernel_plane.tick(freshness, lease);
+        // Full tables may be the reason why names wait.
+        if matches!(
+            freshness,
+            Freshness::Current | Freshness::Stale(StaleReason::Unpublished)
+        ) {
+            let index = read_lock(&self.index);
+            if self.kernel_plane.grow_tables(&index.view()) == GrownTables::New {
+                self.queue.clear();
+                self.everything_since = None;
+            }
         }
         self.next_tick = Instant::now() + self.kernel_plane.interval();
         self.update_board(board);
@@ -511,6 +727,9 @@ impl Publisher {
     fn current_freshness(&self) -> Freshness {
         if !read_lock(&self.index).is_complete() {
             return Freshness::Stale(StaleReason::Unlisted);
+        }
+        if self.lease_duration().is_zero() {
+            return Freshness::Stale(StaleReason::Unpublished);
         }
         self.api
             .as_ref()

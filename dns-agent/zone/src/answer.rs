@@ -295,10 +295,10 @@ pub trait ZoneData {
             let Some(host) = record.data.host().filter(|host| seen.insert(*host)) else {
                 continue;
             };
-            let Some(host_found) = self.find_name(host, window.for_all_types()) else {
-                continue;
-            };
             for rtype in [Rtype::A, Rtype::AAAA] {
+                let Some(host_found) = self.find_name(host, window.for_type(rtype)) else {
+                    continue;
+                };
                 let addresses = host_found.records(host, rtype).into_iter();
                 let is_wanted = |address: &Record| match record.data {
                     Rdata::Srv(_) if found.has_addresses() => {

@@ -15,8 +15,8 @@ pub struct Window {
     /// Chooses the first record of an RRset that is cut: about this number modulo the number of
     /// records. A different value for each query spreads the load.
     pub rotation: usize,
-    /// The only type whose records the reader needs. An RRset of another type may be cut to a
-    /// single record. `None`: all types.
+    /// The only type whose records the reader needs. An RRset of addresses of the other IP version
+    /// may be cut to a single record, and RRsets of other types may be left out. `None`: all types.
     pub rtype: Option<Rtype>,
 }
 
@@ -39,6 +39,14 @@ impl Window {
         rtype: None,
     };
 
+    /// Whether the reader needs an RRset of this type.
+    #[must_use]
+    pub fn needs(&self, rtype: Rtype) -> bool {
+        let is_address = matches!(rtype, Rtype::A | Rtype::AAAA);
+        self.rtype
+            .is_none_or(|needed| is_address || needed == rtype)
+    }
+
     /// How many records of an RRset to read, if each record has at least `record` bytes in a
     /// message.
     #[must_use]
@@ -47,15 +55,6 @@ impl Window {
             return 1;
         }
         (self.bytes / record).saturating_add(1)
-    }
-
-    /// This window, for all types.
-    #[must_use]
-    pub fn for_all_types(self) -> Window {
-        Window {
-            rtype: None,
-            ..self
-        }
     }
 
     /// This window, for one type.

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use zerohop_datapath::{DatapathConfig, KernelTables, grace::Rcu, program::EbpfObject, table_size};
 use zerohop_kubernetes::{
     Endpoint, EndpointScope, EndpointSlice, Feed, Index, Namespace, Object, ObjectKey, Port,
-    Service, ServiceKind, SliceReadability, ZoneSettings,
+    PortNumber, Service, ServiceKind, SliceReadability, ZoneSettings,
 };
 use zerohop_resolver::{
     message::{QueryAction, respond},
@@ -67,8 +67,11 @@ pub(crate) fn measure(config: &DatapathConfig, service: LargeService) -> Result<
         index.apply_object(Feed::SLICES, Object::EndpointSlice(slice));
         let changes = index.take_changes();
         ensure!(!changes.everything, "an event has changed every name");
-        ensure!(!changes.names.is_empty(), "an event has changed no name");
-        tables.publish_names(&index.view(), &changes.names)?;
+        let names = changes.all_names();
+        ensure!(!names.is_empty(), "an event has changed no name");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let publication = tables.publish_names(&index.view(), &names, deadline)?;
+        ensure!(publication.left.is_empty(), "an event takes a minute");
         Ok(())
     })?;
     let ask = |rtype| {
@@ -166,7 +169,7 @@ fn ports(service: LargeService) -> std::sync::Arc<[Port]> {
         .map(|number| Port {
             name: Some(format!("port-{number}").into()),
             protocol: "tcp".into(),
-            number: Some(1000 + number),
+            number: PortNumber::Valid(1000 + number),
         })
         .collect()
 }

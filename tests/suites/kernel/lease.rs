@@ -26,7 +26,7 @@ fn publishing_does_not_renew_an_ended_lease() {
     pass_time();
     datapath.publish_all(&model(ANOTHER, &[])).unwrap();
     assert!(!is_leased(&datapath));
-    datapath.renew_lease().unwrap();
+    datapath.renew_lease(STALE_AFTER).unwrap();
     assert!(is_leased(&datapath));
     datapath.end_lease();
     pass_time();

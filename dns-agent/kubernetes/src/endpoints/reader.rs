@@ -1,13 +1,13 @@
 //! Look-ups in the endpoints of a Service. Each reads only what its caller needs.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use super::label::{EndpointLabel, address_of_label, compare_labels};
 use super::sorted::SortedEndpoints;
-use super::{PortList, ServiceEndpoints, SliceSummary, StoredEndpoints};
-use crate::objects::{Endpoint, Port};
+use super::{ServiceEndpoints, SliceSummary, StoredEndpoints};
+use crate::objects::{Endpoint, Port, PortNumber};
 use crate::settings::ZoneSettings;
 
 /// The endpoints that a name of a Service stands for.
@@ -57,8 +57,8 @@ struct Part<'r> {
 /// Which endpoints of a list belong to a group.
 #[derive(Clone, Copy, Default)]
 struct Condition<'r> {
-    /// If not `None`, only endpoints with this port.
-    port: Option<EndpointGroup<'r>>,
+    /// If not `None`, only endpoints with one of these lists of ports, by the list's address.
+    port_lists: Option<&'r HashSet<*const Port>>,
     naming: Naming,
 }
 
@@ -111,7 +111,8 @@ impl<'a> EndpointReader<'a> {
         rotation: usize,
     ) -> Vec<IpAddr> {
         let mut found = Vec::new();
-        for part in self.parts(group) {
+        let lists = self.lists_with(group);
+        for part in self.parts(group, &lists) {
             let numbers = self.of_family(part.numbers, family);
             let start = match numbers.len() {
                 length if length > count => rotation % length,
@@ -139,7 +140,8 @@ impl<'a> EndpointReader<'a> {
 
     /// Whether an endpoint of a group has this address.
     pub(crate) fn has_address(&self, group: EndpointGroup<'_>, address: IpAddr) -> bool {
-        self.parts(group).iter().any(|part| {
+        let lists = self.lists_with(group);
+        self.parts(group, &lists).iter().any(|part| {
             let mut numbers = self.with_address(part.numbers, address).iter();
             numbers.any(|number| self.has(*number, &part.condition))
         })
@@ -161,23 +163,23 @@ impl<'a> EndpointReader<'a> {
     ) -> HashSet<(u16, EndpointLabel<'a>)> {
         let mut pairs = HashSet::new();
         let mut before = None;
+        let lists = self.lists_with(group);
         // Most endpoints have the same ports.
         let mut ports_before: *const Port = std::ptr::null();
         let mut numbers: Vec<u16> = Vec::new();
-        for part in self.parts_by_label(group) {
+        for part in self.parts_by_label(group, &lists) {
             for number in part.numbers {
                 let label = self.label(*number);
-                let ports = self.stored().ports_of(*number);
+                let ports = self.stored().ports_of(*number).as_ptr();
                 // Endpoints with equal labels are neighbours.
-                if before.replace((label, ports.as_ptr())) == Some((label, ports.as_ptr()))
+                if before.replace((label, ports)) == Some((label, ports))
                     || matches!(label, EndpointLabel::Invalid(_))
                     || !self.has(*number, &part.condition)
                 {
                     continue;
                 }
-                if std::mem::replace(&mut ports_before, ports.as_ptr()) != ports.as_ptr() {
-                    let ports = ports.iter().filter(|port| group.has_port(port));
-                    numbers = ports.filter_map(|port| port.number).collect();
+                if std::mem::replace(&mut ports_before, ports) != ports {
+                    numbers = self.port_numbers(ports, group, count);
                 }
                 for number in &numbers {
                     if pairs.len() >= count {
@@ -190,6 +192,17 @@ impl<'a> EndpointReader<'a> {
         pairs
     }
 
+    /// The different numbers, at most `count`, of the ports of a group in a list.
+    fn port_numbers(&self, list: *const Port, group: EndpointGroup<'_>, count: usize) -> Vec<u16> {
+        let mut lists = self.summary.port_lists.iter();
+        let Some(list) = lists.find(|other| other.table.ports.as_ptr() == list) else {
+            return Vec::new();
+        };
+        let ports = list.table.ports_of(group).into_iter();
+        let numbers: BTreeSet<u16> = ports.filter_map(|port| port.number.valid()).collect();
+        numbers.into_iter().take(count).collect()
+    }
+
     /// The number of pairs of an endpoint and a port in a group, but at most about `limit`. An
     /// endpoint without ports counts as one pair. Of a group of endpoints with a port, only this
     /// port counts.
@@ -198,39 +211,37 @@ impl<'a> EndpointReader<'a> {
         match group {
             EndpointGroup::All => self.endpoints.count_pairs(),
             EndpointGroup::Port { .. } => lists
-                .map(|list| {
-                    let ports = list.ports.iter().filter(|port| group.has_port(port));
-                    list.endpoints * ports.count()
-                })
+                .map(|list| list.endpoints * list.table.ports_of(group).len())
                 .sum(),
             EndpointGroup::Label(_) | EndpointGroup::Zone(_) => {
-                let mut pairs = 0;
-                for member in self.members(group) {
-                    pairs += member.ports.len().max(1);
-                    if pairs >= limit {
-                        break;
-                    }
-                }
-                pairs
+                let members = self.first_members(group, limit).into_iter();
+                members.map(|member| member.ports.len().max(1)).sum()
             }
         }
     }
 
     /// The endpoints of a group.
-    pub(crate) fn members<'r>(
-        &'r self,
-        group: EndpointGroup<'r>,
-    ) -> impl Iterator<Item = Member<'a>> + use<'r, 'a> {
-        self.parts(group).into_iter().flat_map(move |part| {
+    pub(crate) fn members(&self, group: EndpointGroup<'_>) -> Vec<Member<'a>> {
+        self.first_members(group, usize::MAX)
+    }
+
+    /// The first endpoints of a group, at most `count`.
+    fn first_members(&self, group: EndpointGroup<'_>, count: usize) -> Vec<Member<'a>> {
+        let lists = self.lists_with(group);
+        let parts = self.parts(group, &lists);
+        let numbers = parts.iter().flat_map(|part| {
             let numbers = part.numbers.iter();
-            let numbers = numbers.filter(move |number| self.has(**number, &part.condition));
-            numbers.map(|number| self.member(*number))
-        })
+            numbers.filter(|number| self.has(**number, &part.condition))
+        });
+        numbers
+            .take(count)
+            .map(|number| self.member(*number))
+            .collect()
     }
 
     /// Whether a group has an endpoint.
     pub(crate) fn has_members(&self, group: EndpointGroup<'_>) -> bool {
-        self.members(group).next().is_some()
+        !self.first_members(group, 1).is_empty()
     }
 
     /// The endpoints without a name, because their host names are not labels.
@@ -241,21 +252,50 @@ impl<'a> EndpointReader<'a> {
 
     /// Whether an endpoint of a group has no name, because its host name is not a label.
     pub(crate) fn has_unnamed(&self, group: EndpointGroup<'_>) -> bool {
+        if self.sorted.unnamed.is_empty() {
+            return false;
+        }
+        let lists = self.lists_with(group);
         self.unnamed().any(|member| match group {
             EndpointGroup::All => true,
-            EndpointGroup::Port { .. } => {
-                let mut ports = member.ports.iter();
-                ports.any(|port| group.has_port(port))
-            }
+            EndpointGroup::Port { .. } => lists
+                .as_ref()
+                .is_none_or(|lists| lists.contains(&member.ports.as_ptr())),
             EndpointGroup::Label(_) => false,
             EndpointGroup::Zone(zone) => member.endpoint.zone.as_deref() == Some(zone),
         })
     }
 
+    /// Whether a port of a group's endpoints has a number that is out of range. Of a group of
+    /// endpoints with a port, only this port counts.
+    pub(crate) fn has_port_out_of_range(&self, group: EndpointGroup<'_>) -> bool {
+        let used = self
+            .summary
+            .port_lists
+            .iter()
+            .filter(|list| list.endpoints > 0);
+        let odd = used.filter(|list| list.table.has_number_out_of_range);
+        let mut odd = odd.filter(|list| {
+            let mut ports = list.table.ports_of(group).into_iter();
+            ports.any(|port| port.number == PortNumber::OutOfRange)
+        });
+        match group {
+            EndpointGroup::All | EndpointGroup::Port { .. } => odd.next().is_some(),
+            EndpointGroup::Label(_) | EndpointGroup::Zone(_) => {
+                let odd: HashSet<_> = odd.map(|list| list.table.ports.as_ptr()).collect();
+                if odd.is_empty() {
+                    return false;
+                }
+                let mut members = self.members(group).into_iter();
+                members.any(|member| odd.contains(&member.ports.as_ptr()))
+            }
+        }
+    }
+
     /// The different labels of the endpoints.
     pub(crate) fn labels(&self) -> impl Iterator<Item = EndpointLabel<'a>> {
         let mut before = None;
-        let parts = self.parts_by_label(EndpointGroup::All);
+        let parts = self.parts_by_label(EndpointGroup::All, &None);
         let numbers = parts.into_iter().flat_map(move |part| {
             let numbers = part.numbers.iter();
             numbers.filter(move |number| self.has(**number, &part.condition))
@@ -276,12 +316,19 @@ impl<'a> EndpointReader<'a> {
     }
 
     /// The lists with the endpoints of a group, each sorted by address.
-    fn parts<'r>(&'r self, group: EndpointGroup<'r>) -> Vec<Part<'r>> {
+    fn parts<'r>(
+        &'r self,
+        group: EndpointGroup<'_>,
+        lists: &'r Option<HashSet<*const Port>>,
+    ) -> Vec<Part<'r>> {
         match group {
             EndpointGroup::All => vec![self.part(&self.sorted.by_address)],
             EndpointGroup::Port { .. } => vec![Part {
                 numbers: &self.sorted.by_address,
-                condition: self.condition_for(group),
+                condition: Condition {
+                    port_lists: lists.as_ref(),
+                    ..Condition::default()
+                },
             }],
             EndpointGroup::Label(label) => {
                 let labelled = self.with_label(label);
@@ -310,10 +357,17 @@ impl<'a> EndpointReader<'a> {
 
     /// The lists with the endpoints of a group. In each, endpoints with equal labels are neighbours
     /// if the group is not a topology zone.
-    fn parts_by_label<'r>(&'r self, group: EndpointGroup<'r>) -> Vec<Part<'r>> {
+    fn parts_by_label<'r>(
+        &'r self,
+        group: EndpointGroup<'_>,
+        lists: &'r Option<HashSet<*const Port>>,
+    ) -> Vec<Part<'r>> {
         match group {
             EndpointGroup::All | EndpointGroup::Port { .. } => {
-                let condition = self.condition_for(group);
+                let condition = Condition {
+                    port_lists: lists.as_ref(),
+                    ..Condition::default()
+                };
                 let by_address = Condition {
                     naming: Naming::ByAddress,
                     ..condition
@@ -329,22 +383,22 @@ impl<'a> EndpointReader<'a> {
                     },
                 ]
             }
-            EndpointGroup::Label(_) | EndpointGroup::Zone(_) => self.parts(group),
+            EndpointGroup::Label(_) | EndpointGroup::Zone(_) => self.parts(group, lists),
         }
     }
 
-    /// The condition for endpoints of all labels. There is none if all lists of ports have the
-    /// group's port, which is usual, because most Services have only one list.
-    fn condition_for<'r>(&self, group: EndpointGroup<'r>) -> Condition<'r> {
-        let has_port = |list: &PortList| list.ports.iter().any(|port| group.has_port(port));
-        let is_everywhere = group == EndpointGroup::All || {
-            let mut lists = self.summary.port_lists.iter();
-            lists.all(has_port)
+    /// The lists of ports that have the port of a group, by their addresses. `None` if all have it,
+    /// which is usual, because most Services have only one list.
+    fn lists_with(&self, group: EndpointGroup<'_>) -> Option<HashSet<*const Port>> {
+        let EndpointGroup::Port { .. } = group else {
+            return None;
         };
-        Condition {
-            port: (!is_everywhere).then_some(group),
-            ..Condition::default()
-        }
+        let lists = &self.summary.port_lists;
+        let with_port = lists
+            .iter()
+            .filter(|list| !list.table.ports_of(group).is_empty());
+        let with_port: HashSet<_> = with_port.map(|list| list.table.ports.as_ptr()).collect();
+        (with_port.len() < lists.len()).then_some(with_port)
     }
 
     fn part<'r>(&self, numbers: &'r [u32]) -> Part<'r> {
@@ -355,10 +409,9 @@ impl<'a> EndpointReader<'a> {
     }
 
     fn has(&self, number: u32, condition: &Condition<'_>) -> bool {
-        let has_ports = condition.port.is_none_or(|group| {
-            let mut ports = self.stored().ports_of(number).iter();
-            ports.any(|port| group.has_port(port))
-        });
+        let has_ports = condition
+            .port_lists
+            .is_none_or(|lists| lists.contains(&self.stored().ports_of(number).as_ptr()));
         let is_named = || match condition.naming {
             Naming::Any => true,
             Naming::ByAddress => matches!(self.label(number), EndpointLabel::Address(_)),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use zerohop_zone::{Name, ZoneData as _, reverse_name};
+use zerohop_zone::{Name, NameOwner, ZoneData as _, reverse_name};
 
 use super::{Completeness, Index, PodCount, SlicePlace, StoredObject};
 use crate::{
@@ -36,9 +36,9 @@ impl Index {
         let before = keys.iter().map(|key| self.before_change(key));
         let before: Vec<ServiceBefore> = before.collect();
         change(self);
-        let mut names = BTreeSet::new();
         let mut is_name_server = false;
         for before in before {
+            let mut names = BTreeSet::new();
             let after = self.before_change(&before.key);
             is_name_server |= before.is_name_server || after.is_name_server;
             self.update_alias(&before.key, before.alias.as_ref());
@@ -53,12 +53,9 @@ impl Index {
                 names.extend(after.names);
                 self.update_problems(&before.key);
             }
-            if self.any_namespace() {
-                let namespace: Vec<Name> = self.names_of_namespace(&before.key.namespace).collect();
-                self.changes.names.extend(namespace);
-            }
+            self.record_changed_names(&service_owner(&before.key), names);
+            self.record_namespace(&before.key.namespace);
         }
-        self.record_changed_names(names);
         if is_name_server {
             self.refresh_skeleton();
         }
@@ -199,13 +196,10 @@ impl Index {
                 }
             }
             self.update_problems(key);
-            self.record_changed_names(names);
+            self.record_changed_names(&service_owner(key), names);
         }
         self.remove_empty_state(key);
-        if self.any_namespace() {
-            let names: Vec<Name> = self.names_of_namespace(&key.namespace).collect();
-            self.changes.names.extend(names);
-        }
+        self.record_namespace(&key.namespace);
         if has_new_shape && self.is_name_server(key) {
             self.refresh_skeleton();
         }
@@ -287,7 +281,7 @@ impl Index {
         let pods = pods.filter(|(other, _)| **other == *namespace);
         names.extend(pods.flat_map(|(_, address)| self.names_of_pod(namespace, *address)));
         self.change_services(&keys, change);
-        self.record_changed_names(names);
+        self.record_changed_names(&namespace_owner(namespace), names);
     }
 
     /// Stores a Pod, or removes it if `new` is `None`. Records the names that differ afterwards.
@@ -329,10 +323,17 @@ impl Index {
                 names.extend(self.names_of_pod(&key.namespace, *address));
             }
         }
+        self.record_changed_names(&NameOwner::new(format!("Pod {key}")), names);
+        self.record_namespace(&key.namespace);
+    }
+
+    /// Records that the names of a namespace may have changed, if every namespace counts as
+    /// existing: an object in it decides whether these names are stored.
+    fn record_namespace(&mut self, namespace: &str) {
         if self.any_namespace() {
-            names.extend(self.names_of_namespace(&key.namespace));
+            let names = self.names_of_namespace(namespace).collect();
+            self.record_changed_names(&namespace_owner(namespace), names);
         }
-        self.record_changed_names(names);
     }
 
     /// Updates whether absent reverse names may be denied, after a change of what can be read.
@@ -375,18 +376,22 @@ impl Index {
         }
     }
 
-    /// Records changed names, and the aliases that lead to these names.
-    fn record_changed_names(&mut self, names: BTreeSet<Name>) {
-        let mut todo: Vec<Name> = names.into_iter().collect();
-        while let Some(name) = todo.pop() {
-            if self.changes.names.contains(&name) {
+    /// Records changed names, and the aliases that lead to these names. An alias is attributed to
+    /// its own Service, because its publication must not delay that of its target.
+    fn record_changed_names(&mut self, owner: &NameOwner, names: BTreeSet<Name>) {
+        let mut todo: Vec<(NameOwner, Name)> = Vec::new();
+        todo.extend(names.into_iter().map(|name| (owner.clone(), name)));
+        while let Some((owner, name)) = todo.pop() {
+            let aliases = self.aliases.get(&name).into_iter().flatten();
+            if !self.changes.names.entry(owner).or_default().insert(name) {
                 continue;
             }
-            for key in self.aliases.get(&name).into_iter().flatten() {
+            for key in aliases {
+                let owner = service_owner(key);
                 let domains = self.skeleton.domains.iter();
-                todo.extend(domains.flat_map(|domain| service_name(key, &domain.svc)));
+                let names = domains.flat_map(|domain| service_name(key, &domain.svc));
+                todo.extend(names.map(|name| (owner.clone(), name)));
             }
-            self.changes.names.insert(name);
         }
     }
 
@@ -413,7 +418,8 @@ impl Index {
     pub(super) fn refresh_skeleton(&mut self) {
         self.build_skeleton();
         let apexes: Vec<Name> = self.skeleton.apexes().collect();
-        self.changes.names.extend(apexes);
+        let owner = NameOwner::new("the zones");
+        self.changes.names.entry(owner).or_default().extend(apexes);
     }
 
     pub(super) fn build_skeleton(&mut self) {
@@ -453,6 +459,14 @@ impl Index {
             reason,
         })
     }
+}
+
+fn service_owner(key: &ObjectKey) -> NameOwner {
+    NameOwner::new(format!("Service {key}"))
+}
+
+fn namespace_owner(namespace: &str) -> NameOwner {
+    NameOwner::new(format!("Namespace {namespace}"))
 }
 
 impl PodCount {

@@ -180,7 +180,7 @@ impl Index {
 /// The addresses combined with each UDP port.
 fn sockets(addresses: &[IpAddr], ports: &[Port]) -> Vec<SocketAddr> {
     let numbers = ports.iter().filter(|port| port.protocol == "udp");
-    let numbers = numbers.filter_map(|port| port.number);
+    let numbers = numbers.filter_map(|port| port.number.valid());
     numbers
         .flat_map(|number| {
             let addresses = addresses.iter();

@@ -197,13 +197,13 @@ fn find_endpoints<'a>(
 ) -> Option<Vec<ServerEndpoint<'a>>> {
     let number = Some(service_address.port());
     let mut ports = service.ports.iter();
-    let port = ports.find(|port| port.protocol == "udp" && port.number == number)?;
+    let port = ports.find(|port| port.protocol == "udp" && port.number.valid() == number)?;
     let mut endpoints = Vec::new();
     for slice in facts.slices_of(&service.key) {
         let slice = slice?;
         let is_target = |other: &&Port| other.protocol == "udp" && other.name == port.name;
         for target in slice.ports.iter().filter(is_target) {
-            let number = target.number?;
+            let number = target.number.valid()?;
             // A Service address leads only to endpoints of its own address family.
             let addresses = slice.addresses.iter();
             let addresses =

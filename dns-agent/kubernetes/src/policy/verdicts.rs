@@ -1,5 +1,6 @@
 //! Which of this node's pods may be answered.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
@@ -48,6 +49,7 @@ impl Facts {
             restrictions: PossibleRestrictions::find(self, &destinations),
             destinations: &destinations,
             facts: self,
+            allowed: RefCell::default(),
         };
         if !judge.may_object() {
             return ClientVerdicts::default();
@@ -95,9 +97,12 @@ struct ClientJudge<'a> {
     destinations: &'a [Destination<'a>],
     gates: Vec<Gate<'a>>,
     restrictions: PossibleRestrictions<'a>,
+    /// For each policy that selects a pod, which destinations its egress rules allow. That doesn't
+    /// depend on the pod, and a policy may have thousands of rules.
+    allowed: RefCell<BTreeMap<&'a ObjectKey, Vec<bool>>>,
 }
 
-impl ClientJudge<'_> {
+impl<'a> ClientJudge<'a> {
     /// Whether policies may keep any pod from the cluster's DNS. Unlike [`Facts::may_restrict`],
     /// this considers what the policies say.
     fn may_object(&self) -> bool {
@@ -128,8 +133,7 @@ impl ClientJudge<'_> {
                     .to_owned(),
             );
         }
-        let mut names = Vec::new();
-        let mut policies: Vec<&Policy> = Vec::new();
+        let mut policies: Vec<(&'a ObjectKey, &'a Policy)> = Vec::new();
         for (key, policy) in self.facts.policies_in(&pod.key.namespace) {
             let Some(policy) = policy else {
                 return Some(format!(
@@ -137,30 +141,49 @@ impl ClientJudge<'_> {
                 ));
             };
             if policy.egress.is_some() && policy.pods.matches(&pod.labels) {
-                names.push(key.to_string());
-                policies.push(policy);
+                policies.push((key, policy));
             }
         }
         if policies.is_empty() {
             return None;
         }
-        let names = names.join(", ");
+        let names = || {
+            let names = policies.iter().map(|(key, _)| key.to_string());
+            names.collect::<Vec<_>>().join(", ")
+        };
         if self.destinations.is_empty() {
             return Some(format!(
-                "NetworkPolicy {names} restricts this pod's egress, and no address of the cluster's DNS is known"
+                "NetworkPolicy {} restricts this pod's egress, and no address of the cluster's DNS is known",
+                names()
             ));
         }
-        let forbidden = self.destinations.iter().find(|destination| {
+        let forbidden = self.destinations.iter().enumerate().find(|(at, _)| {
             let mut policies = policies.iter();
-            !policies.any(|policy| destination.is_allowed_by(self.facts, policy))
-        })?;
+            !policies.any(|(key, policy)| self.is_allowed(key, policy, *at))
+        });
+        let (_, forbidden) = forbidden?;
         let does = match policies.len() {
             1 => "does",
             _ => "do",
         };
         Some(format!(
-            "NetworkPolicy {names} {does} not provably let this pod reach {forbidden} over UDP"
+            "NetworkPolicy {} {does} not provably let this pod reach {forbidden} over UDP",
+            names()
         ))
+    }
+
+    /// Whether the egress rules of a policy allow the destination with this index.
+    fn is_allowed(&self, key: &'a ObjectKey, policy: &Policy, destination: usize) -> bool {
+        if let Some(allowed) = self.allowed.borrow().get(key) {
+            return allowed[destination];
+        }
+        let destinations = self.destinations.iter();
+        let allowed: Vec<bool> = destinations
+            .map(|destination| destination.is_allowed_by(self.facts, policy))
+            .collect();
+        let is_allowed = allowed[destination];
+        self.allowed.borrow_mut().insert(key, allowed);
+        is_allowed
     }
 }
 

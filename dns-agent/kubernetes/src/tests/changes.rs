@@ -46,7 +46,7 @@ impl Mirror {
             *self = Mirror::of(index);
             return;
         }
-        for name in changes.names {
+        for name in changes.all_names() {
             match view.entry(&name) {
                 Some(_) => self.0.insert(name.clone(), answers(&view, &name)),
                 None => self.0.remove(&name),

@@ -13,7 +13,8 @@ use zerohop_zone::{
 use super::name;
 use crate::{
     Endpoint, EndpointNames, EndpointSlice, Namespace, NonstandardEndpoints, Object, ObjectKey,
-    Objects, Pod, PodMode, Port, Service, ServiceKind, SliceReadability, ZoneSettings, build_model,
+    Objects, Pod, PodMode, Port, PortNumber, Service, ServiceKind, SliceReadability, ZoneSettings,
+    build_model,
 };
 
 const TYPES: [Rtype; 10] = [
@@ -353,12 +354,17 @@ fn ports() -> impl Strategy<Value = Vec<Port>> {
     let port = (
         prop::option::of(word()),
         protocol,
-        prop::option::of(1..4u16),
+        prop::option::of(1..5u16),
     )
         .prop_map(|(name, protocol, number)| Port {
             name: name.map(Into::into),
             protocol,
-            number,
+            number: match number {
+                None => PortNumber::Absent,
+                // The strategy makes 4 for a number that is out of range.
+                Some(4) => PortNumber::OutOfRange,
+                Some(number) => PortNumber::Valid(number),
+            },
         });
     prop::collection::vec(port, 0..3)
 }

@@ -222,7 +222,12 @@ fn the_name_of_a_pod_that_is_being_deleted_passes() {
     index.apply_object(Feed::Pods, object(deleted_pod.clone()));
     assert_eq!(answer_text(&index.view(), deleted, Rtype::A), "PASSES");
     assert_eq!(answer_text(&index.view(), kept, Rtype::A), "A 10.0.0.1");
-    assert!(index.take_changes().names.contains(&super::name(deleted)));
+    assert!(
+        index
+            .take_changes()
+            .all_names()
+            .contains(&super::name(deleted))
+    );
     // In CoreDNS, too, a Pod that has ended has no name.
     deleted_pod["status"]["phase"] = json!("Succeeded");
     index.apply_object(Feed::Pods, object(deleted_pod));

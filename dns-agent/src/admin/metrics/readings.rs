@@ -37,6 +37,7 @@ impl Collector for Readings {
             missing,
             degraded,
             limits,
+            publication,
             source,
             problems,
             zones,
@@ -68,6 +69,17 @@ impl Collector for Readings {
             "zerohop_limits",
             "Number of exceeded limits of the kernel's tables; each makes some queries pass",
             limits.len(),
+        )?;
+        page.write_gauges(
+            "zerohop_publication_delay",
+            Some(&Unit::Seconds),
+            "Time since the oldest change was received that is not published yet",
+            [(Vec::new(), publication.delay_seconds)],
+        )?;
+        page.write_gauge(
+            "zerohop_passed_objects",
+            "Objects whose changed names pass until they are published",
+            publication.passed.len(),
         )?;
         page.write_gauge(
             "zerohop_problems",

@@ -13,6 +13,8 @@ impl fmt::Display for Status {
             missing,
             degraded,
             limits,
+            // Long delays and passed objects are among the degradations.
+            publication: _,
             source,
             problems,
             zones,

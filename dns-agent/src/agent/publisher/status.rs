@@ -7,7 +7,13 @@ use zerohop_kubernetes::{Event, ObjectKey};
 use zerohop_zone::ZoneData as _;
 
 use super::{Freshness, Publisher, StaleReason, read_lock};
-use crate::{admin::status::ZoneStatus, admin::status_board::StatusBoard};
+use crate::{
+    admin::status::{PublicationStatus, ZoneStatus},
+    admin::status_board::StatusBoard,
+};
+
+/// The most objects that a message about passed names lists.
+const SHOWN_OWNERS: usize = 3;
 
 /// A check of the manifests that takes longer than this is reported.
 const FILES_CHECK_TIMEOUT: Duration = Duration::from_secs(60);
@@ -77,6 +83,22 @@ impl Publisher {
         self.update_board_state(board);
     }
 
+    fn publication_status(&self) -> PublicationStatus {
+        let passed = self.queue.passed().into_iter();
+        let passed = passed.map(ToString::to_string).collect();
+        match self.oldest_unpublished() {
+            Some((delayed, since)) => PublicationStatus {
+                delay_seconds: since.elapsed().as_secs_f64(),
+                delayed,
+                passed,
+            },
+            None => PublicationStatus {
+                passed,
+                ..PublicationStatus::default()
+            },
+        }
+    }
+
     fn update_board_state(&self, board: &StatusBoard) {
         let (mut missing, mut degraded) =
             (self.kernel_plane.missing(), self.kernel_plane.degraded());
@@ -137,14 +159,37 @@ impl Publisher {
                         .to_owned(),
                 ),
                 // Reported as missing.
-                Freshness::Stale(StaleReason::Unlisted) | Freshness::Current => {}
+                Freshness::Stale(StaleReason::Unlisted | StaleReason::Unpublished)
+                | Freshness::Current => {}
             }
+        }
+        let publication = self.publication_status();
+        if self.freshness == Freshness::Stale(StaleReason::Unpublished) {
+            missing.push(format!(
+                "the kernel passes everything, and CoreDNS answers, because a change of {} was \
+                 received {:.1} s ago and is not published yet",
+                publication.delayed, publication.delay_seconds
+            ));
+        }
+        if !publication.passed.is_empty() {
+            let shown = publication.passed.iter().take(SHOWN_OWNERS).cloned();
+            let shown = shown.collect::<Vec<_>>().join(", ");
+            let more = publication.passed.len().saturating_sub(SHOWN_OWNERS);
+            let more = match more {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            degraded.push(format!(
+                "CoreDNS answers changed names of {shown}{more}, because they change more often, \
+                 or have more names, than the agent can publish in time"
+            ));
         }
         let limits = self.kernel_plane.limits();
         board.update(|status| {
             status.missing = missing;
             status.degraded = degraded;
             status.limits = limits;
+            status.publication = publication;
         });
     }
 }

@@ -251,8 +251,12 @@ fn with_dns_port(address: std::net::IpAddr) -> String {
     SocketAddr::new(address, 53).to_string()
 }
 
-/// The agent's binary, in the target directory of the test. `cargo xtask test` builds it.
+/// The agent's binary: the one that `ZEROHOP_AGENT` names, or the one in the target directory of
+/// the test, which `cargo xtask test` builds.
 pub(crate) fn binary() -> PathBuf {
+    if let Some(agent) = std::env::var_os("ZEROHOP_AGENT") {
+        return agent.into();
+    }
     let test = std::env::current_exe().unwrap();
     let path = test
         .parent()

@@ -268,7 +268,7 @@ fn full_tables_never_deny_a_name_that_exists() {
 }
 
 #[test]
-fn a_publication_can_be_continued_after_a_deadline() {
+fn a_publication_can_be_continued() {
     // Services 0 to 99 change their address, 100 to 199 disappear, and 200 to 299 are new.
     let numbered = |numbers: std::ops::Range<u32>, offset: u32| {
         let mut builder = ModelBuilder::new(1);
@@ -303,9 +303,9 @@ fn a_publication_can_be_continued_after_a_deadline() {
     let mut calls = 0;
     while !left.is_empty() {
         let count = left.len();
-        // The deadline has passed when the call begins, so the call publishes a single name.
+        // Without time, a call publishes a single name.
         left = tables
-            .publish_names(&after, &left, Instant::now())
+            .publish_names(&after, &left, Duration::ZERO)
             .unwrap()
             .left;
         calls += 1;
@@ -342,8 +342,8 @@ fn passed_names_pass_until_they_are_published() {
     assert_eq!(verdict(&mut object, 77), TC_PASS);
     assert_ne!(verdict(&mut object, 4), TC_PASS, "another name passes too");
 
-    let deadline = Instant::now() + Duration::from_secs(60);
-    let publication = tables.publish_names(&model, &names, deadline).unwrap();
+    let limit = Duration::from_secs(60);
+    let publication = tables.publish_names(&model, &names, limit).unwrap();
     assert_eq!(publication.left, BTreeSet::new());
     assert_eq!(ask_address(&mut object, 3), Some(3 << 3));
     assert_eq!(ask_address(&mut object, 77), None);

@@ -1,5 +1,5 @@
 //! `cargo xtask faults`: injects faults into a node's agent under load, and prints their effects as
-//! a table.
+//! a table. With `--attacks` one tenant's objects attack the agent instead.
 
 mod other_layout;
 
@@ -16,7 +16,7 @@ use clap::Args;
 use crate::{
     build_ebpf,
     packages::Verbosity,
-    process::root,
+    process::{build, cargo, root},
     setup::{self, Need},
     test::BuiltSuites,
 };
@@ -27,7 +27,11 @@ pub(crate) struct FaultsOptions {
     /// of these sources with another layout of the tables].
     #[arg(long, value_name = "FILE")]
     other_agent: Option<PathBuf>,
-    /// Passed to the test binary: names of tests, or parts of names [default: faults::].
+    /// Measures instead what one tenant's objects cost the others, with a release build.
+    #[arg(long, conflicts_with = "other_agent")]
+    attacks: bool,
+    /// Passed to the test binary: names of tests, or parts of names [default: faults::, or
+    /// attacks:: with --attacks].
     #[arg(last = true)]
     filter: Vec<String>,
 }
@@ -41,11 +45,18 @@ pub(crate) fn run(options: &FaultsOptions) -> Result<()> {
     setup::ensure(&[Need::Ebpf, Need::Namespaces], Verbosity::Changes)?;
     build_ebpf::build_programs()?;
     let suites = BuiltSuites::build()?.program;
-    let other_agent = match &options.other_agent {
-        Some(agent) => agent
-            .canonicalize()
-            .with_context(|| format!("--other-agent: {}", agent.display()))?,
-        None => other_layout::build_agent()?,
+    let (variable, agent) = match &options.other_agent {
+        _ if options.attacks => {
+            let mut release = cargo();
+            release.args(["build", "--quiet", "--release", "--package", "dns-agent"]);
+            ("ZEROHOP_AGENT", build(&mut release, "dns-agent")?)
+        }
+        Some(path) => {
+            let agent = path.canonicalize();
+            let agent = agent.with_context(|| format!("--other-agent: {}", path.display()))?;
+            ("ZEROHOP_OTHER_AGENT", agent)
+        }
+        None => ("ZEROHOP_OTHER_AGENT", other_layout::build_agent()?),
     };
     let path = root().join("target/faults.log");
     let log = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
@@ -57,17 +68,27 @@ pub(crate) fn run(options: &FaultsOptions) -> Result<()> {
         // This test would step the clock of this machine.
         .arg("--skip=faults::clock")
         .env("ZEROHOP_FAULTS", "full")
-        .env("ZEROHOP_OTHER_AGENT", other_agent)
+        .env(variable, agent)
         .stderr(log)
         .stdout(Stdio::piped());
     match &options.filter[..] {
+        [] if options.attacks => command.arg("attacks::"),
         [] => command.arg("faults::"),
         filter => command.args(filter),
     };
     let mut tests = command.spawn().context("cannot start the tests")?;
 
-    println!("| fault | lookups | from the kernel | failed | wrong | over 100 ms | slowest, ms |");
-    println!("|---|---|---|---|---|---|---|");
+    if options.attacks {
+        println!(
+            "| attack | lookups | from the kernel | in the worst second | slowest change, ms |"
+        );
+        println!("|---|---|---|---|---|");
+    } else {
+        println!(
+            "| fault | lookups | from the kernel | failed | wrong | over 100 ms | slowest, ms |"
+        );
+        println!("|---|---|---|---|---|---|---|");
+    }
     let output = tests.stdout.take().context("the tests have no output")?;
     for line in BufReader::new(output).lines() {
         let line = line?;
@@ -79,8 +100,8 @@ pub(crate) fn run(options: &FaultsOptions) -> Result<()> {
     }
     if !tests.wait()?.success() {
         bail!(
-            "some faults affect lookups, or a test failed otherwise: the messages of the tests and \
-             the logs of their agents are in {}",
+            "lookups are affected, or a test failed otherwise: the messages of the tests and the \
+             logs of their agents are in {}",
             path.display()
         );
     }

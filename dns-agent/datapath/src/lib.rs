@@ -293,9 +293,9 @@ impl Datapath {
         self.tables.publish_all(data, &mut || {})
     }
 
-    /// Publishes `names` from `data` until `deadline`, and removes those that `data` lacks. Returns
-    /// the names that are left, which keep their old records. Unchanged records are not written.
-    /// See [`KernelTables::publish_names`] for what must not have changed.
+    /// Publishes `names` from `data` for at most `limit`, and removes those that `data` lacks.
+    /// Returns the names that are left, which keep their old records. Unchanged records are not
+    /// written. See [`KernelTables::publish_names`] for what must not have changed.
     ///
     /// # Errors
     ///
@@ -304,9 +304,18 @@ impl Datapath {
         &mut self,
         data: &dyn ZoneData,
         names: &BTreeSet<Name>,
-        deadline: Instant,
+        limit: Duration,
     ) -> anyhow::Result<PartialPublication> {
-        self.tables.publish_names(data, names, deadline)
+        self.tables.publish_names(data, names, limit)
+    }
+
+    /// Lets the kernel deny absent names where `data` denies them now. All names must be published.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Datapath::publish_names`].
+    pub fn finish_publication(&mut self, data: &dyn ZoneData) -> anyhow::Result<()> {
+        self.tables.finish_publication(data)
     }
 
     /// Makes queries for `names` pass, until [`Datapath::publish_names`] publishes these names.

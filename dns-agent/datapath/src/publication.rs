@@ -1,7 +1,12 @@
 //! Publishes zone data into the kernel's tables. The order of the writes ensures that the kernel
 //! never gives a wrong negative answer.
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use dns_common::{
@@ -52,8 +57,9 @@ pub struct KernelTables<G> {
     /// names. It may stay `false` while names of another zone are left out.
     /// [`settings::build_settings`] has more conditions.
     authoritative: Vec<bool>,
-    /// For each zone, whether its absent names are denied as far as it is authoritative.
-    denied: Vec<bool>,
+    /// For each zone, whether its absent names may be denied if it is authoritative and the data
+    /// denies them. It becomes true only when all names are published.
+    may_deny: Vec<bool>,
     /// The [`ZoneData::pass_suffixes`] in the last call of [`KernelTables::publish_all`] that wrote
     /// all names.
     pass_suffixes: BTreeSet<Name>,
@@ -143,7 +149,7 @@ impl<G: Grace> KernelTables<G> {
             client_table,
             zones: Vec::new(),
             authoritative: Vec::new(),
-            denied: Vec::new(),
+            may_deny: Vec::new(),
             pass_suffixes: BTreeSet::new(),
             left_out: BTreeSet::new(),
             unsettled_copies: 0,
@@ -209,6 +215,7 @@ impl<G: Grace> KernelTables<G> {
         let zones: Vec<Name> = data.zones().iter().map(|zone| zone.name.clone()).collect();
         if self.zones != zones {
             self.authoritative = vec![false; zones.len()];
+            self.may_deny = vec![false; zones.len()];
             self.zones = zones;
         }
         self.zone_limits = limits::zone_limits(data);
@@ -230,20 +237,20 @@ impl<G: Grace> KernelTables<G> {
         // After a grace period every reader sees all words, so absent names may be denied.
         self.wait_for_readers();
         self.authoritative = self.complete_zones(data);
-        self.denied = denied_zones(data);
+        self.may_deny = denied_zones(data);
         self.pass_suffixes = pass_suffixes.clone();
         self.publish_settings_and_wait(data, &pass_suffixes)?;
         Ok(self.finish_round(&round))
     }
 
-    /// Publishes `names` from `data` until `deadline`, and removes those that `data` lacks. At
+    /// Publishes `names` from `data` for at most `limit`, and removes those that `data` lacks. At
     /// least one name is published. Unchanged records are not written. Names that were left out
     /// before are tried again. All other names, the pass suffixes, and the zones must be the same
     /// as in the last publication. Of a zone, the serial and the answers for absent names may
-    /// differ.
+    /// differ, but no more names are denied before [`KernelTables::finish_publication`].
     ///
-    /// The names that are left at the deadline keep their old records. A caller that publishes them
-    /// later gets the same tables as with a later deadline.
+    /// The names that are left keep their old records. A caller that publishes them later gets the
+    /// same tables as without a limit.
     ///
     /// # Errors
     ///
@@ -252,7 +259,7 @@ impl<G: Grace> KernelTables<G> {
         &mut self,
         data: &dyn ZoneData,
         names: &BTreeSet<Name>,
-        deadline: Instant,
+        limit: Duration,
     ) -> anyhow::Result<PartialPublication> {
         let pass_suffixes = self.pass_suffixes.clone();
         let mut round = PublicationRound::new(data, &pass_suffixes);
@@ -261,16 +268,23 @@ impl<G: Grace> KernelTables<G> {
         let retried = std::mem::take(&mut self.left_out);
         // Parents before children: a reader that finds a child also finds its parents. The names
         // that were left out come last, because the tables may still have no room for them.
-        let mut queue: Vec<&Name> = names.union(&retried).collect();
-        queue.sort_by_key(|name| (!names.contains(*name), name.wire().len()));
+        let mut queue: Vec<&Name> = names.iter().collect();
+        queue.sort_by_key(|name| name.wire().len());
+        let mut others: Vec<&Name> = retried.difference(names).collect();
+        others.sort_by_key(|name| name.wire().len());
+        queue.append(&mut others);
         let mut queue = queue.into_iter();
         let mut gone = Vec::new();
+        let deadline = Instant::now() + limit;
         for name in queue.by_ref() {
+            let postponed = round.postponed.len();
             match data.entry_within(name, records::WINDOW) {
                 Some(entry) => self.put_or_postpone(&mut round, name, &entry)?,
                 None => gone.push(name),
             }
-            if Instant::now() >= deadline {
+            // A postponed name is not published.
+            let is_published = round.postponed.len() == postponed;
+            if is_published && Instant::now() >= deadline {
                 break;
             }
         }
@@ -293,23 +307,30 @@ impl<G: Grace> KernelTables<G> {
         for name in gone.into_iter().rev() {
             round.published.removed += usize::from(self.table.remove(name.wire()));
         }
-        let has_room_again = was_full && self.left_out.is_empty();
-        let denied = denied_zones(data);
-        let denies_more = denied
-            .iter()
-            .zip(&self.denied)
-            .any(|(now, then)| now > then);
-        if has_room_again || denies_more {
-            // Every reader must see the new names before more names are denied.
+        if was_full && self.left_out.is_empty() {
             self.wait_for_readers();
-        }
-        if has_room_again {
             self.authoritative = self.complete_zones(data);
         }
-        self.denied = denied;
         self.publish_zone_settings(data, &pass_suffixes)?;
         let published = self.finish_round(&round);
         Ok(PartialPublication { published, left })
+    }
+
+    /// Lets the kernel deny absent names where `data` denies them now. All names must be published.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Datapath::publish_names`](super::Datapath::publish_names).
+    pub fn finish_publication(&mut self, data: &dyn ZoneData) -> anyhow::Result<()> {
+        let denied = denied_zones(data);
+        if denied == self.may_deny {
+            return Ok(());
+        }
+        // Every reader must see the new names before more names are denied.
+        self.wait_for_readers();
+        self.may_deny = denied;
+        let pass_suffixes = self.pass_suffixes.clone();
+        self.publish_zone_settings(data, &pass_suffixes)
     }
 
     /// Replaces the records of `names`, which need not exist, with records that make all queries
@@ -503,13 +524,13 @@ impl<G: Grace> KernelTables<G> {
         data: &dyn ZoneData,
         pass_suffixes: &BTreeSet<Name>,
     ) -> anyhow::Result<()> {
-        let mut settings = settings::build_settings(
-            &self.node_settings,
-            data,
-            &self.authoritative,
-            pass_suffixes,
-        )
-        .context("building the settings")?;
+        let may_deny = self.may_deny.iter().chain(std::iter::repeat(&false));
+        let authoritative = self.authoritative.iter().zip(may_deny);
+        let authoritative = authoritative.map(|(is_complete, may_deny)| *is_complete && *may_deny);
+        let authoritative: Vec<bool> = authoritative.collect();
+        let mut settings =
+            settings::build_settings(&self.node_settings, data, &authoritative, pass_suffixes)
+                .context("building the settings")?;
         settings.clients = self.clients.setting();
         self.publish_settings(&settings);
         Ok(())

@@ -88,6 +88,18 @@ pub(super) enum RequestVerb {
     Watch,
 }
 
+/// An event of a feed that waits. When it is dropped, the event no longer waits.
+pub(super) struct BlockedFeed<'a> {
+    health: &'a SourceHealth,
+    feed: Feed,
+}
+
+impl Drop for BlockedFeed<'_> {
+    fn drop(&mut self) {
+        self.health.set_blocked(self.feed, None);
+    }
+}
+
 #[derive(Debug)]
 struct HealthRecords {
     feeds: BTreeMap<Feed, FeedHealth>,
@@ -149,8 +161,13 @@ impl SourceHealth {
         health.set_activity(FeedActivity::Waiting);
     }
 
-    /// Records since when an event of a feed waits, or that none waits.
-    pub(super) fn set_blocked(&self, feed: Feed, since: Option<Instant>) {
+    /// Records that an event of a feed waits from now on, until the result is dropped.
+    pub(super) fn block(&self, feed: Feed) -> BlockedFeed<'_> {
+        self.set_blocked(feed, Some(Instant::now()));
+        BlockedFeed { health: self, feed }
+    }
+
+    fn set_blocked(&self, feed: Feed, since: Option<Instant>) {
         if let Some(health) = self.records().feeds.get_mut(&feed) {
             health.blocked_since = since;
         }

@@ -358,10 +358,9 @@ impl Reflector {
             // A closed channel ends `send_events`.
             return;
         };
-        let (health, feed) = (&self.api.health, self.selection.feed);
-        health.set_blocked(feed, Some(Instant::now()));
+        // Ends also if this future is dropped, for example because the selection changes.
+        let _blocked = self.api.health.block(self.selection.feed);
         let _ = self.events.send(event).await;
-        health.set_blocked(feed, None);
     }
 
     async fn open_stream(

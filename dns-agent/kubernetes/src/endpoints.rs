@@ -6,6 +6,7 @@
 //! topology zone, and counts of its slices. They are lists and not maps, because memory counts. A
 //! small Service has no index, because making one for a question costs less than its memory.
 
+mod group;
 mod label;
 mod ports;
 mod reader;
@@ -15,10 +16,11 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+pub(crate) use self::group::EndpointGroup;
 pub(crate) use self::label::EndpointLabel;
 use self::label::is_nonstandard;
 use self::ports::PortTable;
-pub(crate) use self::reader::{EndpointGroup, EndpointReader, Family, Member};
+pub(crate) use self::reader::{EndpointReader, Family, Member};
 use self::sorted::SortedEndpoints;
 use super::objects::{Endpoint, EndpointSlice, ObjectKey, Port, SliceReadability};
 use super::settings::ZoneSettings;
@@ -302,6 +304,7 @@ impl ServiceEndpoints {
         }
         let removed = self.remove_endpoints(&matching.removed, settings);
 
+        let mut free = self.free_numbers();
         let mut members = matching.kept;
         let mut added = Vec::with_capacity(matching.added.len());
         members.reserve_exact(matching.added.len());
@@ -316,7 +319,7 @@ impl ServiceEndpoints {
                 endpoint,
                 slice: number,
             };
-            members.push(self.store_endpoint(endpoint));
+            members.push(self.store_endpoint(endpoint, &mut free));
         }
         let first_added = members.len() - added.len();
         let arrived = members[first_added..].to_vec();
@@ -374,7 +377,7 @@ impl ServiceEndpoints {
 
     fn is_small(&self) -> bool {
         let slices = self.stored.slices.iter().flatten();
-        let pairs = slices.map(|slice| slice.members.len() * slice.ports.len());
+        let pairs = slices.map(|slice| slice.members.len().max(1) * slice.ports.len());
         self.stored.slices.len() <= MAX_SMALL
             && self.count() <= MAX_SMALL
             && pairs.sum::<usize>() <= MAX_SMALL_PAIRS
@@ -387,13 +390,24 @@ impl ServiceEndpoints {
         }
     }
 
-    fn store_endpoint(&mut self, endpoint: StoredEndpoint) -> u32 {
+    /// The numbers that are free, for a Service without an index.
+    fn free_numbers(&self) -> Vec<u32> {
+        if self.index.is_some() {
+            return Vec::new();
+        }
+        let endpoints = self.stored.endpoints.iter().enumerate();
+        let free = endpoints.filter(|(_, endpoint)| endpoint.is_none());
+        free.map(|(number, _)| number as u32).collect()
+    }
+
+    /// Stores an endpoint. `free` has the free numbers of a Service without an index.
+    fn store_endpoint(&mut self, endpoint: StoredEndpoint, free: &mut Vec<u32>) -> u32 {
         let endpoints = &mut self.stored.endpoints;
         let free = match &mut self.index {
-            Some(index) => index.free.pop().map(|number| number as usize),
-            None => endpoints.iter().position(Option::is_none),
+            Some(index) => index.free.pop(),
+            None => free.pop(),
         };
-        let number = free.unwrap_or(endpoints.len());
+        let number = free.map_or(endpoints.len(), |number| number as usize);
         if number == endpoints.len() {
             endpoints.push(None);
         }
@@ -418,7 +432,9 @@ impl ServiceEndpoints {
     /// Service requires.
     fn update_index(&mut self, added: &[u32], settings: &ZoneSettings) {
         if self.is_small() {
-            self.index = None;
+            if self.index.take().is_some() {
+                self.stored.compact();
+            }
             return;
         }
         if let Some(index) = &mut self.index {
@@ -427,9 +443,7 @@ impl ServiceEndpoints {
             }
             return;
         }
-        let endpoints = self.stored.endpoints.iter().enumerate();
-        let free = endpoints.filter(|(_, endpoint)| endpoint.is_none());
-        let free = free.map(|(number, _)| number as u32).collect();
+        let free = self.free_numbers();
         let mut summary = SliceSummary::default();
         for slice in &mut self.stored.slices {
             *slice = slice.take().map(|slice| summary.add_slice(slice));
@@ -522,6 +536,20 @@ impl StoredEndpoints {
 
     fn members_of<'a>(&'a self, slice: &'a StoredSlice) -> impl Iterator<Item = &'a Endpoint> {
         slice.members.iter().map(|number| self.endpoint(*number))
+    }
+
+    /// Removes the free numbers of endpoints. The numbers of slices don't change.
+    fn compact(&mut self) {
+        let mut endpoints = Vec::new();
+        for slice in self.slices.iter_mut().flatten() {
+            for member in &mut slice.members {
+                let stored = self.endpoints[*member as usize].take();
+                *member = endpoints.len() as u32;
+                endpoints.push(stored);
+            }
+        }
+        endpoints.shrink_to_fit();
+        self.endpoints = endpoints;
     }
 
     /// A slice with the list of ports of another slice that has equal ones, if there is any.

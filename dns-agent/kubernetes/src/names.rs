@@ -196,8 +196,14 @@ impl<'a> View<'a> {
         if unknown.any(|key| service_name(key, &domain.svc).is_ok()) {
             return PointerTargets::Unknown;
         }
-        let endpoints = self.endpoint_names(address, domain);
-        PointerTargets::Known(endpoints.take(count).collect())
+        let mut targets = BTreeSet::new();
+        for target in self.endpoint_names(address, domain) {
+            targets.insert(target);
+            if targets.len() >= count {
+                break;
+            }
+        }
+        PointerTargets::Known(targets)
     }
 
     /// The entry of a name of the zone skeleton. If `entry` has no data, and the parent has
@@ -348,11 +354,16 @@ impl ZoneData for View<'_> {
             }
             _ => false,
         });
+        if of_service {
+            return true;
+        }
+        let is_below_svc = |domain: &ClusterDomain| name.is_at_or_below(&domain.svc);
+        if self.index.skeleton.domains.iter().any(is_below_svc) {
+            return false;
+        }
         let data = Rdata::from(address);
-        of_service
-            || self
-                .entry(name)
-                .is_some_and(|entry| entry.records_have(&data))
+        let entry = self.entry(name);
+        entry.is_some_and(|entry| entry.records_have(&data))
     }
 
     fn visit(&self, window: Window, see: &mut dyn FnMut(&Name, &NameEntry)) {

@@ -3,7 +3,7 @@
 //! A name is computed when it is needed, from the Service and the endpoints that the name stands
 //! for. The result depends only on these objects and the settings.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -33,6 +33,10 @@ const MAX_ENDPOINT_PROBLEMS: usize = 5;
 /// some of its addresses. A larger Service is taken to have such a host if some of its slices have
 /// port numbers and others don't, because a question must not read all endpoints.
 const MAX_COMPARED_PORTS: usize = 64;
+
+/// The longest topology zone with names, in bytes: a name has 255 bytes, of which `_zone` and
+/// `prefer` take 13, the root label 1 and the length of the first label 1.
+const MAX_ZONE: usize = 240;
 
 /// The length of a record's fields after its owner and before its data, in bytes.
 const FIXED_FIELDS: usize = 10;
@@ -190,7 +194,12 @@ impl<'a> NamesOfService<'a> {
                 self.cluster_ips().contains(&address)
             }
             Some(group) => reader.has_address(group, address),
-            None => false,
+            // An empty non-terminal in the place of a computed name has that name's data.
+            None => {
+                matches!(labels, ["_zone", "prefer", _])
+                    && has_zone_below(&zone, &reader)
+                    && reader.has_address(EndpointGroup::All, address)
+            }
         }
     }
 
@@ -235,6 +244,8 @@ impl<'a> NamesOfService<'a> {
         let reader = self.endpoints.reader(self.settings);
         let mut all = BTreeSet::new();
         let mut zones = BTreeSet::new();
+        // The lists of ports whose labels were added.
+        let mut lists = HashSet::new();
         let parts = [
             (&change.removed, &change.old_ports),
             (&change.added, &change.new_ports),
@@ -256,7 +267,9 @@ impl<'a> NamesOfService<'a> {
                 // Names whose SRV records point at the label have its addresses in their answers.
                 for other in reader.members(EndpointGroup::Label(&label)) {
                     zones.extend(other.endpoint.zone.as_deref());
-                    self.add_port_labels(other.ports, &mut all);
+                    if lists.insert(other.ports.as_ptr()) {
+                        self.add_port_labels(other.ports, &mut all);
+                    }
                 }
             }
         }
@@ -530,7 +543,11 @@ impl<'a> NamesOfService<'a> {
         // The target is not compressed (RFC 2782), and has a label of at least one byte.
         let target = 2 + self.name.wire().len();
         let record = POINTER + FIXED_FIELDS + SRV_NUMBERS + target;
-        let pairs = reader.srv_pairs(group, window.count_records(Rtype::SRV, record));
+        let may_be_too_long = self.may_be_too_long();
+        let has_name =
+            |label: EndpointLabel<'_>| !may_be_too_long || label.name_below(&self.name).is_ok();
+        let count = window.count_records(Rtype::SRV, record);
+        let pairs = reader.srv_pairs(group, count, &has_name);
         let weight = weight(reader.count_pairs(group, MANY_PAIRS));
         let records = pairs.into_iter().filter_map(|(port, label)| {
             Some(Rdata::Srv(Srv {
@@ -592,9 +609,12 @@ impl<'a> NamesOfService<'a> {
             })
     }
 
-    /// Whether a label of 63 bytes doesn't fit below the Service's name.
+    /// Whether two labels of 63 bytes don't fit below the Service's name.
     fn may_be_too_long(&self) -> bool {
-        self.name.child(&[b'a'; MAX_LABEL]).is_err()
+        let child = self.name.child(&[b'a'; MAX_LABEL]);
+        child
+            .and_then(|child| child.child(&[b'a'; MAX_LABEL]))
+            .is_err()
     }
 
     /// Endpoints without a name, as problems of their slices.
@@ -617,13 +637,15 @@ impl<'a> NamesOfService<'a> {
 
     /// Why names of ports are not labels.
     fn invalid_ports(&self, knowledge: Knowledge) -> BTreeSet<String> {
+        let may_be_too_long = self.may_be_too_long();
         let lists = self.port_lists(knowledge);
         let ports = lists.iter().flat_map(|ports| ports.iter());
         let names = ports.filter_map(|port| {
             let labels = port_labels(port)?;
-            name_below(&self.name, &labels).err()
+            let is_valid = !may_be_too_long && labels.iter().all(|label| is_label(label));
+            (!is_valid).then(|| name_below(&self.name, &labels).err())?
         });
-        names.collect()
+        names.take(MAX_ENDPOINT_PROBLEMS).collect()
     }
 
     /// Whether a port with a valid name has this protocol label, such as `_tcp`.
@@ -810,8 +832,14 @@ fn has_zone_below(zone: &str, reader: &EndpointReader<'_>) -> bool {
     let mut zones = reader.zones();
     zones.any(|other| {
         let front = other.strip_suffix(zone).and_then(|it| it.strip_suffix('.'));
-        front.is_some_and(|front| front.split('.').all(is_label))
+        front.is_some() && is_zone(other)
     })
+}
+
+/// Whether a topology zone can be part of a name: all its labels are valid, and it is not longer
+/// than a name.
+fn is_zone(zone: &str) -> bool {
+    zone.len() <= MAX_ZONE && zone.split('.').all(is_label)
 }
 
 /// Adds the labels of the names that exist because of these topology zones.
@@ -821,8 +849,7 @@ fn add_zonal_labels<'z>(zones: impl Iterator<Item = &'z str>, all: &mut BTreeSet
         all.insert(vec!["_zone".to_owned(), kind.to_owned()]);
     }
     for zone in zones {
-        // If one label is invalid, the zone has no name.
-        if !zone.split('.').all(is_label) {
+        if !is_zone(zone) {
             continue;
         }
         for kind in ["pin", "prefer"] {

@@ -278,17 +278,17 @@ impl KernelPlane {
         });
     }
 
-    /// Writes these names of `data` to the tables until `deadline`. Returns the names that are
+    /// Writes these names of `data` to the tables for at most `limit`. Returns the names that are
     /// left. Only these names, and those left before, may have changed since the last publication.
     pub(super) fn publish_names(
         &mut self,
         data: &dyn ZoneData,
         names: &BTreeSet<Name>,
-        deadline: Instant,
+        limit: Duration,
     ) -> BTreeSet<Name> {
         let mut left = BTreeSet::new();
         self.write_tables(|datapath| {
-            let publication = datapath.publish_names(data, names, deadline)?;
+            let publication = datapath.publish_names(data, names, limit)?;
             debug!(
                 published = ?publication.published,
                 left = publication.left.len(),
@@ -298,6 +298,11 @@ impl KernelPlane {
             Ok(())
         });
         left
+    }
+
+    /// Lets the kernel deny absent names where `data` denies them now. All names must be published.
+    pub(super) fn finish_publication(&mut self, data: &dyn ZoneData) {
+        self.write_tables(|datapath| datapath.finish_publication(data));
     }
 
     /// Makes queries for these names pass, until they are published.
@@ -418,36 +423,27 @@ impl KernelPlane {
     /// and detaches from the others. `lease` is how long the kernel may answer from the published
     /// data if the data is current.
     pub(super) fn tick(&mut self, freshness: Freshness, lease: Duration) {
-        if !matches!(*self.lock_lifecycle(), KernelLifecycle::On(_)) {
-            return;
+        match &mut *self.lock_lifecycle() {
+            KernelLifecycle::On(datapath) => update_lease(datapath, freshness, lease),
+            _ => return,
         }
-        // The scan runs without the lock, so that status readers need not wait for it.
+        self.scan_devices();
+    }
+
+    /// Lists the devices, attaches to those that match now, and detaches from the others. The list
+    /// is made without the lock, so that status readers need not wait for it.
+    fn scan_devices(&mut self) {
         let scan = Handle::current().block_on(self.devices.list());
-        let KernelLifecycle::On(datapath) = &mut *lock(&self.lifecycle) else {
-            return;
-        };
-        match freshness {
-            Freshness::Stale(_) => datapath.end_lease(),
-            Freshness::Current => {
-                if let Err(reason) = datapath.renew_lease(lease) {
-                    error!(
-                        "the lease can't be renewed, so CoreDNS answers all queries after it \
-                         expires; the agent keeps trying: {reason:#}"
-                    );
-                }
-            }
+        if let KernelLifecycle::On(datapath) = &mut *lock(&self.lifecycle) {
+            reconcile(datapath, scan);
         }
-        reconcile(datapath, scan);
     }
 
     /// Reads the devices and their filters again, and attaches and detaches as
     /// [`KernelPlane::tick`] does.
     pub(super) fn rescan_devices(&mut self) {
         self.devices.forget_filters();
-        let scan = Handle::current().block_on(self.devices.list());
-        if let KernelLifecycle::On(datapath) = &mut *lock(&self.lifecycle) {
-            reconcile(datapath, scan);
-        }
+        self.scan_devices();
     }
 
     /// Ends the lease, so that the kernel passes all queries until [`KernelPlane::tick`] renews it.
@@ -495,6 +491,21 @@ impl KernelLifecycle {
         KernelLifecycle::Failed {
             reason,
             since: Instant::now(),
+        }
+    }
+}
+
+/// Renews the lease if the published data is current, and ends it otherwise.
+fn update_lease(datapath: &mut Datapath, freshness: Freshness, lease: Duration) {
+    match freshness {
+        Freshness::Stale(_) => datapath.end_lease(),
+        Freshness::Current => {
+            if let Err(reason) = datapath.renew_lease(lease) {
+                error!(
+                    "the lease can't be renewed, so CoreDNS answers all queries after it \
+                     expires; the agent keeps trying: {reason:#}"
+                );
+            }
         }
     }
 }

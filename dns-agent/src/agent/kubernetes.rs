@@ -23,7 +23,7 @@ use crate::{
 
 /// The number of events that may wait for the publisher. More events wait in the connections to the
 /// API server.
-const EVENT_QUEUE: usize = 1024;
+const EVENT_QUEUE: usize = 16;
 
 /// The first lists of all agents of a cluster are spread over this time.
 const FIRST_LIST_JITTER: Duration = Duration::from_secs(5);

@@ -91,6 +91,8 @@ pub(super) struct Publisher {
     everything_since: Option<Instant>,
     /// What waits in the inbox.
     backlog: Backlog,
+    /// When the publisher last began to take messages from the inbox.
+    last_receipt: Instant,
     /// The reader whose events are applied.
     reader: ReaderNumber,
     /// Whether names changed after the serial was set.
@@ -154,6 +156,7 @@ impl Publisher {
             queue: PublicationQueue::default(),
             everything_since: None,
             backlog: Backlog::Empty,
+            last_receipt: Instant::now(),
             reader: ReaderNumber::default(),
             has_changed_since_serial: false,
             serial_set: Instant::now(),
@@ -207,6 +210,7 @@ impl Publisher {
                 self.kernel_plane.rescan_devices();
             }
             if Instant::now() >= self.next_tick {
+                self.note_waiting_messages(inbox);
                 self.tick(board);
             }
         }
@@ -224,6 +228,7 @@ impl Publisher {
         loop {
             self.receive(inbox, INTAKE_TIME);
             self.publish_changes();
+            self.note_waiting_messages(inbox);
             if self.oldest_unpublished().is_none() || Instant::now() >= deadline {
                 break;
             }
@@ -239,7 +244,8 @@ impl Publisher {
 
     /// Takes messages from the inbox: all urgent ones, and objects until `limit` has passed.
     fn receive(&mut self, inbox: &mut PublisherInbox, limit: Duration) {
-        let deadline = Instant::now() + limit;
+        self.last_receipt = Instant::now();
+        let deadline = self.last_receipt + limit;
         self.backlog = Backlog::Empty;
         loop {
             while let Some(message) = inbox.next_urgent() {
@@ -264,6 +270,13 @@ impl Publisher {
         }
         if self.stop_mode.is_none() && inbox.is_closed() {
             self.stop_mode = Some(StopMode::Detach);
+        }
+    }
+
+    /// Counts messages that have arrived since the inbox was emptied, for the lease.
+    fn note_waiting_messages(&mut self, inbox: &PublisherInbox) {
+        if self.backlog == Backlog::Empty && !inbox.is_empty() {
+            self.backlog = Backlog::Since(self.last_receipt);
         }
     }
 
@@ -520,10 +533,9 @@ impl Publisher {
             if next.names.is_empty() {
                 continue;
             }
-            let deadline = Instant::now() + ROUND_TIME;
             let left = self
                 .kernel_plane
-                .publish_names(&view, &next.names, deadline);
+                .publish_names(&view, &next.names, ROUND_TIME);
             debug!(
                 owners = next.owners.len(),
                 left = left.len(),
@@ -531,6 +543,10 @@ impl Publisher {
             );
             self.queue.finish(&next, &left);
             has_changed = true;
+        }
+        // The names of passed owners have records, so they need not be waited for.
+        if self.queue.oldest().is_none() {
+            self.kernel_plane.finish_publication(&view);
         }
         if self.kernel_plane.has_full_tables() && !self.queue.is_empty() {
             self.next_tick = Instant::now();
@@ -547,6 +563,12 @@ impl Publisher {
         if self.everything_since.is_some() {
             return;
         }
+        // The latency of a passed owner's change is not measured, because its names pass.
+        let is_passed = |change: &MeasuredChange| {
+            let mut owners = change.owners.iter();
+            owners.any(|owner| self.queue.is_passed(owner))
+        };
+        self.measured.retain(|change| !is_passed(change));
         let published: Vec<_> = self.measured.extract_if(.., is_published).collect();
         for MeasuredChange {
             read, endpoints, ..
@@ -664,8 +686,7 @@ impl Publisher {
         let index = read_lock(&self.index);
         let (view, names) = (index.view(), changes.all_names());
         // The names are the apexes of the zones, which are few.
-        let deadline = Instant::now() + ROUND_TIME;
-        let left = self.kernel_plane.publish_names(&view, &names, deadline);
+        let left = self.kernel_plane.publish_names(&view, &names, ROUND_TIME);
         drop(index);
         if !left.is_empty() {
             self.has_changed_since_serial = true;

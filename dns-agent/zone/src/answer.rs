@@ -12,6 +12,10 @@ use super::{
 /// The largest number of CNAMEs that one answer follows, as in CoreDNS.
 const MAX_LINKS: usize = 11;
 
+/// The most addresses of hosts that are compared with those of an answer's owner. If there are
+/// more, the answer has no additional records.
+const MAX_EXAMINED: usize = 4096;
+
 /// All names of the agent's zones, from which both planes answer.
 ///
 /// Implementors provide zones and entries. The default methods turn them into answers.
@@ -283,6 +287,7 @@ pub trait ZoneData {
     ) -> Vec<Record> {
         let mut seen = HashSet::new();
         let mut additional = Vec::new();
+        let mut examined = 0;
         // An answer that doesn't fit has no additional records.
         if answer.iter().map(Record::least_bytes).sum::<usize>() > window.bytes {
             return additional;
@@ -295,17 +300,25 @@ pub trait ZoneData {
             let Some(host) = record.data.host().filter(|host| seen.insert(*host)) else {
                 continue;
             };
+            // The addresses are cut only after the unwanted ones are left out.
+            let is_limited = matches!(record.data, Rdata::Srv(_)) && found.has_addresses();
+            let bytes = if is_limited {
+                MAX_EXAMINED * Window::MIN_ADDRESS_RECORD
+            } else {
+                window.bytes
+            };
             for rtype in [Rtype::A, Rtype::AAAA] {
-                let Some(host_found) = self.find_name(host, window.for_type(rtype)) else {
+                let window = Window { bytes, ..window }.for_type(rtype);
+                let Some(host_found) = self.find_name(host, window) else {
                     continue;
                 };
-                let addresses = host_found.records(host, rtype).into_iter();
-                let is_wanted = |address: &Record| match record.data {
-                    Rdata::Srv(_) if found.has_addresses() => {
-                        self.owner_has(owner, found, &address.data)
-                    }
-                    _ => true,
-                };
+                let addresses = host_found.records(host, rtype);
+                examined += addresses.len();
+                if is_limited && examined > MAX_EXAMINED {
+                    return Vec::new();
+                }
+                let addresses = addresses.into_iter();
+                let is_wanted = |it: &Record| !is_limited || self.owner_has(owner, found, &it.data);
                 additional.extend(addresses.filter(is_wanted));
             }
         }

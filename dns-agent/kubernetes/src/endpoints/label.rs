@@ -38,6 +38,16 @@ impl<'a> EndpointLabel<'a> {
         }
     }
 
+    /// The same label for a text that is the dashed form of an address, and for that address.
+    pub(super) fn canonical(self) -> EndpointLabel<'a> {
+        match self {
+            EndpointLabel::Text(text) => {
+                address_of_label(text).map_or(self, EndpointLabel::Address)
+            }
+            EndpointLabel::Address(_) | EndpointLabel::Invalid(_) => self,
+        }
+    }
+
     /// The name of the endpoint below `service`. Fails with a reason if the host name is not a
     /// label, or if the name would be too long.
     pub(crate) fn name_below(self, service: &Name) -> Result<Name, String> {

@@ -3,8 +3,8 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+use super::group::EndpointGroup;
 use super::label::compare_labels;
-use super::reader::EndpointGroup;
 use crate::objects::{Port, PortNumber};
 
 /// A list of ports that slices of a Service have.

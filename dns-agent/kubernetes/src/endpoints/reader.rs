@@ -1,27 +1,16 @@
 //! Look-ups in the endpoints of a Service. Each reads only what its caller needs.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
+use super::group::EndpointGroup;
 use super::label::{EndpointLabel, address_of_label, compare_labels};
+use super::ports::PortTable;
 use super::sorted::SortedEndpoints;
 use super::{ServiceEndpoints, SliceSummary, StoredEndpoints};
 use crate::objects::{Endpoint, Port, PortNumber};
 use crate::settings::ZoneSettings;
-
-/// The endpoints that a name of a Service stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum EndpointGroup<'a> {
-    /// All endpoints: the name of the Service itself.
-    All,
-    /// The endpoints with a port of this protocol and name. Letter case is ignored.
-    Port { protocol: &'a str, name: &'a str },
-    /// The endpoints with this label, which is in lower case.
-    Label(&'a str),
-    /// The endpoints in this topology zone.
-    Zone(&'a str),
-}
 
 /// The addresses of one IP version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,19 +58,6 @@ enum Naming {
     Any,
     /// Only endpoints whose label is their dashed address.
     ByAddress,
-}
-
-impl EndpointGroup<'_> {
-    /// Whether a port is one of those for which the group's name has SRV records.
-    pub(crate) fn has_port(self, port: &Port) -> bool {
-        let EndpointGroup::Port { protocol, name } = self else {
-            return true;
-        };
-        let own_name = port.name.as_deref().unwrap_or_default();
-        port.protocol.eq_ignore_ascii_case(protocol)
-            && !name.is_empty()
-            && own_name.eq_ignore_ascii_case(name)
-    }
 }
 
 impl ServiceEndpoints {
@@ -155,31 +131,38 @@ impl<'a> EndpointReader<'a> {
 
     /// The different pairs of a port number and the label of an endpoint with this port: all of
     /// them, or `count` if there are more. Of a group of endpoints with a port, only this port
-    /// counts.
+    /// counts. Endpoints for whose label `has_name` is false don't count.
     pub(crate) fn srv_pairs(
         &self,
         group: EndpointGroup<'_>,
         count: usize,
+        has_name: &dyn Fn(EndpointLabel<'_>) -> bool,
     ) -> HashSet<(u16, EndpointLabel<'a>)> {
         let mut pairs = HashSet::new();
         let mut before = None;
         let lists = self.lists_with(group);
+        let all_lists = self.summary.port_lists.iter();
+        let lists_by_address: HashMap<*const Port, &PortTable> = all_lists
+            .map(|list| (list.table.ports.as_ptr(), &*list.table))
+            .collect();
         // Most endpoints have the same ports.
         let mut ports_before: *const Port = std::ptr::null();
         let mut numbers: Vec<u16> = Vec::new();
         for part in self.parts_by_label(group, &lists) {
             for number in part.numbers {
-                let label = self.label(*number);
+                let label = self.label(*number).canonical();
                 let ports = self.stored().ports_of(*number).as_ptr();
                 // Endpoints with equal labels are neighbours.
                 if before.replace((label, ports)) == Some((label, ports))
                     || matches!(label, EndpointLabel::Invalid(_))
                     || !self.has(*number, &part.condition)
+                    || !has_name(label)
                 {
                     continue;
                 }
                 if std::mem::replace(&mut ports_before, ports) != ports {
-                    numbers = self.port_numbers(ports, group, count);
+                    let list = lists_by_address.get(&ports);
+                    numbers = list.map_or_else(Vec::new, |list| port_numbers(list, group, count));
                 }
                 for number in &numbers {
                     if pairs.len() >= count {
@@ -190,17 +173,6 @@ impl<'a> EndpointReader<'a> {
             }
         }
         pairs
-    }
-
-    /// The different numbers, at most `count`, of the ports of a group in a list.
-    fn port_numbers(&self, list: *const Port, group: EndpointGroup<'_>, count: usize) -> Vec<u16> {
-        let mut lists = self.summary.port_lists.iter();
-        let Some(list) = lists.find(|other| other.table.ports.as_ptr() == list) else {
-            return Vec::new();
-        };
-        let ports = list.table.ports_of(group).into_iter();
-        let numbers: BTreeSet<u16> = ports.filter_map(|port| port.number.valid()).collect();
-        numbers.into_iter().take(count).collect()
     }
 
     /// The number of pairs of an endpoint and a port in a group, but at most about `limit`. An
@@ -228,6 +200,9 @@ impl<'a> EndpointReader<'a> {
     /// The first endpoints of a group, at most `count`.
     fn first_members(&self, group: EndpointGroup<'_>, count: usize) -> Vec<Member<'a>> {
         let lists = self.lists_with(group);
+        if lists.as_ref().is_some_and(HashSet::is_empty) {
+            return Vec::new();
+        }
         let parts = self.parts(group, &lists);
         let numbers = parts.iter().flat_map(|part| {
             let numbers = part.numbers.iter();
@@ -396,7 +371,7 @@ impl<'a> EndpointReader<'a> {
         let lists = &self.summary.port_lists;
         let with_port = lists
             .iter()
-            .filter(|list| !list.table.ports_of(group).is_empty());
+            .filter(|list| list.endpoints > 0 && !list.table.ports_of(group).is_empty());
         let with_port: HashSet<_> = with_port.map(|list| list.table.ports.as_ptr()).collect();
         (with_port.len() < lists.len()).then_some(with_port)
     }
@@ -483,4 +458,11 @@ impl<'a> EndpointReader<'a> {
     fn stored(&self) -> &'a StoredEndpoints {
         &self.endpoints.stored
     }
+}
+
+/// The different numbers, at most `count`, of the ports of a group in a list.
+fn port_numbers(list: &PortTable, group: EndpointGroup<'_>, count: usize) -> Vec<u16> {
+    let ports = list.ports_of(group).into_iter();
+    let numbers: BTreeSet<u16> = ports.filter_map(|port| port.number.valid()).collect();
+    numbers.into_iter().take(count).collect()
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use zerohop_zone::{Name, NameOwner, ZoneData as _, reverse_name};
+use zerohop_zone::{Name, NameOwner, ZoneData as _, reverse_name, reverse_range};
 
 use super::{Completeness, Index, PodCount, SlicePlace, StoredObject};
 use crate::{
@@ -246,7 +246,7 @@ impl Index {
         ))
     }
 
-    fn exceeds_bound(&self, key: &ObjectKey) -> bool {
+    pub(super) fn exceeds_bound(&self, key: &ObjectKey) -> bool {
         let endpoints = self.endpoints(key);
         endpoints.is_some_and(|endpoints| endpoints.count_pairs() > MAX_PAIRS)
     }
@@ -338,8 +338,19 @@ impl Index {
 
     /// Updates whether absent reverse names may be denied, after a change of what can be read.
     pub(super) fn update_denials(&mut self) {
-        if self.skeleton.has_unreadable != self.has_unreadable() {
-            self.refresh_skeleton();
+        if self.skeleton.has_unreadable == self.has_unreadable() {
+            return;
+        }
+        self.refresh_skeleton();
+        // The answer of an alias that leads to an absent reverse name depends on it too.
+        let reverse = self.aliases.iter();
+        let reverse = reverse.filter(|(target, _)| reverse_range(target).is_some());
+        let keys: BTreeSet<ObjectKey> = reverse.flat_map(|(_, keys)| keys).cloned().collect();
+        for key in keys {
+            let domains = self.skeleton.domains.iter();
+            let names = domains.flat_map(|domain| service_name(&key, &domain.svc));
+            let names = names.collect();
+            self.record_changed_names(&service_owner(&key), names);
         }
     }
 

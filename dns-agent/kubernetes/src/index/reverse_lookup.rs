@@ -7,7 +7,7 @@ use std::sync::Arc;
 use zerohop_zone::Name;
 
 use super::Index;
-use crate::endpoints::{EndpointLabel, MAX_PAIRS, ServiceEndpoints};
+use crate::endpoints::{EndpointLabel, ServiceEndpoints};
 use crate::objects::{ObjectKey, ServiceKind};
 use crate::settings::EndpointScope;
 
@@ -107,8 +107,9 @@ impl Index {
         addresses: impl IntoIterator<Item = IpAddr>,
     ) {
         let shared = Arc::new(key.clone());
+        let exceeds_bound = self.exceeds_bound(key);
         for address in addresses {
-            let [cluster_ip, endpoint, nonstandard] = self.pointers_to(key, address);
+            let [cluster_ip, endpoint, nonstandard] = self.pointers_to(key, address, exceeds_bound);
             let sets = [
                 (&mut self.pointers.cluster_ips, cluster_ip),
                 (&mut self.pointers.endpoints, endpoint),
@@ -127,7 +128,7 @@ impl Index {
 
     /// Whether a Service may give an address a PTR record: as its ClusterIP, as an endpoint with a
     /// name, and as an endpoint whose names are delegated.
-    fn pointers_to(&self, key: &ObjectKey, address: IpAddr) -> [bool; 3] {
+    fn pointers_to(&self, key: &ObjectKey, address: IpAddr, exceeds_bound: bool) -> [bool; 3] {
         let Some(endpoints) = self.endpoints(key) else {
             return [false; 3];
         };
@@ -142,7 +143,6 @@ impl Index {
         if self.settings.endpoint_scope == EndpointScope::Headless {
             return [is_cluster_ip, false, false];
         }
-        let exceeds_bound = endpoints.count_pairs() > MAX_PAIRS;
         let reader = endpoints.reader(&self.settings);
         let (mut has_endpoint, mut has_nonstandard) = (false, false);
         for member in reader.at_address(address) {

@@ -182,6 +182,14 @@ impl PublisherInbox {
         waiting.or_else(|| self.objects.try_recv().ok())
     }
 
+    /// Whether no message waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.urgent.is_empty()
+            && self.objects.is_empty()
+            && self.waiting_urgent.is_none()
+            && self.waiting_objects.is_none()
+    }
+
     /// Whether there is no sender any more, and no message.
     pub(super) fn is_closed(&self) -> bool {
         self.urgent.is_closed() && self.urgent.is_empty()

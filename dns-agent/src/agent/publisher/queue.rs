@@ -87,6 +87,12 @@ impl PublicationQueue {
         self.owners.is_empty()
     }
 
+    /// Whether an owner is passed.
+    pub(super) fn is_passed(&self, owner: &NameOwner) -> bool {
+        let owner = self.owners.get(owner);
+        owner.is_some_and(|owner| owner.state == WaitingState::Passed)
+    }
+
     /// Whether names of an owner wait.
     pub(super) fn is_waiting(&self, owner: &NameOwner) -> bool {
         self.owners.contains_key(owner)
@@ -119,13 +125,15 @@ impl PublicationQueue {
         next
     }
 
-    /// The names of the owner with many names that has waited longest.
+    /// The names of the owner with many names that has waited longest. Owners that are not passed
+    /// come first.
     pub(super) fn next_many(&self, now: Instant) -> Option<NextNames> {
         let ready = self
             .owners
             .iter()
             .filter(|(_, owner)| owner.is_ready(now) && owner.names.len() > FEW_NAMES);
-        let (name, owner) = ready.min_by_key(|(_, owner)| owner.since)?;
+        let (name, owner) =
+            ready.min_by_key(|(_, owner)| (owner.state == WaitingState::Passed, owner.since))?;
         Some(NextNames {
             owners: vec![name.clone()],
             names: owner.names.clone(),

@@ -7,14 +7,15 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 use zerohop_contract::message::Message;
 use zerohop_zone::{
-    AbsentNames, Answer, Model, Name, NameEntry, Rdata, Record, Rtype, Sections, ZoneData, render,
+    AbsentNames, Answer, Model, Name, NameEntry, Rdata, Record, Rtype, Sections, Window, ZoneData,
+    render,
 };
 
 use super::name;
 use crate::{
-    Endpoint, EndpointNames, EndpointSlice, Namespace, NonstandardEndpoints, Object, ObjectKey,
-    Objects, Pod, PodMode, Port, PortNumber, Service, ServiceKind, SliceReadability, ZoneSettings,
-    build_model,
+    Endpoint, EndpointNames, EndpointSlice, Index, Namespace, NonstandardEndpoints, Object,
+    ObjectKey, Objects, Pod, PodMode, Port, PortNumber, Service, ServiceKind, SliceReadability,
+    ZoneSettings, build_model,
 };
 
 const TYPES: [Rtype; 10] = [
@@ -132,6 +133,42 @@ proptest! {
     }
 
     #[test]
+    fn only_answers_that_do_not_fit_are_cut(
+        cluster in clusters(),
+        bytes in 0..600usize,
+        rotation in 0..50usize,
+    ) {
+        let index = cluster.index();
+        let view = index.view();
+        let window = Window { bytes, rotation, rtype: None };
+        for (name, _) in cluster.model().entries() {
+            for rtype in TYPES {
+                let whole = view.answer(name, rtype);
+                let cut = view.answer_within(name, rtype, window);
+                if whole == cut {
+                    continue;
+                }
+                // The answer section alone is longer than the window, or the additional records
+                // are, which the sender leaves out first.
+                let length = |answer: &Answer| render(name, answer, view.zones(), 0).bytes.len();
+                let records = |answer: &Answer| match answer {
+                    Answer::Data { answer, .. } => answer.clone(),
+                    _ => Vec::new(),
+                };
+                let is_too_long = length(&whole) > bytes;
+                prop_assert!(is_too_long, "{} {} fits {} bytes", name, rtype, bytes);
+                if records(&whole) != records(&cut) {
+                    let only_answer = Answer::Data {
+                        answer: records(&cut),
+                        additional: Vec::new(),
+                    };
+                    prop_assert!(length(&only_answer) > bytes, "{} {}: {:?}", name, rtype, cut);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn rendered_answers_parse_back_to_the_same_records(
         cluster in clusters(),
         rotation in any::<usize>(),
@@ -205,11 +242,19 @@ pub(super) struct ArbitraryCluster {
 
 impl ArbitraryCluster {
     fn model(&self) -> Model {
+        build_model(&self.objects(), &self.settings, 7).0
+    }
+
+    fn index(&self) -> Index {
+        Index::from_objects(self.objects(), self.settings.clone(), 7)
+    }
+
+    fn objects(&self) -> Objects {
         let mut objects = Objects::default();
         for object in &self.list {
             objects.insert(object.clone());
         }
-        build_model(&objects, &self.settings, 7).0
+        objects
     }
 }
 

@@ -199,12 +199,6 @@ impl Publisher {
             if self.publish_changes() && self.api.is_none() {
                 self.update_board(board);
             }
-            if self.queue.is_empty() && self.everything_since.is_none() {
-                for waiter in self.publication_waiters.drain(..) {
-                    // Fails when the reader of the manifests has ended.
-                    let _ = waiter.send(());
-                }
-            }
             board.record_round();
             if std::mem::take(&mut self.have_devices_changed) {
                 self.kernel_plane.rescan_devices();
@@ -212,6 +206,13 @@ impl Publisher {
             if Instant::now() >= self.next_tick {
                 self.note_waiting_messages(inbox);
                 self.tick(board);
+            }
+            // After the tick, which may begin the lease.
+            if self.queue.is_empty() && self.everything_since.is_none() {
+                for waiter in self.publication_waiters.drain(..) {
+                    // Fails when the reader of the manifests has ended.
+                    let _ = waiter.send(());
+                }
             }
         }
         let stop_mode = self.stop_mode.unwrap_or(StopMode::Detach);

@@ -274,9 +274,19 @@ impl Publisher {
         }
     }
 
-    /// Counts messages that have arrived since the inbox was emptied, for the lease.
-    fn note_waiting_messages(&mut self, inbox: &PublisherInbox) {
-        if self.backlog == Backlog::Empty && !inbox.is_empty() {
+    /// Handles urgent messages that have arrived since the inbox was emptied, and counts waiting
+    /// objects, for the lease.
+    fn note_waiting_messages(&mut self, inbox: &mut PublisherInbox) {
+        let mut may_change_clients = false;
+        while let Some(message) = inbox.next_urgent() {
+            may_change_clients |= !matches!(message, PublisherMessage::DevicesChanged);
+            self.handle_message(message);
+        }
+        if may_change_clients && read_lock(&self.index).is_complete() {
+            self.publish_served_addresses();
+            self.publish_clients();
+        }
+        if self.backlog == Backlog::Empty && inbox.has_objects() {
             self.backlog = Backlog::Since(self.last_receipt);
         }
     }

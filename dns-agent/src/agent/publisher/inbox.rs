@@ -182,12 +182,9 @@ impl PublisherInbox {
         waiting.or_else(|| self.objects.try_recv().ok())
     }
 
-    /// Whether no message waits.
-    pub(super) fn is_empty(&self) -> bool {
-        self.urgent.is_empty()
-            && self.objects.is_empty()
-            && self.waiting_urgent.is_none()
-            && self.waiting_objects.is_none()
+    /// Whether objects wait.
+    pub(super) fn has_objects(&self) -> bool {
+        !self.objects.is_empty() || self.waiting_objects.is_some()
     }
 
     /// Whether there is no sender any more, and no message.

@@ -178,16 +178,10 @@ impl Datapath {
         data: &dyn ZoneData,
         lease: InitialLease,
     ) -> anyhow::Result<Self> {
-        let started = Instant::now();
         let size = table_size(data, config.capacity);
         let mut datapath = Datapath::with_filled_tables(config, size, pins, devices, data)?;
         if lease == InitialLease::Running {
-            // `data` was current at the beginning.
-            let left = datapath
-                .config
-                .stale_after
-                .saturating_sub(started.elapsed());
-            datapath.renew_lease(left)?;
+            datapath.renew_lease(datapath.config.stale_after)?;
         }
         datapath.reconcile(devices);
         datapath.hooks.remove_stale_hooks(devices);

@@ -94,7 +94,7 @@ pub struct PublicationCounts {
 pub struct PartialPublication {
     /// The counts of the names that were published.
     pub published: PublicationCounts,
-    /// The names that were not published before the deadline.
+    /// The names that were not published before the limit was reached.
     pub left: BTreeSet<Name>,
 }
 

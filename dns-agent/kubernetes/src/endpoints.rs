@@ -167,6 +167,11 @@ impl ServiceEndpoints {
             .sum()
     }
 
+    /// Whether there are more than [`MAX_PAIRS`] pairs.
+    pub(crate) fn exceeds_bound(&self) -> bool {
+        self.count_pairs() > MAX_PAIRS
+    }
+
     /// Whether the names of some endpoints are delegated to CoreDNS: see [`is_nonstandard`].
     pub(crate) fn has_nonstandard(&self) -> bool {
         self.summary().nonstandard > 0
@@ -194,14 +199,14 @@ impl ServiceEndpoints {
     /// The different lists of ports that endpoints have.
     pub(crate) fn used_port_lists(&self) -> Vec<Arc<[Port]>> {
         let summary = self.summary();
-        let used = summary.port_lists.iter().filter(|list| list.endpoints > 0);
+        let used = summary.used_lists();
         used.map(|list| list.table.ports.clone()).collect()
     }
 
     /// Whether endpoints have a port of this protocol. Letter case is ignored.
     pub(crate) fn has_protocol(&self, protocol: &str) -> bool {
         let summary = self.summary();
-        let mut used = summary.port_lists.iter().filter(|list| list.endpoints > 0);
+        let mut used = summary.used_lists();
         used.any(|list| {
             let mut protocols = list.table.protocols();
             protocols.any(|it| it.eq_ignore_ascii_case(protocol))
@@ -211,8 +216,8 @@ impl ServiceEndpoints {
     /// Whether some lists of ports that endpoints have hold numbers, and others don't.
     pub(crate) fn has_mixed_ports(&self) -> bool {
         let summary = self.summary();
-        let used = || summary.port_lists.iter().filter(|list| list.endpoints > 0);
-        used().any(|list| list.table.has_number) && used().any(|list| !list.table.has_number)
+        summary.used_lists().any(|list| list.table.has_number)
+            && summary.used_lists().any(|list| !list.table.has_number)
     }
 
     /// The endpoints, in no particular order.
@@ -464,6 +469,11 @@ impl SliceSummary {
             summary.count_slice(slice);
         }
         summary
+    }
+
+    /// The different lists of ports that endpoints have.
+    fn used_lists(&self) -> impl Iterator<Item = &PortList> {
+        self.port_lists.iter().filter(|list| list.endpoints > 0)
     }
 
     /// Adds a slice. Returns it with the shared list of its ports.

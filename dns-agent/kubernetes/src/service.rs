@@ -79,11 +79,18 @@ pub(super) enum Knowledge {
     ClusterIpOnly,
 }
 
+/// Whether all slices of a Service are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SliceCoverage {
+    Whole,
+    Partial,
+}
+
 /// The labels of a name below a Service, from right to left.
 type LabelPath = Vec<String>;
 
 impl Shape {
-    /// The shape of a Service's names. `is_covered`: whether all slices of the Service are watched.
+    /// The shape of a Service's names. `coverage`: whether all slices of the Service are watched.
     pub(super) fn of(
         service: &Service,
         endpoints: &ServiceEndpoints,
@@ -91,7 +98,7 @@ impl Shape {
         settings: &ZoneSettings,
     ) -> Shape {
         let is_headless = service.kind == ServiceKind::Headless;
-        let exceeds_bound = endpoints.count_pairs() > MAX_PAIRS;
+        let exceeds_bound = endpoints.exceeds_bound();
         let is_uncovered = is_headless && coverage == SliceCoverage::Partial;
         if service.kind.is_undetermined() || is_uncovered || is_headless && exceeds_bound {
             return Shape::Delegated(all_protocols());
@@ -122,13 +129,6 @@ impl Shape {
         }
         Shape::Records(Knowledge::Headless)
     }
-}
-
-/// Whether all slices of a Service are watched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SliceCoverage {
-    Whole,
-    Partial,
 }
 
 impl<'a> NamesOfService<'a> {
@@ -320,7 +320,7 @@ impl<'a> NamesOfService<'a> {
                     report("spec.externalName", reason);
                 }
             }
-            (Shape::Delegated(_), _) if self.endpoints.count_pairs() > MAX_PAIRS => report(
+            (Shape::Delegated(_), _) if self.endpoints.exceeds_bound() => report(
                 "spec.ports",
                 format!(
                     "the Service's endpoints and ports make {} SRV records, and an answer holds \

@@ -368,8 +368,7 @@ impl KernelPlane {
 
     /// Whether the tables have no room for some names, and may be replaced with larger ones now.
     pub(super) fn has_full_tables(&self) -> bool {
-        let is_recent = |growth: &FailedGrowth| growth.attempted.elapsed() < REGROWTH_DELAY;
-        if self.failed_growth.as_ref().is_some_and(is_recent) {
+        if self.has_recent_failed_growth() {
             return false;
         }
         match &*self.lock_lifecycle() {
@@ -378,12 +377,17 @@ impl KernelPlane {
         }
     }
 
+    /// Whether an attempt within [`REGROWTH_DELAY`] failed or gained too little room.
+    fn has_recent_failed_growth(&self) -> bool {
+        let growth = self.failed_growth.as_ref();
+        growth.is_some_and(|growth| growth.attempted.elapsed() < REGROWTH_DELAY)
+    }
+
     /// Replaces tables that are nearly full with larger ones (if names were left out, with new ones
     /// of the same size or larger), unless an attempt within [`REGROWTH_DELAY`] failed or gained
     /// too little room. The old tables answer meanwhile.
     pub(super) fn grow_tables(&mut self, data: &dyn ZoneData) -> GrownTables {
-        let is_recent = |growth: &FailedGrowth| growth.attempted.elapsed() < REGROWTH_DELAY;
-        if self.failed_growth.as_ref().is_some_and(is_recent) {
+        if self.has_recent_failed_growth() {
             return GrownTables::Same;
         }
         let mut plane = lock(&self.lifecycle);

@@ -244,11 +244,7 @@ impl<'a> EndpointReader<'a> {
     /// Whether a port of a group's endpoints has a number that is out of range. Of a group of
     /// endpoints with a port, only this port counts.
     pub(crate) fn has_port_out_of_range(&self, group: EndpointGroup<'_>) -> bool {
-        let used = self
-            .summary
-            .port_lists
-            .iter()
-            .filter(|list| list.endpoints > 0);
+        let used = self.summary.used_lists();
         let odd = used.filter(|list| list.table.has_number_out_of_range);
         let mut odd = odd.filter(|list| {
             let mut ports = list.table.ports_of(group).into_iter();
@@ -369,9 +365,8 @@ impl<'a> EndpointReader<'a> {
             return None;
         };
         let lists = &self.summary.port_lists;
-        let with_port = lists
-            .iter()
-            .filter(|list| list.endpoints > 0 && !list.table.ports_of(group).is_empty());
+        let used = self.summary.used_lists();
+        let with_port = used.filter(|list| !list.table.ports_of(group).is_empty());
         let with_port: HashSet<_> = with_port.map(|list| list.table.ports.as_ptr()).collect();
         (with_port.len() < lists.len()).then_some(with_port)
     }

@@ -7,7 +7,7 @@ use zerohop_zone::{Name, NameOwner, ZoneData as _, reverse_name, reverse_range};
 
 use super::{Completeness, Index, PodCount, SlicePlace, StoredObject};
 use crate::{
-    endpoints::{MAX_PAIRS, SliceChange},
+    endpoints::{ServiceEndpoints, SliceChange},
     feed::Feed,
     names::pod_label,
     objects::{EndpointSlice, ObjectKey, Pod, Problem, ServiceKind, SliceReadability},
@@ -247,8 +247,8 @@ impl Index {
     }
 
     pub(super) fn exceeds_bound(&self, key: &ObjectKey) -> bool {
-        let endpoints = self.endpoints(key);
-        endpoints.is_some_and(|endpoints| endpoints.count_pairs() > MAX_PAIRS)
+        self.endpoints(key)
+            .is_some_and(ServiceEndpoints::exceeds_bound)
     }
 
     /// Whether a Service has a ClusterIP that clients use for DNS, so that it may be a name server.

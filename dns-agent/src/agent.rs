@@ -1,51 +1,54 @@
 //! The running agent: its tasks and their connections.
 //!
 //! ```text
-//! manifests ──► follow: load ─────────┐
-//! API ──► feeds ──► follow: plan ─────┴─► publisher: index ──► kernel plane's tables, resolver
+//! manifests ─────► reader ──────┐
+//! Kubernetes API ► readers ─────┼─► intakes ─► publisher ──► kernel plane's tables
+//! hosts files ───► reader ──────┘                  └──────► providers' names ──► resolver
 //! ```
 //!
-//! Facts for NetworkPolicies and changes of network devices also go to the publisher.
-//!
-//! A *feed* is a list of objects in the Kubernetes API, followed by a watch. The *plan* says which
-//! objects to read and how to answer. Only the publisher writes the index and the tables.
+//! A *reader* is a task that reads objects of one origin, and sends them to its *intake*
+//! ([`intake`]). The publisher owns the intakes, and lets them apply objects to their providers.
+//! Only the publisher changes the providers and the tables.
 //!
 //! The agent stops when any task ends, because an agent with a missing task would look healthy and
 //! answer from outdated data.
 
 mod client_policy;
-mod config_versions;
-mod dns_path;
+mod intake;
 mod kernel_plane;
 mod kubernetes;
 mod manifests;
-mod node_caches;
 mod own_addresses;
-mod plan;
-mod policy_feeds;
 mod publisher;
 mod shutdown;
 pub mod threads;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, RwLock},
+};
 
 use anyhow::{Context, anyhow};
 use tokio::{
     net::TcpListener,
-    sync::{oneshot, watch},
+    sync::oneshot,
     task::{JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use zerohop_datapath::{StopMode, interfaces::DeviceChanges};
-use zerohop_kubernetes_api::{Client, PolicyScope, connect};
+use zerohop_kubernetes::Index;
+use zerohop_kubernetes_api::{Client, connect};
 use zerohop_resolver::{
     ClusterDns, Resolver, Sockets, UpstreamServers, Upstreams, raise_file_limit,
 };
 use zerohop_sources::files::{MAX_SETTINGS, read_text};
 
 use self::{
-    dns_path::DnsPath,
+    intake::{Intake, Wake},
+    kubernetes::{KubernetesIntake, KubernetesSender},
+    manifests::{ManifestsIntake, ManifestsSender},
     publisher::{Publisher, PublisherInbox, PublisherMessage, PublisherSender},
     shutdown::ShutdownPolicy,
     threads::{run_privileged, spawn_privileged_task},
@@ -157,23 +160,25 @@ impl Agent {
         }
 
         let source_status = source.status();
+        let shutdown_policy = source.shutdown_policy(&config);
         let upstreams = upstreams(&config);
         if let Some(cluster) = &upstreams.cluster {
             cluster.servers.exclude(&listen);
         }
         let metrics = Arc::new(Metrics::default());
+        let wake = Wake::default();
+        let cluster = upstreams.cluster.as_ref();
+        let servers =
+            cluster.map_or_else(UpstreamServers::default, |cluster| cluster.servers.clone());
+        let (source, intake) = source.connect(&config, servers, &wake);
         let mut publisher = {
             let (config, metrics) = (config.clone(), metrics.clone());
-            let cluster = upstreams.cluster.as_ref();
-            let servers =
-                cluster.map_or_else(UpstreamServers::default, |cluster| cluster.servers.clone());
-            run_privileged("publisher", move || {
-                Publisher::new(&config, servers, metrics)
-            })?
-            .await
-            .context("the publisher failed")??
+            let start = move || Publisher::new(&config, vec![intake], metrics);
+            let publisher = run_privileged("publisher", start)?.await;
+            publisher.context("the publisher failed")??
         };
-        let resolver = Arc::new(Resolver::new(publisher.index().clone(), upstreams));
+        let providers = publisher.providers().clone();
+        let resolver = Arc::new(Resolver::new(Arc::new(providers.clone()), upstreams));
         let status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             source: source_status,
@@ -191,7 +196,7 @@ impl Agent {
         ));
         publisher.update_board(&board);
         let admin_state = Arc::new(AdminState {
-            index: publisher.index().clone(),
+            providers,
             listen: listen.clone(),
             resolver: resolver.clone(),
             explain_kernel: publisher.kernel_plane().explainer(),
@@ -202,8 +207,7 @@ impl Agent {
         });
 
         let mut tasks = Tasks::new();
-        let (publisher_messages, mut inbox) = PublisherInbox::new();
-        let shutdown_policy = source.shutdown_policy(&config);
+        let (publisher_messages, mut inbox) = PublisherInbox::new(&wake);
         let publisher_end = {
             let board = board.clone();
             run_privileged("publisher", move || publisher.run(&mut inbox, &board))?
@@ -219,48 +223,18 @@ impl Agent {
             tasks.spawn(watch_for_loops(resolver.clone(), board.clone()));
         }
         match source {
-            OpenedSource::Manifests(path) => {
+            ConnectedSource::Manifests(path, sender) => {
                 let (first, done) = oneshot::channel();
                 first_load = Some(done);
-                let follow = manifests::follow(
-                    path,
-                    config.selectors,
-                    first,
-                    publisher_messages.clone(),
-                    board,
-                );
+                let follow = manifests::follow(path, config.selectors, first, sender, board);
                 let follow = spawn_privileged_task("files", follow)?;
                 tasks.spawn(async {
                     follow.await;
                     "the reader of the manifests"
                 });
             }
-            OpenedSource::Kubernetes(client, kubernetes) => {
-                let dns_path = (!config.interfaces.is_empty()).then(|| {
-                    let (path_sender, path_receiver) = watch::channel(DnsPath::default());
-                    let scope = PolicyScope {
-                        node: kubernetes.node_name.clone(),
-                        dns: kubernetes.dns_service.clone(),
-                    };
-                    tasks.spawn(policy_feeds::follow(
-                        client.clone(),
-                        scope,
-                        config.network_policy,
-                        kubernetes::first_list_jitter(&config.bpffs),
-                        publisher_messages.clone(),
-                        path_sender,
-                        board.clone(),
-                    ));
-                    path_receiver
-                });
-                tasks.spawn(kubernetes::follow(
-                    client,
-                    config,
-                    *kubernetes,
-                    dns_path,
-                    publisher_messages.clone(),
-                    board,
-                ));
+            ConnectedSource::Kubernetes(client, kubernetes, sender) => {
+                kubernetes::spawn_readers(client, config, *kubernetes, &sender, &board, &mut tasks);
             }
         }
         let endpoints = spawn_privileged_task("admin", async move {
@@ -404,6 +378,29 @@ impl OpenedSource {
         }
     }
 
+    /// Makes the intake of the source, which has received nothing. `cluster_dns` are the resolver's
+    /// servers of the cluster's DNS.
+    fn connect(
+        self,
+        config: &Config,
+        cluster_dns: UpstreamServers,
+        wake: &Wake,
+    ) -> (ConnectedSource, Box<dyn Intake>) {
+        let index = Arc::new(RwLock::new(Index::new(config.zone.clone(), 0)));
+        match self {
+            OpenedSource::Manifests(path) => {
+                let (sender, intake) = ManifestsIntake::new(config, index, wake);
+                (ConnectedSource::Manifests(path, sender), Box::new(intake))
+            }
+            OpenedSource::Kubernetes(client, kubernetes) => {
+                let (sender, intake) =
+                    KubernetesIntake::new(config, &kubernetes, index, cluster_dns, wake);
+                let source = ConnectedSource::Kubernetes(client, kubernetes, sender);
+                (source, Box::new(intake))
+            }
+        }
+    }
+
     /// The policy that decides whether hooks stay when the agent ends.
     fn shutdown_policy(&self, config: &Config) -> ShutdownPolicy {
         match self {
@@ -416,6 +413,12 @@ impl OpenedSource {
             ),
         }
     }
+}
+
+/// A source of objects whose intake the publisher has.
+enum ConnectedSource {
+    Manifests(PathBuf, ManifestsSender),
+    Kubernetes(Client, Box<config::KubernetesConfig>, KubernetesSender),
 }
 
 /// The servers that the resolver forwards to.

@@ -141,7 +141,8 @@ pub struct StoredAnswer {
     pub rotations: u16,
     /// Bytes from one start position to the next. Even.
     pub stride: u16,
-    /// ANCOUNT, in network order.
+    /// ANCOUNT, in network order. If it is 0, the answer is NODATA, and consists of a SOA record in
+    /// the authority section.
     pub answers: u16,
     /// ARCOUNT without the OPT, in network order.
     pub additionals: u16,

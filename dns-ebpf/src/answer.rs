@@ -10,7 +10,9 @@ use dns_common::{
 };
 
 use crate::{
-    Tables, authority, computed,
+    Tables, authority,
+    authority::ONE_AUTHORITY,
+    computed,
     query::ParsedQuery,
     records::{ExistingName, NameInPacket, find_record},
     reply::AnswerBody,
@@ -104,10 +106,14 @@ pub fn find<T: Tables>(query: &ParsedQuery<'_>, tables: &T) -> Result<AnswerBody
     if start > MAX_RECORD_LENGTH - MIN_ANSWER_LENGTH {
         return Err(Outcome::PassMark);
     }
+    let (outcome, authorities) = match stored.answers {
+        0 => (Outcome::NoData, ONE_AUTHORITY),
+        _ => (Outcome::Data, 0),
+    };
     Ok(AnswerBody {
-        outcome: Outcome::Data,
+        outcome,
         rcode: 0,
-        counts: [stored.answers, 0, stored.additionals],
+        counts: [stored.answers, authorities, stored.additionals],
         bytes: add_masked::<{ MAX_RECORD_LENGTH - 1 }>(existing.record, start),
         length,
         sum: u64::from(stored.sum) + u64::from(existing.address),

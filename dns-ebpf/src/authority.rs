@@ -23,7 +23,7 @@ const SOA: u16 = 6_u16.to_be();
 const RCODE_NXDOMAIN: u16 = 3_u16.to_be();
 
 /// NSCOUNT of a negative answer, in network order.
-const ONE_AUTHORITY: u16 = 1_u16.to_be();
+pub(crate) const ONE_AUTHORITY: u16 = 1_u16.to_be();
 
 /// The suffix of a name without a record, if the absence of the record proves that the name does
 /// not exist. Otherwise the query passes.

@@ -51,7 +51,11 @@ pub fn build_record(data: &dyn ZoneData, name: &Name, entry: &NameEntry) -> Opti
     let (rendered, with_data) = render_own_answers(data, name, entry);
     // At an alias, `RecordHead::ALIAS` makes all types pass except CNAME, A and AAAA. A and AAAA
     // have the answers of the target.
-    let others_pass = entry.other_types() == OtherTypes::Passed && !entry.is_alias();
+    let others_pass = match entry.other_types() {
+        OtherTypes::Passed => !entry.is_alias(),
+        OtherTypes::Unknown => true,
+        OtherTypes::Denied | OtherTypes::PassedAtAlias => false,
+    };
     if rendered.len() > ANSWERS || others_pass {
         head.flags |= RecordHead::OTHER_TYPES_PASS;
     }
@@ -106,7 +110,8 @@ struct ComputedRecords {
 }
 
 /// Renders the answers of a name: one for each type that the name has, and those for A and AAAA at
-/// an alias. NODATA is not stored, because the kernel answers it for types without a stored answer.
+/// an alias. NODATA of a zone is not stored, because the kernel answers it for types without a
+/// stored answer.
 /// Also returns, for each answer, whether the user plane answers queries for the type with data.
 fn render_own_answers(
     data: &dyn ZoneData,
@@ -114,15 +119,21 @@ fn render_own_answers(
     entry: &NameEntry,
 ) -> (RenderedAnswers, Vec<bool>) {
     let mut types: Vec<Rtype> = entry.types().collect();
-    if entry.is_alias() {
-        types.extend([Rtype::A, Rtype::AAAA]);
+    // The addresses of an alias are those of its target. Of a host of which only the addresses are
+    // known, a missing family is answered too, with a SOA record of the name itself.
+    if entry.is_alias() || entry.other_types() == OtherTypes::Unknown {
+        let has = |rtype: &Rtype| entry.types().any(|it| it == *rtype);
+        types.extend([Rtype::A, Rtype::AAAA].into_iter().filter(|it| !has(it)));
     }
     types
         .into_iter()
         .filter_map(|rtype| match data.answer_within(name, rtype, WINDOW) {
             zone::Answer::NoData { .. } => None,
             answer => {
-                let has_data = matches!(answer, zone::Answer::Data { .. });
+                let has_data = matches!(
+                    answer,
+                    zone::Answer::Data { .. } | zone::Answer::NoDataAtName { .. }
+                );
                 Some(((rtype, render_answer(data, name, &answer)), has_data))
             }
         })
@@ -229,19 +240,17 @@ fn place_answers(answers: RenderedAnswers, body: &mut Vec<u8>) -> [StoredAnswer;
     placed
 }
 
-/// Renders an answer to a question for `name`. `None` if the answer has no data, or a length that
-/// records can't hold.
+/// Renders an answer to a question for `name`. `None` if the answer is not one that records hold, or
+/// has a length that they can't hold.
 fn render_answer(
     data: &dyn ZoneData,
     name: &Name,
     answer: &zone::Answer,
 ) -> Option<RenderedAnswer> {
-    let zone::Answer::Data {
-        answer: records,
-        additional,
-    } = answer
-    else {
-        return None;
+    let (records, additional): (&[_], &[_]) = match answer {
+        zone::Answer::Data { answer, additional } => (answer, additional),
+        zone::Answer::NoDataAtName { .. } => (&[], &[]),
+        _ => return None,
     };
     let render_rotation = |rotation| zone::render(name, answer, data.zones(), rotation);
     let sections = render_rotation(0);

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use zerohop_zone::{Name, NameOwner};
+use zerohop_zone::{Name, NameChanges};
 
 use self::interning::Interner;
 pub(super) use self::reverse_lookup::{PointerSource, Pointers};
@@ -60,24 +60,6 @@ pub struct Index {
     problems: BTreeMap<ObjectKey, Vec<Problem>>,
     interner: Interner,
     changes: NameChanges,
-}
-
-/// Names that may have changed.
-#[derive(Debug, Default)]
-pub struct NameChanges {
-    /// The names that may have changed, by the object that they are attributed to. Incomplete if
-    /// `everything` is true.
-    pub names: BTreeMap<NameOwner, BTreeSet<Name>>,
-    /// Whether every name may have changed.
-    pub everything: bool,
-}
-
-impl NameChanges {
-    /// The names that may have changed.
-    #[must_use]
-    pub fn all_names(self) -> BTreeSet<Name> {
-        self.names.into_values().flatten().collect()
-    }
 }
 
 /// An object, and the feed that reported it last.

@@ -19,6 +19,7 @@ mod object_set;
 mod objects;
 mod policy;
 mod provenance;
+mod provider;
 mod selector;
 mod selectors;
 mod service;
@@ -33,7 +34,7 @@ pub use corefile::{
 pub use coverage::{Coverage, Covered, ServiceNames};
 pub use event::{ConfigMapUpdates, Event, WriteTime};
 pub use feed::Feed;
-pub use index::{Index, NameChanges};
+pub use index::Index;
 pub use names::{Names, View, WalkPosition, build_model};
 pub use node_cache::{CacheAddresses, CacheConfig, ConfigMapData, NodeCache, ReloadMode};
 pub use object_set::{Object, ObjectCounts, Objects};
@@ -45,7 +46,7 @@ pub use policy::{
     ClientVerdicts, DnsService, DnsSlice, Fact, Facts, LabelledNamespace, LeftOutPod, OtherPolicy,
     Policy, PolicyKind, PolicyPod, Reach,
 };
-pub use provenance::{ObjectRef, Origin, Provenance};
+pub use provenance::Provenance;
 pub use selector::{Labels, Selector, SelectorError};
 pub use selectors::Selectors;
 pub use settings::{

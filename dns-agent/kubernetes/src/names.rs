@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use zerohop_zone::{
     Apex, Model, ModelBuilder, Name, NameEntry, Rdata, Record, Rtype, Window, ZoneData,
-    ZoneDataOwner, address_data, reverse_name, reverse_range, undashed,
+    address_data, reverse_name, reverse_range, undashed,
 };
 
 pub use self::walk::{Names, WalkPosition};
@@ -443,12 +443,6 @@ impl Index {
     #[must_use]
     pub fn view(&self) -> View<'_> {
         View::new(self)
-    }
-}
-
-impl ZoneDataOwner for Index {
-    fn with_zone_data(&self, see: &mut dyn FnMut(&dyn ZoneData)) {
-        see(&self.view());
     }
 }
 

@@ -3,10 +3,11 @@
 //! Provenance is not stored. The rules that made a record are applied again, to one Service at a
 //! time.
 
-use std::{collections::BTreeSet, fmt};
+use std::collections::BTreeSet;
 
-use serde::{Deserialize, Serialize};
-use zerohop_zone::{Name, NameEntry, Rdata, Record, Rtype, Window, reverse_range, undashed};
+use zerohop_zone::{
+    Name, NameEntry, ObjectRef, Origin, Rdata, Record, Rtype, Window, reverse_range, undashed,
+};
 
 use super::endpoints::{EndpointLabel, ServiceEndpoints};
 use super::index::Index;
@@ -19,29 +20,6 @@ use super::settings::{EmptyServices, PodMode, ZoneSettings};
 pub struct Provenance<'a> {
     index: &'a Index,
     settings: &'a ZoneSettings,
-}
-
-/// Where a record came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// The objects that make the record: a Service, EndpointSlices that list an endpoint, or both;
-    /// one or more Pods; or a Namespace.
-    Objects(Vec<ObjectRef>),
-    /// The settings. No object is needed for the record.
-    Settings,
-    /// No object makes the record, for example because objects have changed since it was made.
-    Unknown,
-}
-
-/// A reference to an object of the cluster.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct ObjectRef {
-    /// The object's kind, such as `Service`.
-    pub kind: String,
-    /// The object's namespace; empty for a kind without namespaces.
-    pub namespace: String,
-    /// The object's name.
-    pub name: String,
 }
 
 /// A name in a cluster domain, split into labels.
@@ -182,7 +160,7 @@ impl<'a> Provenance<'a> {
         let key = key(namespace, service);
         let service = self.index.service(&key);
         let mut objects: Vec<ObjectRef> = service
-            .map(|_| ObjectRef::new("Service", &key))
+            .map(|_| object_ref("Service", &key))
             .into_iter()
             .collect();
         let (Ok(name), Some(range)) =
@@ -207,7 +185,7 @@ impl<'a> Provenance<'a> {
         let slices: BTreeSet<&str> = slices.map(|member| member.slice).collect();
         let slices = slices.into_iter().map(|slice| {
             let key = ObjectKey::new(key.namespace.clone(), slice);
-            ObjectRef::new("EndpointSlice", &key)
+            object_ref("EndpointSlice", &key)
         });
         objects.extend(slices);
         objects
@@ -240,7 +218,7 @@ impl<'a> Provenance<'a> {
             let entry = names.ok().and_then(|names| stored_entry(&names, &below));
             entry.is_some_and(|entry| has_record(&entry))
         };
-        let service_ref = ObjectRef::new("Service", &service.key);
+        let service_ref = object_ref("Service", &service.key);
         if makes_record(None) {
             return vec![service_ref];
         }
@@ -252,7 +230,7 @@ impl<'a> Provenance<'a> {
             .into_iter()
             .flatten()
             .filter_map(|slice| {
-                let slice_ref = ObjectRef::new("EndpointSlice", &slice.key);
+                let slice_ref = object_ref("EndpointSlice", &slice.key);
                 makes_record(Some(slice)).then_some(slice_ref)
             })
             .collect();
@@ -280,7 +258,7 @@ impl<'a> Provenance<'a> {
                     pod.key.is_in(&namespace)
                         && addresses.any(|address| pod_label(*address).as_bytes() == label)
                 });
-                Origin::Objects(pods.map(|pod| ObjectRef::new("Pod", &pod.key)).collect())
+                Origin::Objects(pods.map(|pod| object_ref("Pod", &pod.key)).collect())
             }
         }
     }
@@ -390,28 +368,11 @@ impl<'a> Provenance<'a> {
     }
 }
 
-impl ObjectRef {
-    fn new(kind: &str, key: &ObjectKey) -> ObjectRef {
-        ObjectRef {
-            kind: kind.to_owned(),
-            namespace: key.namespace.to_string(),
-            name: key.name.to_string(),
-        }
-    }
-}
-
-/// Writes `Service shop/web`, or `Namespace shop` for a kind without namespaces.
-impl fmt::Display for ObjectRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ObjectRef {
-            kind,
-            namespace,
-            name,
-        } = self;
-        match namespace.as_str() {
-            "" => write!(f, "{kind} {name}"),
-            _ => write!(f, "{kind} {namespace}/{name}"),
-        }
+fn object_ref(kind: &str, key: &ObjectKey) -> ObjectRef {
+    ObjectRef {
+        kind: kind.to_owned(),
+        namespace: key.namespace.to_string(),
+        name: key.name.to_string(),
     }
 }
 

@@ -13,7 +13,7 @@ use domain::base::{
     header::Flags,
     iana::{OptRcode, Rtype},
 };
-use zerohop_zone::{Answer, Name, Rdata, Record, render_sections};
+use zerohop_zone::{Answer, Name, Rdata, Record, Window, ZoneData, render_sections};
 
 use super::{
     bailiwick::{ChainEnd, LocalNames, RelevantRecords},
@@ -109,6 +109,16 @@ impl Chase {
         }
     }
 
+    /// Continues with local data if it has the target, although the target is in no local zone, such
+    /// as a name of a hosts file. `rotation` is that of [`zerohop_zone::render`].
+    pub(super) fn start(self, data: &dyn ZoneData, rotation: usize) -> QueryAction {
+        if data.entry_within(&self.target, Window::EXISTENCE).is_none() {
+            return QueryAction::Chase(self);
+        }
+        let domains = &[];
+        self.continue_locally(&LocalNames { data, domains }, rotation)
+    }
+
     /// Continues with an upstream's response for the target. `None`: there was no response.
     /// `rotation` is that of [`zerohop_zone::render`].
     pub fn complete(
@@ -190,6 +200,9 @@ impl Chase {
                 [&[zones[zone].negative_soa()], &[]],
                 rotation,
             ),
+            Answer::NoDataAtName { soa } => {
+                self.reply_message(noerror, flags, [&[soa], &[]], rotation)
+            }
             Answer::NxDomain { zone } => {
                 let soa = zones[zone].negative_soa();
                 self.reply_message(OptRcode::NXDOMAIN, flags, [&[soa], &[]], rotation)

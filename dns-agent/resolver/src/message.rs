@@ -67,10 +67,12 @@ pub fn respond(
 
     let answer = model.answer_within(&query.name, query.qtype, query.window(rotation));
     let rcode = match answer {
-        Answer::Data { .. } | Answer::NoData { .. } => OptRcode::NOERROR,
+        Answer::Data { .. } | Answer::NoData { .. } | Answer::NoDataAtName { .. } => {
+            OptRcode::NOERROR
+        }
         Answer::NxDomain { .. } => OptRcode::NXDOMAIN,
         Answer::Alias { chain, target } => {
-            return QueryAction::Chase(Chase::new(query, chain, target));
+            return Chase::new(query, chain, target).start(model, rotation);
         }
         Answer::NotYetKnown => return QueryAction::Send(query.error_reply(OptRcode::SERVFAIL)),
         Answer::NotAuthoritative => return QueryAction::Forward(query),

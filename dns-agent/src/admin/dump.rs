@@ -3,10 +3,7 @@
 //! While a client is slow, the agent keeps only the current piece and the position of the next
 //! piece. Each piece is a consistent snapshot, but the dump as a whole is not.
 
-use std::{
-    io,
-    sync::{Arc, PoisonError, RwLock},
-};
+use std::{io, sync::Arc};
 
 use axum::{
     body::{Body, Bytes},
@@ -18,9 +15,8 @@ use tokio::{
     sync::{Semaphore, SemaphorePermit},
     task::spawn_blocking,
 };
-use zerohop_kubernetes::{Index, View, WalkPosition};
 use zerohop_zone::{
-    Name, ZoneData as _,
+    Name, NameEntry, Providers, ReadProviders, Union, WalkPosition, ZoneData as _,
     zone_file::{OutsideZones, ZoneFile},
 };
 
@@ -28,31 +24,31 @@ use zerohop_zone::{
 /// may be somewhat larger, because the names of one Service stay together.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// Maximum number of steps while the index is locked, so that the publisher need not wait long.
+/// Maximum number of steps while the providers are locked, so that the publisher need not wait long.
 /// [`PIECE_BYTES`] does not limit the steps, because a step may write nothing.
 const MAX_STEPS: usize = 512;
 
-/// Limits the number of dumps at the same time, because each dump locks the index again and again.
+/// Limits the number of dumps at the same time, because each dump locks the providers again and again.
 static DUMP_SLOTS: Semaphore = Semaphore::const_new(8);
 
 /// Dumps every zone, and the records outside the zones.
-pub(super) fn dump_all(index: Arc<RwLock<Index>>) -> Response {
-    let zones = zones(&index);
+pub(super) fn dump_all(providers: Providers) -> Response {
+    let zones = zones(&providers);
     // The zones are in the order of `ZoneData::zones`, the longest name first, and are dumped from
     // the last to the first.
     let position = match zones.len().checked_sub(1) {
         Some(last) => DumpPosition::Before(last),
         None => DumpPosition::BeforeOutside,
     };
-    start_dump(index, zones, position, DumpExtent::All)
+    start_dump(providers, zones, position, DumpExtent::All)
 }
 
 /// Dumps one zone.
-pub(super) fn dump_zone(index: Arc<RwLock<Index>>, name: &Name) -> Response {
-    let zones = zones(&index);
+pub(super) fn dump_zone(providers: Providers, name: &Name) -> Response {
+    let zones = zones(&providers);
     if let Some(zone) = zones.iter().position(|zone| zone == name) {
         return start_dump(
-            index,
+            providers,
             zones,
             DumpPosition::Before(zone),
             DumpExtent::OneZone,
@@ -70,18 +66,16 @@ pub(super) fn dump_zone(index: Arc<RwLock<Index>>, name: &Name) -> Response {
     (StatusCode::NOT_FOUND, reason).into_response()
 }
 
-fn zones(index: &RwLock<Index>) -> Vec<Name> {
-    // Poisoning is ignored: a publisher that panicked ends the agent.
-    let index = index.read().unwrap_or_else(PoisonError::into_inner);
-    names_of_zones(&index.view())
+fn zones(providers: &Providers) -> Vec<Name> {
+    names_of_zones(&providers.read().union())
 }
 
-fn names_of_zones(view: &View<'_>) -> Vec<Name> {
-    view.zones().iter().map(|zone| zone.name.clone()).collect()
+fn names_of_zones(union: &Union<'_>) -> Vec<Name> {
+    union.zones().iter().map(|zone| zone.name.clone()).collect()
 }
 
 fn start_dump(
-    index: Arc<RwLock<Index>>,
+    providers: Providers,
     zones: Vec<Name>,
     position: DumpPosition,
     extent: DumpExtent,
@@ -91,7 +85,7 @@ fn start_dump(
         return (StatusCode::SERVICE_UNAVAILABLE, reason).into_response();
     };
     let dump = Dump {
-        index,
+        providers,
         zones,
         position,
         extent,
@@ -112,7 +106,7 @@ fn start_dump(
 
 /// A dump in progress.
 struct Dump {
-    index: Arc<RwLock<Index>>,
+    providers: Providers,
     /// The zones at the start of the dump.
     zones: Vec<Name>,
     position: DumpPosition,
@@ -133,13 +127,24 @@ enum DumpPosition {
     /// Before a zone, by its index.
     Before(usize),
     /// Inside a zone, by its index.
-    Inside(usize, ZoneFile, WalkPosition),
+    Inside(usize, ZoneFile, NamePosition),
     /// Before the records outside the zones.
     BeforeOutside,
     /// Inside the records outside the zones.
-    Outside(OutsideZones, WalkPosition),
+    Outside(OutsideZones, NamePosition),
     End,
 }
+
+/// The position of the next names in a zone, or outside all zones.
+#[derive(Default)]
+struct NamePosition {
+    /// The number of the provider whose names are next.
+    provider: usize,
+    position: WalkPosition,
+}
+
+/// Names with their entries.
+type Entries = Vec<(Name, Arc<NameEntry>)>;
 
 impl Dump {
     /// The next piece; `None` at the end.
@@ -151,12 +156,12 @@ impl Dump {
         Ok((!text.is_empty()).then(|| text.into()))
     }
 
-    /// Writes names from one state of the index, up to the limits [`PIECE_BYTES`] and
+    /// Writes names from one state of the providers, up to the limits [`PIECE_BYTES`] and
     /// [`MAX_STEPS`].
     fn take_steps(&mut self, text: &mut Vec<u8>) -> io::Result<()> {
-        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
-        let view = index.view();
-        if names_of_zones(&view) != self.zones {
+        let providers = self.providers.read();
+        let union = providers.union();
+        if names_of_zones(&union) != self.zones {
             // The client notices the error, because the last chunk of the body is missing.
             return Err(io::Error::other("the zones changed while they were dumped"));
         }
@@ -165,7 +170,7 @@ impl Dump {
                 break;
             }
             let position = std::mem::replace(&mut self.position, DumpPosition::End);
-            self.position = write_step(position, self.extent, &view, text)?;
+            self.position = write_step(position, self.extent, (&providers, &union), text)?;
         }
         Ok(())
     }
@@ -175,43 +180,71 @@ impl Dump {
 fn write_step(
     position: DumpPosition,
     extent: DumpExtent,
-    view: &View<'_>,
+    (providers, union): (&ReadProviders<'_>, &Union<'_>),
     out: &mut Vec<u8>,
 ) -> io::Result<DumpPosition> {
     match position {
         DumpPosition::Before(zone) => {
-            let file = ZoneFile::begin(view, zone, out)?;
-            Ok(DumpPosition::Inside(zone, file, WalkPosition::START))
+            let file = ZoneFile::begin(union, zone, out)?;
+            Ok(DumpPosition::Inside(zone, file, NamePosition::default()))
         }
-        DumpPosition::Inside(zone, mut file, position) => match view.walk(Some(zone), &position) {
-            Some((names, next)) => {
-                for (name, entry) in &names {
-                    file.write_entry(view, (name, entry), out)?;
+        DumpPosition::Inside(zone, mut file, position) => {
+            match next_names(providers, union, Some(zone), position) {
+                Some((names, next)) => {
+                    for (name, entry) in &names {
+                        file.write_entry(union, (name, entry), out)?;
+                    }
+                    Ok(DumpPosition::Inside(zone, file, next))
                 }
-                Ok(DumpPosition::Inside(zone, file, next))
+                None => {
+                    file.end(out)?;
+                    Ok(match (extent, zone.checked_sub(1)) {
+                        (DumpExtent::OneZone, _) => DumpPosition::End,
+                        (DumpExtent::All, Some(next)) => DumpPosition::Before(next),
+                        (DumpExtent::All, None) => DumpPosition::BeforeOutside,
+                    })
+                }
             }
-            None => {
-                file.end(out)?;
-                Ok(match (extent, zone.checked_sub(1)) {
-                    (DumpExtent::OneZone, _) => DumpPosition::End,
-                    (DumpExtent::All, Some(next)) => DumpPosition::Before(next),
-                    (DumpExtent::All, None) => DumpPosition::BeforeOutside,
-                })
-            }
-        },
+        }
         DumpPosition::BeforeOutside => {
-            let outside = OutsideZones::begin(view, out)?;
-            Ok(DumpPosition::Outside(outside, WalkPosition::ADDRESSES))
+            let outside = OutsideZones::begin(union, out)?;
+            Ok(DumpPosition::Outside(outside, NamePosition::default()))
         }
-        DumpPosition::Outside(mut outside, position) => match view.walk(None, &position) {
-            Some((names, next)) => {
-                for (name, entry) in &names {
-                    outside.write_entry((name, entry), out)?;
+        DumpPosition::Outside(mut outside, position) => {
+            match next_names(providers, union, None, position) {
+                Some((names, next)) => {
+                    for (name, entry) in &names {
+                        outside.write_entry((name, entry), out)?;
+                    }
+                    Ok(DumpPosition::Outside(outside, next))
                 }
-                Ok(DumpPosition::Outside(outside, next))
+                None => Ok(DumpPosition::End),
             }
-            None => Ok(DumpPosition::End),
-        },
+        }
         DumpPosition::End => Ok(DumpPosition::End),
     }
+}
+
+/// The next names of a zone, or outside all zones, from the first provider that has more, and the
+/// position after them. `None` after the last name.
+fn next_names(
+    providers: &ReadProviders<'_>,
+    union: &Union<'_>,
+    zone: Option<usize>,
+    NamePosition { provider, position }: NamePosition,
+) -> Option<(Entries, NamePosition)> {
+    let walked = providers.iter().nth(provider)?;
+    let apex = zone.and_then(|zone| union.zones().get(zone));
+    let Some((names, position)) = walked.walk(apex.map(|apex| &apex.name), &position) else {
+        let next = NamePosition {
+            provider: provider + 1,
+            position: WalkPosition::default(),
+        };
+        return Some((Entries::new(), next));
+    };
+    let names = names.into_iter();
+    let here = names
+        .filter(|name| union.zone_of(name) == zone && union.provider_of(name) == Some(provider));
+    let entries = here.filter_map(|name| Some((name.clone(), union.entry(&name)?)));
+    Some((entries.collect(), NamePosition { provider, position }))
 }

@@ -5,7 +5,7 @@
 //! matches or foreign programs own those that match. Failures to attach count only while no program
 //! is attached.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use dns_common::Outcome;
 use tokio::task::{JoinError, spawn_blocking};
@@ -25,12 +25,9 @@ pub(super) async fn query_planes(
     admin_state: Arc<AdminState>,
 ) -> Result<Vec<HealthLine>, JoinError> {
     let zones: Vec<Name> = {
-        let index = admin_state
-            .index
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        let view = index.view();
-        view.zones().iter().map(|zone| zone.name.clone()).collect()
+        let providers = admin_state.providers.read();
+        let union = providers.union();
+        union.zones().iter().map(|zone| zone.name.clone()).collect()
     };
     let canary_input = (admin_state.clone(), zones.clone());
     // On a blocking thread, because the publisher may hold the kernel plane's lock for long.

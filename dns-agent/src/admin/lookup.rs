@@ -3,10 +3,7 @@
 
 mod report;
 
-use std::{
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use dns_common::{
     Outcome,
@@ -20,9 +17,8 @@ use tokio::{
 };
 
 pub use self::report::{AnsweringPlane, KernelReport, KernelState, Lookup, RecordReport};
-use zerohop_kubernetes::{Origin, Provenance};
 use zerohop_resolver::{NoResponse, Records, UpstreamLookup, is_transfer};
-use zerohop_zone::{Answer, Apex, Name, Rdata, Record, Rtype, ZoneData};
+use zerohop_zone::{Answer, Apex, Name, Origin, Rdata, Record, Rtype, ZoneData};
 
 use super::state::{AdminState, KernelExplanation};
 
@@ -57,9 +53,8 @@ impl AdminState {
     }
 
     fn report(&self, name: &Name, rtype: Rtype, answered: ResolverAnswer) -> Lookup {
-        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
-        let data = index.view();
-        let provenance = Provenance::new(&index);
+        let providers = self.providers.read();
+        let data = providers.union();
         let ResolverAnswer {
             head,
             sections,
@@ -72,7 +67,7 @@ impl AdminState {
                 if needs_upstream && !is_in_zones(&data, record) {
                     upstream_record(record)
                 } else {
-                    object_record(record, provenance.origin_of(record))
+                    object_record(record, providers.origin_of(record))
                 }
             });
             reports.collect()
@@ -99,7 +94,8 @@ impl AdminState {
         }
         // Of the agent's own answers, only negative ones have an authority section.
         if !needs_upstream && !authority.is_empty() {
-            notes.extend(provenance.reasons_for_absence(name, rtype));
+            let reasons = providers.iter();
+            notes.extend(reasons.flat_map(|it| it.reasons_for_absence(name, rtype)));
         }
         if plane == AnsweringPlane::Neither {
             notes.push(

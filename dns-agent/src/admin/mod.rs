@@ -179,7 +179,7 @@ async fn metrics_text(State(admin_state): State<Arc<AdminState>>) -> Response {
 
 /// Every record: zone by zone, then the records outside the zones.
 async fn dump_all(State(admin_state): State<Arc<AdminState>>) -> Response {
-    dump::dump_all(admin_state.index.clone())
+    dump::dump_all(admin_state.providers.clone())
 }
 
 /// Every record of one zone.
@@ -188,7 +188,7 @@ async fn dump_zone(
     Path(zone): Path<String>,
 ) -> Response {
     match Name::parse(&zone) {
-        Ok(zone) => dump::dump_zone(admin_state.index.clone(), &zone),
+        Ok(zone) => dump::dump_zone(admin_state.providers.clone(), &zone),
         Err(error) => bad_request(format!("{zone:?} is not a domain name: {error}\n")),
     }
 }

@@ -1,21 +1,17 @@
 //! The state that health, metrics, look-ups and dumps share.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, RwLock},
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use zerohop_datapath::{canary::CanaryReport, explain::Explanation};
-use zerohop_kubernetes::Index;
 use zerohop_resolver::{Canary, Resolver};
-use zerohop_zone::{Name, Rtype};
+use zerohop_zone::{Name, Providers, Rtype};
 
 use super::{metrics::Metrics, status_board::StatusBoard};
 
 /// What health, metrics, look-ups and dumps read.
 pub struct AdminState {
-    /// The index of objects.
-    pub index: Arc<RwLock<Index>>,
+    /// The providers of names.
+    pub providers: Providers,
     /// The addresses that the resolver listens on. If empty, it answers only look-ups.
     pub listen: Vec<SocketAddr>,
     /// The resolver, which answers look-ups.

@@ -9,8 +9,9 @@ use serde_json::json;
 use tokio::{io::AsyncWriteExt, net::TcpListener, sync::oneshot};
 use tower::ServiceExt as _;
 use zerohop_datapath::{canary::CanaryReport, explain::Explanation};
-use zerohop_kubernetes::{Index, ObjectCounts, ObjectRef, Objects, ZoneSettings};
+use zerohop_kubernetes::{Index, ObjectCounts, Objects, ZoneSettings};
 use zerohop_resolver::{Resolver, ResolverCounters, Upstreams};
+use zerohop_zone::{ObjectRef, Providers};
 
 use super::{
     lookup::{AnsweringPlane, KernelReport, KernelState, Lookup, RecordReport},
@@ -35,10 +36,11 @@ fn admin_state(kernel: KernelExplanation) -> AdminState {
         degraded: vec!["nothing matches".to_owned()],
         ..Status::default()
     });
-    let index = Arc::new(RwLock::new(index));
+    let providers = Providers::new(vec![Arc::new(RwLock::new(index))]);
+    let data = Arc::new(providers.clone());
     AdminState {
-        resolver: Arc::new(Resolver::new(index.clone(), Upstreams::default())),
-        index,
+        resolver: Arc::new(Resolver::new(data, Upstreams::default())),
+        providers,
         listen: vec!["127.0.0.1:53".parse().unwrap()],
         explain_kernel: Box::new(move |_, _| kernel.clone()),
         kernel_canary: Box::new(|_| KernelHealth::Off),

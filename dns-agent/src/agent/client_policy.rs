@@ -2,7 +2,7 @@
 //!
 //! The policy is evaluated from *facts* about policies, pods, namespaces, and the Service and
 //! endpoints of the cluster's DNS. They come from manifests, or from the feeds of
-//! [`super::policy_feeds`]. A feed is a list in the Kubernetes API, followed by a watch. Only
+//! [`super::kubernetes`]. A feed is a list in the Kubernetes API, followed by a watch. Only
 //! [`Feed::PolicyKinds`] is polled.
 
 use std::{

@@ -176,6 +176,11 @@ impl KernelPlane {
         }
     }
 
+    /// Whether the tables exist.
+    pub(super) fn is_running(&self) -> bool {
+        matches!(*self.lock_lifecycle(), KernelLifecycle::On(_))
+    }
+
     /// Sets the condition for starting, if the kernel plane waits for one.
     pub(super) fn set_start_condition(&self, condition: StartCondition) {
         if let KernelLifecycle::Waiting(before) = &mut *self.lock_lifecycle() {

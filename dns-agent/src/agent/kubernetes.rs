@@ -1,21 +1,31 @@
 //! Follows the Kubernetes API: reads CoreDNS's Corefile, makes a plan from it, and reads the
 //! objects that the plan needs.
 
+mod config_versions;
+mod dns_path;
+mod freshness;
+mod intake;
+mod node_caches;
+mod plan;
+mod policy_feeds;
+
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 use zerohop_datapath::pins;
 use zerohop_kubernetes::{ConfigMapUpdates, Event, Feed, ObjectKey, Reload, WriteTime};
-use zerohop_kubernetes_api::{Client, KubernetesSource, SourceOptions};
+use zerohop_kubernetes_api::{Client, KubernetesSource, PolicyScope, SourceOptions};
 
-use super::{
+pub(super) use self::intake::{KubernetesIntake, KubernetesSender};
+use self::{
     config_versions::{ConfigVersions, Hold, KUBELET_DELAY, RunningPods},
     dns_path::DnsPath,
+    intake::{AnswerPlan, ObjectEvent, ReaderNumber, UrgentMessage},
     node_caches::{NodeCacheConfigs, NodeCaches},
     plan::{CacheCorefile, Plan},
-    publisher::{AnswerPlan, PublisherMessage, PublisherSender, ReaderNumber},
 };
+use super::Tasks;
 use crate::{
     admin::status_board::{KubernetesFeeds, StatusBoard},
     config::{self, Config},
@@ -28,19 +38,55 @@ const EVENT_QUEUE: usize = 16;
 /// The first lists of all agents of a cluster are spread over this time.
 const FIRST_LIST_JITTER: Duration = Duration::from_secs(5);
 
-/// Sends events and plans to the publisher until the publisher, or the source of CoreDNS's Corefile
-/// or of objects, has ended. Returns the task's name.
-pub(super) async fn follow(
+/// Spawns the readers of the Kubernetes API.
+pub(super) fn spawn_readers(
+    client: Client,
+    config: Config,
+    kubernetes: config::KubernetesConfig,
+    sender: &KubernetesSender,
+    board: &Arc<StatusBoard>,
+    tasks: &mut Tasks,
+) {
+    // Only the kernel plane depends on policies, and on the path to CoreDNS.
+    let dns_path = (!config.interfaces.is_empty()).then(|| {
+        let (path_sender, path_receiver) = watch::channel(DnsPath::default());
+        let scope = PolicyScope {
+            node: kubernetes.node_name.clone(),
+            dns: kubernetes.dns_service.clone(),
+        };
+        tasks.spawn(policy_feeds::follow(
+            client.clone(),
+            scope,
+            config.network_policy,
+            first_list_jitter(&config.bpffs),
+            sender.clone(),
+            path_sender,
+            board.clone(),
+        ));
+        path_receiver
+    });
+    let (sender, board) = (sender.clone(), board.clone());
+    tasks.spawn(follow(client, config, kubernetes, dns_path, sender, board));
+}
+
+/// Sends events and plans to the intake until the publisher, or the source of CoreDNS's Corefile or
+/// of objects, has ended. Returns the task's name.
+async fn follow(
     client: Client,
     config: Config,
     kubernetes: config::KubernetesConfig,
     dns_path: Option<watch::Receiver<DnsPath>>,
-    publisher: PublisherSender,
+    publisher: KubernetesSender,
     board: Arc<StatusBoard>,
 ) -> &'static str {
     let mut follower = KubernetesFollower::new(client, config, kubernetes, dns_path, board);
     while let Some(plan) = follower.next_plan(&publisher).await {
-        if publisher.send(PublisherMessage::Plan(plan)).await.is_err() {
+        if publisher
+            .urgent
+            .send(UrgentMessage::Plan(plan))
+            .await
+            .is_err()
+        {
             break;
         }
     }
@@ -48,7 +94,7 @@ pub(super) async fn follow(
 }
 
 /// The time over which the first lists are spread; zero if hooks of an earlier agent may answer.
-pub(super) fn first_list_jitter(bpffs: &Path) -> Duration {
+fn first_list_jitter(bpffs: &Path) -> Duration {
     // Pinned hooks of an earlier agent answer only until their lease ends, so this agent must list
     // at once to take over without a gap.
     if pins::folder_exists(bpffs) {
@@ -128,7 +174,7 @@ impl KubernetesFollower {
 
     /// Sends events of objects to the publisher until there is a new plan. `None` when the
     /// publisher, or the source of CoreDNS's Corefile or of objects, has ended.
-    async fn next_plan(&mut self, publisher: &PublisherSender) -> Option<AnswerPlan> {
+    async fn next_plan(&mut self, publisher: &KubernetesSender) -> Option<AnswerPlan> {
         loop {
             let plan = tokio::select! {
                 event = self.corefiles.recv() => {
@@ -303,15 +349,15 @@ fn dns_pods(dns_path: Option<&DnsPath>) -> RunningPods<'_> {
 /// `None` when the publisher or the reader has ended.
 async fn forward_event(
     reader: &mut Option<ObjectReader>,
-    publisher: &PublisherSender,
+    publisher: &KubernetesSender,
 ) -> Option<()> {
     let Some(reader) = reader else {
         return std::future::pending().await;
     };
     // Waits for room first, so that no event is lost if the caller drops this future.
-    let place = publisher.reserve_event().await.ok()?;
+    let place = publisher.objects.reserve().await.ok()?;
     let event = reader.events.recv().await?;
-    place.send(event, reader.number);
+    place.send(ObjectEvent::received_now(event, reader.number));
     Some(())
 }
 

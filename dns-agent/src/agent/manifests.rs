@@ -1,5 +1,7 @@
 //! Loads objects from manifest files at the start, and again whenever the files change.
 
+mod intake;
+
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -15,7 +17,8 @@ use zerohop_sources::{
     path_watch::PathWatch,
 };
 
-use super::{publisher::PublisherSender, threads::run_privileged};
+pub(super) use self::intake::{ManifestsIntake, ManifestsSender};
+use super::threads::run_privileged;
 use crate::{
     admin::status::{ManifestsStatus, SourceStatus},
     admin::status_board::StatusBoard,
@@ -36,7 +39,7 @@ pub(super) async fn follow(
     path: PathBuf,
     selectors: Selectors,
     first: oneshot::Sender<anyhow::Result<()>>,
-    publisher: PublisherSender,
+    publisher: ManifestsSender,
     board: Arc<StatusBoard>,
 ) {
     // The watch starts before the first read, so that no change is missed.

@@ -1,52 +1,41 @@
-//! The publisher: the only task that writes the index and the kernel plane's tables.
+//! The publisher: the only task that changes the providers' names and the kernel plane's tables.
+//!
+//! The publisher knows providers ([`Intake`]), and no kind of object. It takes in their messages,
+//! publishes the changed names of their union ([`zerohop_zone::Union`]), and renews the lease.
 
-mod freshness;
 mod inbox;
 mod queue;
 mod status;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::{runtime::Handle, sync::oneshot};
 use tracing::{debug, info, warn};
 use zerohop_datapath::{PermittedClients, StopMode, settings};
-use zerohop_kubernetes::{
-    Coverage, EndpointScope, Event, Feed, Index, Object, ObjectKey, Problem, ZoneSettings,
-};
-use zerohop_kubernetes_api::SourceHealth;
-use zerohop_resolver::UpstreamServers;
-use zerohop_zone::{NameOwner, ZoneData};
+use zerohop_zone::{Name, NameOwner, Providers, Standing};
 
-use self::freshness::{ApiFreshness, PlanChange};
-use self::inbox::{Backlog, ObjectMessage};
-pub(super) use self::inbox::{
-    PublisherGone, PublisherInbox, PublisherMessage, PublisherSender, ReaderNumber,
-};
+pub(super) use self::inbox::{PublisherInbox, PublisherMessage, PublisherSender};
 use self::queue::PublicationQueue;
 use super::{
-    client_policy::ClientPolicy,
-    config_versions::Hold,
+    intake::{AppliedChange, Intake, Measure, write_lock},
     kernel_plane::{Freshness, GrownTables, KernelPlane, StaleReason, StartCondition},
 };
-use crate::{
-    admin::metrics::Metrics,
-    admin::status_board::StatusBoard,
-    config::{Config, DnsAddresses, SourceConfig},
-};
+use crate::{admin::metrics::Metrics, admin::status_board::StatusBoard, config::Config};
 
 /// Shortest time between two changes of the zones' serial. Each change publishes the kernel's
 /// settings, because every negative answer contains the serial.
 const SERIAL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The longest time for which objects are taken from the inbox before names are published.
+/// The longest time for which objects are taken in before names are published.
 const INTAKE_TIME: Duration = Duration::from_millis(50);
 
 /// The longest time for which the names of one owner, or of all owners with few names, are
-/// published before more objects are taken from the inbox.
+/// published before more objects are taken in.
 const ROUND_TIME: Duration = Duration::from_millis(50);
 
 /// The most names of owners with few names that one round publishes.
@@ -58,43 +47,28 @@ const OVERDUE_SHARE: u32 = 4;
 /// The longest time in which a publisher that stops publishes what it has received.
 const FAREWELL_TIME: Duration = Duration::from_secs(2);
 
-/// The part of a plan that the publisher applies.
-#[derive(Debug)]
-pub(super) struct AnswerPlan {
-    /// How objects become records.
-    pub(super) settings: ZoneSettings,
-    /// Reasons why the kernel may not answer yet, each with its end.
-    pub(super) holds: Vec<Hold>,
-    /// The feeds that list again, and the number of their reader; `None` when the feeds are the
-    /// same as before. The kernel passes everything until the lists of all these feeds are
-    /// complete.
-    pub(super) feeds: Option<(ReaderNumber, BTreeSet<Feed>)>,
-    /// The health of the feeds of objects.
-    pub(super) health: Vec<Arc<SourceHealth>>,
-}
-
-/// Applies messages to the index, and writes the index's changes to the kernel plane's tables.
+/// Applies messages to the providers, and writes changed names to the kernel plane's tables.
 pub(super) struct Publisher {
-    index: Arc<RwLock<Index>>,
-    /// Problems of objects in the index; each is logged once.
-    problems: BTreeSet<Problem>,
-    /// Problems of objects that can't be read, by feed and object.
-    unusable: BTreeMap<(Feed, ObjectKey), Problem>,
-    /// Keys of `unusable` that the current list has not reported yet.
-    unusable_unlisted: BTreeSet<(Feed, ObjectKey)>,
+    /// The intakes of the providers, in the order of their precedence.
+    intakes: Vec<Box<dyn Intake>>,
+    /// The providers, in the same order.
+    providers: Providers,
+    /// For each provider, whether the tables have its names.
+    standings: Vec<Standing>,
+    /// Problems of objects; each is logged once.
+    problems: BTreeSet<String>,
     kernel_plane: KernelPlane,
-    client_policy: ClientPolicy,
     /// The names that wait for publication.
     queue: PublicationQueue,
     /// When the oldest change was received after which all names must be published. `None` if only
     /// names in `queue` wait.
     everything_since: Option<Instant>,
-    /// What waits in the inbox.
+    /// Objects that wait for an intake.
     backlog: Backlog,
-    /// When the publisher last began to take messages from the inbox.
+    /// When the publisher last began to take in messages.
     last_receipt: Instant,
-    /// The reader whose events are applied.
-    reader: ReaderNumber,
+    /// The serial of the zones.
+    serial: u32,
     /// Whether names changed after the serial was set.
     has_changed_since_serial: bool,
     /// When the serial was set.
@@ -104,8 +78,6 @@ pub(super) struct Publisher {
     next_tick: Instant,
     /// The freshness that the kernel plane answers with.
     freshness: Freshness,
-    /// `None` with manifests as the source.
-    api: Option<ApiFreshness>,
     metrics: Arc<Metrics>,
     /// Changes since the last publication whose latency the metrics show.
     measured: Vec<MeasuredChange>,
@@ -117,58 +89,57 @@ pub(super) struct Publisher {
     stop_mode: Option<StopMode>,
 }
 
-/// A change of one object, read from the API after the first lists.
+/// A change of objects after the first lists.
 struct MeasuredChange {
-    /// When the change was read from the API.
-    read: Instant,
     /// The owners of the names that it changes.
     owners: Vec<NameOwner>,
-    /// The Service whose endpoints changed, and when they changed in the cluster. `None` for other
-    /// changes.
-    endpoints: Option<(ObjectKey, SystemTime)>,
+    measure: Measure,
+}
+
+/// Objects that wait for an intake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Backlog {
+    Empty,
+    /// Objects may wait that were received after this time.
+    Since(Instant),
 }
 
 impl Publisher {
-    /// A publisher that has published nothing.
+    /// A publisher that has published nothing. `intakes` are in the order of precedence.
     ///
     /// # Errors
     /// As for [`KernelPlane::new`].
     pub(super) fn new(
         config: &Config,
-        cluster_dns: UpstreamServers,
+        intakes: Vec<Box<dyn Intake>>,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Publisher> {
-        let api = match &config.source {
-            SourceConfig::Manifests(_) => None,
-            SourceConfig::Kubernetes(kubernetes) => {
-                Some(ApiFreshness::new(kubernetes, cluster_dns))
-            }
-        };
-        let index = Index::new(config.zone.clone(), serial_after(0));
-        let client_policy = ClientPolicy::new(config);
-        Ok(Publisher {
-            index: Arc::new(RwLock::new(index)),
+        let mut clients = intakes.iter().filter_map(|intake| intake.clients());
+        let clients = clients.next().unwrap_or(PermittedClients::Any);
+        let providers = intakes.iter().map(|intake| intake.provider());
+        let mut publisher = Publisher {
+            providers: Providers::new(providers.collect()),
+            standings: vec![Standing::Answered; intakes.len()],
+            intakes,
             problems: BTreeSet::new(),
-            unusable: BTreeMap::new(),
-            unusable_unlisted: BTreeSet::new(),
-            kernel_plane: KernelPlane::new(config, client_policy.clients())?,
-            client_policy,
+            kernel_plane: KernelPlane::new(config, &clients)?,
             queue: PublicationQueue::default(),
             everything_since: None,
             backlog: Backlog::Empty,
             last_receipt: Instant::now(),
-            reader: ReaderNumber::default(),
+            serial: 0,
             has_changed_since_serial: false,
             serial_set: Instant::now(),
             next_tick: Instant::now(),
             freshness: Freshness::Stale(StaleReason::Unlisted),
-            api,
             metrics,
             measured: Vec::new(),
             have_devices_changed: false,
             publication_waiters: Vec::new(),
             stop_mode: None,
-        })
+        };
+        publisher.set_serial();
+        Ok(publisher)
     }
 
     /// The kernel plane, for its status.
@@ -176,9 +147,9 @@ impl Publisher {
         &self.kernel_plane
     }
 
-    /// The index of objects.
-    pub(super) fn index(&self) -> &Arc<RwLock<Index>> {
-        &self.index
+    /// The providers, in the order of their precedence.
+    pub(super) fn providers(&self) -> &Providers {
+        &self.providers
     }
 
     /// Handles messages until [`PublisherMessage::Shutdown`], then stops the kernel plane.
@@ -195,8 +166,8 @@ impl Publisher {
                 runtime.block_on(inbox.wait(wait));
             }
             self.receive(inbox, INTAKE_TIME);
-            // Manifests change rarely, so the status is updated after each change.
-            if self.publish_changes() && self.api.is_none() {
+            let changes_often = self.intakes.iter().any(|intake| intake.changes_often());
+            if self.publish_changes() && !changes_often {
                 self.update_board(board);
             }
             board.record_round();
@@ -210,7 +181,7 @@ impl Publisher {
             // After the tick, which may begin the lease.
             if self.queue.is_empty() && self.everything_since.is_none() {
                 for waiter in self.publication_waiters.drain(..) {
-                    // Fails when the reader of the manifests has ended.
+                    // Fails when the reader has ended.
                     let _ = waiter.send(());
                 }
             }
@@ -243,243 +214,136 @@ impl Publisher {
         }
     }
 
-    /// Takes messages from the inbox: all urgent ones, and objects until `limit` has passed.
+    /// Takes in messages: all urgent ones, and objects until `limit` has passed. The providers take
+    /// turns, so that one with many objects does not delay the others.
     fn receive(&mut self, inbox: &mut PublisherInbox, limit: Duration) {
         self.last_receipt = Instant::now();
         let deadline = self.last_receipt + limit;
         self.backlog = Backlog::Empty;
+        let mut newest = None;
         loop {
-            while let Some(message) = inbox.next_urgent() {
-                self.handle_message(message);
+            self.receive_urgent(inbox);
+            let mut has_applied = false;
+            for number in 0..self.intakes.len() {
+                if let Some(change) = self.intakes[number].apply_next() {
+                    newest = Some(change.received);
+                    has_applied = true;
+                    self.add_change(number, change);
+                }
             }
-            let Some(message) = inbox.next_objects() else {
+            if !has_applied {
                 break;
-            };
-            // The plan of a new reader is sent before the reader's events.
-            while message.reader() > self.reader
-                && let Some(plan) = inbox.next_urgent()
-            {
-                self.handle_message(plan);
             }
-            let received = message.received();
-            self.handle_objects(message);
             if Instant::now() >= deadline {
-                // Messages that wait were received later.
-                self.backlog = Backlog::Since(received);
                 break;
             }
+        }
+        if self.has_waiting_objects() {
+            // Messages that wait were received later.
+            self.backlog = Backlog::Since(newest.unwrap_or(self.last_receipt));
         }
         if self.stop_mode.is_none() && inbox.is_closed() {
             self.stop_mode = Some(StopMode::Detach);
         }
     }
 
-    /// Handles urgent messages that have arrived since the inbox was emptied, and counts waiting
-    /// objects, for the lease.
-    fn note_waiting_messages(&mut self, inbox: &mut PublisherInbox) {
-        let mut may_change_clients = false;
-        while let Some(message) = inbox.next_urgent() {
-            may_change_clients |= !matches!(message, PublisherMessage::DevicesChanged);
-            self.handle_message(message);
+    /// Takes in the messages that must not wait behind objects. Returns whether served addresses or
+    /// permitted clients may have changed.
+    fn receive_urgent(&mut self, inbox: &mut PublisherInbox) -> bool {
+        while let Some(message) = inbox.next() {
+            match message {
+                PublisherMessage::DevicesChanged => self.have_devices_changed = true,
+                PublisherMessage::Shutdown(stop_mode) => self.stop_mode = Some(stop_mode),
+            }
         }
-        if may_change_clients && read_lock(&self.index).is_complete() {
+        let mut may_change_clients = false;
+        for number in 0..self.intakes.len() {
+            let change = self.intakes[number].apply_urgent();
+            may_change_clients |= change.may_change_clients;
+            if change.ends_answers && self.standings[number] == Standing::Answered {
+                self.kernel_plane.pass_everything();
+                // The next tick finds the exact reason.
+                self.set_freshness(Freshness::Stale(StaleReason::Unlisted));
+            }
+            if let Some(received) = change.names_since {
+                // The next tick checks at once whether the kernel may answer.
+                self.next_tick = Instant::now();
+                self.take_changes(number, received);
+            }
+        }
+        may_change_clients
+    }
+
+    /// Takes in urgent messages that have arrived meanwhile, and counts waiting objects, for the
+    /// lease.
+    fn note_waiting_messages(&mut self, inbox: &mut PublisherInbox) {
+        if self.receive_urgent(inbox) && self.is_publishable() {
             self.publish_served_addresses();
             self.publish_clients();
         }
-        if self.backlog == Backlog::Empty && inbox.has_objects() {
+        if self.backlog == Backlog::Empty && self.has_waiting_objects() {
             self.backlog = Backlog::Since(self.last_receipt);
         }
     }
 
-    fn handle_message(&mut self, message: PublisherMessage) {
-        match message {
-            PublisherMessage::Plan(plan) => self.apply_plan(plan),
-            PublisherMessage::PolicyEvent(event) => {
-                self.track_unusable_objects(&event);
-                self.client_policy.apply_event(event);
-            }
-            PublisherMessage::PolicyKinds(kinds) => self.client_policy.set_policy_kinds(kinds),
-            PublisherMessage::PolicyHealth(health) => {
-                if let Some(api) = &mut self.api {
-                    api.policy_feed_health.clone_from(&health);
-                }
-                self.client_policy.set_feed_health(health);
-            }
-            PublisherMessage::DevicesChanged => self.have_devices_changed = true,
-            PublisherMessage::Shutdown(stop_mode) => self.stop_mode = Some(stop_mode),
+    fn has_waiting_objects(&self) -> bool {
+        self.intakes.iter().any(|intake| intake.has_waiting())
+    }
+
+    /// Adds the names that a message has changed to those that wait.
+    fn add_change(&mut self, number: usize, change: AppliedChange) {
+        let AppliedChange {
+            received,
+            published,
+            measure,
+        } = change;
+        self.publication_waiters.extend(published);
+        let owners = self.take_changes(number, received);
+        if let (Some(owners), Some(measure)) = (owners, measure) {
+            self.measured.push(MeasuredChange { owners, measure });
         }
     }
 
-    fn handle_objects(&mut self, message: ObjectMessage) {
-        match message {
-            ObjectMessage::Objects {
-                mut objects,
-                published,
-                received,
-            } => {
-                self.publication_waiters.push(published);
-                self.client_policy
-                    .replace_facts(*std::mem::take(&mut objects.facts));
-                {
-                    let mut index = write_lock(&self.index);
-                    index.replace_objects(*objects);
-                    if !index.is_complete() {
-                        index.mark_complete();
-                    }
-                }
-                self.take_changes(received);
-            }
-            ObjectMessage::Event {
-                event,
-                reader,
-                received,
-            } if reader == self.reader => {
-                let measured = self.apply_event(*event, received);
-                let owners = self.take_changes(received);
-                self.measured
-                    .extend(measured.map(|measured| MeasuredChange { owners, ..measured }));
-            }
-            // An event of a reader that was stopped.
-            ObjectMessage::Event { .. } => {}
-        }
-    }
-
-    /// Moves the index's changes, which were received at this time, to the queue. Returns their
-    /// owners.
-    fn take_changes(&mut self, received: Instant) -> Vec<NameOwner> {
-        let changes = {
-            let mut index = write_lock(&self.index);
-            let changes = index.take_changes();
-            // Changes of an incomplete index need not be kept, because completing the index marks
-            // all names as changed.
-            if !index.is_complete() {
-                self.everything_since = None;
-                self.queue.clear();
-                return Vec::new();
-            }
-            changes
+    /// Moves a provider's changes, which were received at this time, to the queue. Returns their
+    /// owners; `None` if they are not published now.
+    fn take_changes(&mut self, number: usize, received: Instant) -> Option<Vec<NameOwner>> {
+        let provider = self.intakes[number].provider();
+        let (changes, is_complete) = {
+            let mut provider = write_lock(&provider);
+            (provider.take_changes(), provider.is_complete())
         };
-        if changes.everything {
+        if self.standings[number] == Standing::Passed {
+            // All names are published when the provider is answered again.
+            return None;
+        }
+        if !is_complete {
+            // Changes of an incomplete provider need not be kept, because completing it marks all
+            // names as changed. Until then the kernel answers nothing.
+            self.everything_since = None;
+            self.queue.clear();
+            return None;
+        }
+        let providers = self.providers.read();
+        let union = providers.union_of(&self.standings);
+        if changes.everything || union.may_change_other_names(number, &changes) {
             self.queue.clear();
             self.everything_since.get_or_insert(received);
         }
         if self.everything_since.is_some() {
-            return Vec::new();
+            return Some(Vec::new());
         }
         let owners = changes.names.keys().cloned().collect();
-        let passed = self.queue.add(changes, received);
+        let passed = self.queue.add(union.with_decided_names(changes), received);
         if !passed.is_empty() {
-            let index = read_lock(&self.index);
-            self.kernel_plane.pass_names(&index.view(), &passed);
+            self.kernel_plane.pass_names(&union, &passed);
         }
-        owners
-    }
-
-    fn apply_plan(&mut self, plan: AnswerPlan) {
-        let AnswerPlan {
-            settings,
-            holds,
-            feeds,
-            health,
-        } = plan;
-        let Some(api) = &mut self.api else {
-            return;
-        };
-        api.feed_health = health;
-        // The kernel passes everything until CoreDNS runs with the configuration of this plan, and
-        // all feeds have listed again.
-        let plan_change = api.replace_plan(&settings, holds);
-        if plan_change == PlanChange::Changed || feeds.is_some() || api.is_held() {
-            self.kernel_plane.pass_everything();
-            // The next tick finds the exact reason.
-            let freshness = Freshness::Stale(StaleReason::Unlisted);
-            log_freshness_change(self.freshness, freshness);
-            self.freshness = freshness;
-        }
-        // The next tick checks at once whether the kernel may answer.
-        self.next_tick = Instant::now();
-        let mut index = write_lock(&self.index);
-        if let Some((reader, feeds)) = feeds {
-            self.reader = reader;
-            // A feed of all slices covers every Service. Otherwise an event names the Services that
-            // the feed covers.
-            let coverage = match settings.endpoint_scope {
-                EndpointScope::All => Coverage::Every,
-                EndpointScope::Headless => Coverage::NOTHING,
-            };
-            index.begin_listing(&feeds, coverage);
-            api.unlisted_feeds.clone_from(&feeds);
-            api.planned_feeds = feeds;
-        }
-        index.set_settings(settings);
-        if api.unlisted_feeds.is_empty() && !index.is_complete() {
-            index.mark_complete();
-        }
-        drop(index);
-        self.take_changes(Instant::now());
-    }
-
-    /// Applies an event of a feed of objects, which was read at this time. Returns the change if
-    /// its latency is measured, without its owners.
-    fn apply_event(&mut self, event: Event, read: Instant) -> Option<MeasuredChange> {
-        self.track_unusable_objects(&event);
-        let mut index = write_lock(&self.index);
-        let measured = |endpoints| MeasuredChange {
-            read,
-            owners: Vec::new(),
-            endpoints,
-        };
-        match event {
-            Event::ListStarted(feed) => index.begin_list(feed),
-            Event::Applied {
-                feed,
-                object,
-                changed,
-            } => {
-                let service = match &object {
-                    Object::EndpointSlice(slice) => slice.service_key(),
-                    _ => None,
-                };
-                let differs = index.apply_object(feed, object);
-                if differs && index.is_complete() {
-                    return Some(measured(service.zip(changed)));
-                }
-            }
-            Event::Deleted { feed, key } => {
-                index.delete_object(feed, &key);
-                if index.is_complete() {
-                    return Some(measured(None));
-                }
-            }
-            Event::Unusable {
-                feed,
-                placeholder: Some(placeholder),
-                ..
-            } => {
-                index.apply_object(feed, placeholder);
-            }
-            Event::Unusable {
-                placeholder: None, ..
-            } => {}
-            Event::Covered(feed, covered) => index.record_coverage(feed, covered),
-            Event::ListEnded(feed) => {
-                index.end_list(feed);
-                let api = self.api.as_mut()?;
-                api.unlisted_feeds.remove(&feed);
-                if api.unlisted_feeds.is_empty() && !index.is_complete() {
-                    index.mark_complete();
-                    info!(objects = ?index.counts(), "the first lists of all objects are complete");
-                }
-            }
-            Event::Corefile { .. } | Event::CacheConfig { .. } => {}
-        }
-        None
+        Some(owners)
     }
 
     /// Publishes clients, addresses, and some of the names that wait. Returns whether the status
     /// may have changed.
     fn publish_changes(&mut self) -> bool {
-        if !read_lock(&self.index).is_complete() {
+        if !self.is_publishable() {
             return false;
         }
         self.publish_served_addresses();
@@ -516,10 +380,10 @@ impl Publisher {
             self.queue.clear();
             return true;
         }
-        let index = read_lock(&self.index);
-        let view = index.view();
+        let providers = self.providers.read();
+        let union = providers.union_of(&self.standings);
         if self.everything_since.is_some() {
-            self.kernel_plane.publish_all_names(&view);
+            self.kernel_plane.publish_all_names(&union);
             self.everything_since = None;
             return true;
         }
@@ -528,7 +392,7 @@ impl Publisher {
         if !self.kernel_plane.has_full_tables()
             && let Some(overdue) = self.queue.pass_overdue(Instant::now(), limit)
         {
-            self.kernel_plane.pass_names(&view, &overdue.names);
+            self.kernel_plane.pass_names(&union, &overdue.names);
             for owner in &overdue.owners {
                 warn!(
                     "{owner} has changed more often, or has more names, than could be published \
@@ -546,7 +410,7 @@ impl Publisher {
             }
             let left = self
                 .kernel_plane
-                .publish_names(&view, &next.names, ROUND_TIME);
+                .publish_names(&union, &next.names, ROUND_TIME);
             debug!(
                 owners = next.owners.len(),
                 left = left.len(),
@@ -557,7 +421,7 @@ impl Publisher {
         }
         // The names of passed owners have records, so they need not be waited for.
         if self.queue.oldest().is_none() {
-            self.kernel_plane.finish_publication(&view);
+            self.kernel_plane.finish_publication(&union);
         }
         if self.kernel_plane.has_full_tables() && !self.queue.is_empty() {
             self.next_tick = Instant::now();
@@ -580,17 +444,8 @@ impl Publisher {
             owners.any(|owner| self.queue.is_passed(owner))
         };
         self.measured.retain(|change| !is_passed(change));
-        let published: Vec<_> = self.measured.extract_if(.., is_published).collect();
-        for MeasuredChange {
-            read, endpoints, ..
-        } in published
-        {
-            self.metrics.observe_publication(read.elapsed());
-            if let Some((service, changed)) = endpoints {
-                let index = read_lock(&self.index);
-                self.metrics
-                    .observe_programming(index.service_kind(&service), changed);
-            }
+        for change in self.measured.extract_if(.., is_published) {
+            (change.measure)(&self.metrics);
         }
     }
 
@@ -601,19 +456,16 @@ impl Publisher {
         let waiting = waiting.map(|(owner, since)| (owner.to_string(), since));
         let everything = self.everything_since;
         let everything = everything.map(|since| ("all names".to_owned(), since));
+        let unread = |since| ("objects that are not read yet".to_owned(), since);
         let backlog = match self.backlog {
             Backlog::Empty => None,
-            Backlog::Since(since) => Some(("objects that are not read yet".to_owned(), since)),
+            Backlog::Since(since) => Some(unread(since)),
         };
-        let health = self.api.iter().flat_map(|api| &api.feed_health);
-        let blocked = health.filter_map(|health| health.blocked_since());
-        let blocked = blocked
-            .map(|since| ("objects that are not read yet".to_owned(), since.into_std()))
-            .min_by_key(|(_, since)| *since);
-        let all = [waiting, everything, backlog, blocked]
-            .into_iter()
-            .flatten();
-        all.min_by_key(|(_, since)| *since)
+        let blocked = self.intakes.iter();
+        let blocked = blocked.filter_map(|intake| intake.blocked_since());
+        let all = [waiting, everything, backlog].into_iter().flatten();
+        all.chain(blocked.map(unread))
+            .min_by_key(|(_, since)| *since)
     }
 
     /// How long the kernel may still answer from the published names: no longer than
@@ -625,24 +477,17 @@ impl Publisher {
         self.kernel_plane.stale_after().saturating_sub(age)
     }
 
-    /// Publishes the addresses of the cluster's DNS. They may change while no name changes, because
-    /// its Service need not have names (`--namespace`, `--labels`), and the names of its endpoints
-    /// may be delegated to CoreDNS.
+    /// Publishes the server addresses at which the kernel answers, if a provider knows them.
     fn publish_served_addresses(&mut self) {
-        let Some(api) = &self.api else {
+        let known: Vec<_> = (self.intakes.iter())
+            .filter_map(|intake| intake.served_addresses())
+            .collect();
+        if known.is_empty() {
             return;
-        };
-        let index = read_lock(&self.index);
-        let (services, endpoints) = index.dns_addresses(&api.dns_service);
-        if let Some(cluster_dns) = &api.cluster_dns {
-            cluster_dns.set(&services);
         }
-        let addresses = match api.dns_addresses {
-            DnsAddresses::Given => return,
-            DnsAddresses::Service => services,
-            DnsAddresses::ServiceAndEndpoints => [services, endpoints].concat(),
-        };
-        // The settings have room for a limited number of addresses. Queries to the others pass.
+        // The settings have room for a limited number of addresses: those of the provider of the
+        // highest precedence come first. Queries to the others pass.
+        let addresses = known.concat();
         let count = addresses.len();
         let addresses = settings::first_of_each_family(addresses);
         self.kernel_plane
@@ -650,74 +495,91 @@ impl Publisher {
         if self.kernel_plane.served_addresses() == addresses {
             return;
         }
-        let view = index.view();
+        let clients = self.evaluate_clients(&addresses);
+        let providers = self.providers.read();
+        let union = providers.union_of(&self.standings);
         // No client is permitted during the change, because a client that may query the old
         // addresses may not be permitted to query the new ones.
-        if let Some(clients) = self.client_policy.evaluate_clients(&addresses) {
+        if let Some(clients) = clients {
             self.kernel_plane
-                .set_clients(&view, &PermittedClients::Only(BTreeSet::new()));
-            self.kernel_plane.set_served_addresses(&view, &addresses);
-            self.kernel_plane.set_clients(&view, &clients);
+                .set_clients(&union, &PermittedClients::Only(BTreeSet::new()));
+            self.kernel_plane.set_served_addresses(&union, &addresses);
+            self.kernel_plane.set_clients(&union, &clients);
         } else {
-            self.kernel_plane.set_served_addresses(&view, &addresses);
+            self.kernel_plane.set_served_addresses(&union, &addresses);
         }
     }
 
     /// Publishes the permitted clients. Returns whether they were evaluated again.
     fn publish_clients(&mut self) -> bool {
-        let Some(clients) = self
-            .client_policy
-            .evaluate_clients(self.kernel_plane.served_addresses())
-        else {
+        let served = self.kernel_plane.served_addresses().to_vec();
+        let Some(clients) = self.evaluate_clients(&served) else {
             return false;
         };
-        let index = read_lock(&self.index);
-        self.kernel_plane.set_clients(&index.view(), &clients);
+        let providers = self.providers.read();
+        let union = providers.union_of(&self.standings);
+        self.kernel_plane.set_clients(&union, &clients);
         true
+    }
+
+    /// The permitted clients, if a provider has evaluated them again.
+    fn evaluate_clients(&mut self, served: &[SocketAddr]) -> Option<PermittedClients> {
+        // At most one provider knows policies.
+        let mut intakes = self.intakes.iter_mut();
+        intakes.find_map(|intake| intake.evaluate_clients(served))
     }
 
     /// Starts the kernel plane with all names.
     fn start_kernel_plane(&mut self) {
         let freshness = self.current_freshness();
+        let providers = self.providers.read();
         self.kernel_plane
-            .start(&read_lock(&self.index).view(), freshness);
+            .start(&providers.union_of(&self.standings), freshness);
         self.next_tick = Instant::now();
     }
 
     /// Sets and publishes the current serial.
     fn publish_serial(&mut self) {
-        let changes = {
-            let mut index = write_lock(&self.index);
-            let serial = serial_after(index.serial());
-            index.set_serial(serial);
-            index.take_changes()
-        };
+        let names = self.set_serial();
         self.has_changed_since_serial = false;
         self.serial_set = Instant::now();
-        let index = read_lock(&self.index);
-        let (view, names) = (index.view(), changes.all_names());
+        let providers = self.providers.read();
+        let union = providers.union_of(&self.standings);
         // The names are the apexes of the zones, which are few.
-        let left = self.kernel_plane.publish_names(&view, &names, ROUND_TIME);
-        drop(index);
+        let left = self.kernel_plane.publish_names(&union, &names, ROUND_TIME);
+        drop(union);
         if !left.is_empty() {
             self.has_changed_since_serial = true;
         }
     }
 
+    /// Sets the current serial. Returns the names whose answers contain it.
+    fn set_serial(&mut self) -> BTreeSet<Name> {
+        self.serial = serial_after(self.serial);
+        let mut names = BTreeSet::new();
+        for intake in &self.intakes {
+            let provider = intake.provider();
+            let mut provider = write_lock(&provider);
+            provider.set_serial(self.serial);
+            names.extend(provider.take_changes().all_names());
+        }
+        names
+    }
+
     /// Does the periodic work: renews or ends the lease, starts the kernel plane or grows its
     /// tables if necessary, and updates the status board.
     fn tick(&mut self, board: &StatusBoard) {
+        self.update_standings();
         let freshness = self.current_freshness();
-        if self.api.is_some() {
-            log_freshness_change(self.freshness, freshness);
-        }
-        self.freshness = freshness;
+        self.set_freshness(freshness);
         self.kernel_plane
             .set_start_condition(self.start_condition());
+        let providers = self.providers.clone();
+        let providers = providers.read();
+        let union = providers.union_of(&self.standings);
         // The other agent may have ended, or the client policy may be known now.
         if self.kernel_plane.is_behind_another_agent() || self.can_start_kernel_plane() {
-            self.kernel_plane
-                .start(&read_lock(&self.index).view(), freshness);
+            self.kernel_plane.start(&union, freshness);
         }
         let lease = self.lease_duration();
         self.kernel_plane.tick(freshness, lease);
@@ -725,21 +587,52 @@ impl Publisher {
         if matches!(
             freshness,
             Freshness::Current | Freshness::Stale(StaleReason::Unpublished)
-        ) {
-            let index = read_lock(&self.index);
-            if self.kernel_plane.grow_tables(&index.view()) == GrownTables::New {
-                self.queue.clear();
-                self.everything_since = None;
-            }
+        ) && self.kernel_plane.grow_tables(&union) == GrownTables::New
+        {
+            self.queue.clear();
+            self.everything_since = None;
         }
+        drop(union);
+        drop(providers);
         self.next_tick = Instant::now() + self.kernel_plane.interval();
         self.update_board(board);
     }
 
+    /// Decides which providers' names the tables have. A provider whose names may not be answered
+    /// ends the lease, so that all queries pass. If another provider has names that may be
+    /// answered, the tables get these names alone, and the lease can be renewed.
+    fn update_standings(&mut self) {
+        let current = self.intakes.iter();
+        let current = current.map(|intake| intake.freshness() == Freshness::Current);
+        let current: Vec<bool> = current.collect();
+        let mut intakes = self.intakes.iter().zip(&current);
+        let can_answer_some = intakes.any(|(intake, is_current)| *is_current && intake.has_names());
+        let standing = |is_current: bool| match is_current {
+            false if can_answer_some => Standing::Passed,
+            _ => Standing::Answered,
+        };
+        let standings: Vec<Standing> = current.into_iter().map(standing).collect();
+        // The tables get their names when the kernel plane starts.
+        if standings == self.standings || !self.kernel_plane.is_running() {
+            return;
+        }
+        let mut changed = self.standings.iter().zip(&standings);
+        if changed.any(|(before, now)| (*before, *now) == (Standing::Answered, Standing::Passed)) {
+            self.kernel_plane.pass_everything();
+        }
+        self.standings = standings;
+        self.queue.clear();
+        self.everything_since.get_or_insert_with(Instant::now);
+    }
+
+    fn set_freshness(&mut self, freshness: Freshness) {
+        log_freshness_change(self.freshness, freshness);
+        self.freshness = freshness;
+    }
+
     /// The condition that the kernel plane waits for.
     fn start_condition(&self) -> StartCondition {
-        let index = read_lock(&self.index);
-        if index.is_complete() && index.view().zones().is_empty() {
+        if self.is_publishable() && !self.has_names() {
             StartCondition::Zones
         } else {
             StartCondition::Lists
@@ -748,34 +641,38 @@ impl Publisher {
 
     /// Whether all conditions for starting the kernel plane are met.
     fn can_start_kernel_plane(&self) -> bool {
-        let index = read_lock(&self.index);
         self.kernel_plane.is_ready_to_start()
-            && index.is_complete()
-            && !index.view().zones().is_empty()
-            && self.client_policy.is_settled()
+            && self.is_publishable()
+            && self.has_names()
+            && self.intakes.iter().all(|intake| intake.is_settled())
     }
 
-    /// Whether the kernel may answer from the index now, and if not, why.
+    /// Whether any provider has names.
+    fn has_names(&self) -> bool {
+        self.intakes.iter().any(|intake| intake.has_names())
+    }
+
+    /// Whether the providers whose names the tables have are complete.
+    fn is_publishable(&self) -> bool {
+        let providers = self.providers.read();
+        let mut providers = providers.iter().zip(&self.standings);
+        providers
+            .all(|(provider, standing)| *standing == Standing::Passed || provider.is_complete())
+    }
+
+    /// Whether the kernel may answer now from the names that the tables have, and if not, why.
     fn current_freshness(&self) -> Freshness {
-        if !read_lock(&self.index).is_complete() {
-            return Freshness::Stale(StaleReason::Unlisted);
+        for (intake, standing) in self.intakes.iter().zip(&self.standings) {
+            let freshness = intake.freshness();
+            if *standing == Standing::Answered && freshness != Freshness::Current {
+                return freshness;
+            }
         }
         if self.lease_duration().is_zero() {
             return Freshness::Stale(StaleReason::Unpublished);
         }
-        self.api
-            .as_ref()
-            .map_or(Freshness::Current, ApiFreshness::freshness)
+        Freshness::Current
     }
-}
-
-/// Ignores poisoning: a publisher that panicked ends the agent, so its state is no longer used.
-fn read_lock(index: &RwLock<Index>) -> RwLockReadGuard<'_, Index> {
-    index.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn write_lock(index: &RwLock<Index>) -> RwLockWriteGuard<'_, Index> {
-    index.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The next serial: the Unix time in seconds, and greater than the previous serial.

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
+use super::apex::soa_of_name;
 use super::name_entry::{RrSet, address_data};
 use super::{
-    AbsentNames, Apex, ComputedNames, Name, NameEntry, Rdata, Record, Rtype, Window, undashed,
+    AbsentNames, Apex, ComputedNames, Name, NameEntry, OtherTypes, Rdata, Record, Rtype, Window,
+    undashed,
 };
 
 /// The largest number of CNAMEs that one answer follows, as in CoreDNS.
@@ -60,6 +62,17 @@ pub trait ZoneData {
         suffixes
     }
 
+    /// The names that are known one by one and are one or two labels below `name`, where computed
+    /// names may be. Empty for data with zones.
+    fn exact_names_below(&self, _name: &Name) -> &[Name] {
+        &[]
+    }
+
+    /// Whether a name that is known one by one is below `name`. Always false for data with zones.
+    fn has_exact_name_below(&self, _name: &Name) -> bool {
+        false
+    }
+
     /// Answers a question of class IN with all records.
     fn answer(&self, name: &Name, rtype: Rtype) -> Answer {
         self.answer_within(name, rtype, Window::WHOLE)
@@ -87,7 +100,11 @@ pub trait ZoneData {
         }
         let answer = found.records(name, rtype);
         if answer.is_empty() {
-            return self.no_data_answer(name);
+            let alone = found.soa_of_name(name);
+            return alone.map_or_else(
+                || self.no_data_answer(name),
+                |soa| Answer::NoDataAtName { soa },
+            );
         }
         let additional = self.additional_records(name, &found, &answer, window);
         Answer::Data { answer, additional }
@@ -312,6 +329,10 @@ pub trait ZoneData {
                 let Some(host_found) = self.find_name(host, window) else {
                     continue;
                 };
+                // Such a name may change without a change of the names that refer to it.
+                if host_found.is_known_alone() {
+                    continue;
+                }
                 let addresses = host_found.records(host, rtype);
                 examined += addresses.len();
                 if is_limited && examined > MAX_EXAMINED {
@@ -358,21 +379,6 @@ pub trait ZoneData {
     }
 }
 
-/// An owner of zone data that changes, such as an index of objects. An [`RwLock`] of an owner
-/// implements [`LiveZoneData`].
-pub trait ZoneDataOwner: Send + Sync {
-    /// Calls `see` with the current data.
-    fn with_zone_data(&self, see: &mut dyn FnMut(&dyn ZoneData));
-}
-
-impl<T: ZoneDataOwner> LiveZoneData for RwLock<T> {
-    fn with_data(&self, see: &mut dyn FnMut(&dyn ZoneData)) {
-        // Poisoning is ignored: a panic of the writer ends the agent.
-        let owner = self.read().unwrap_or_else(PoisonError::into_inner);
-        owner.with_zone_data(see);
-    }
-}
-
 /// Read access to zone data that changes.
 pub trait LiveZoneData: Send + Sync {
     /// Calls `see` with the current data. Changes wait until `see` returns.
@@ -395,6 +401,12 @@ pub enum Answer {
     NoData {
         /// The zone whose SOA record is in the answer: an index into [`ZoneData::zones`].
         zone: usize,
+    },
+    /// The name is known alone, not as a name of a zone, and has no address of the queried family
+    /// (RFC 2308 §2.2). Nothing is said about any other name.
+    NoDataAtName {
+        /// A SOA record whose owner is the name itself, so that the answer may be cached.
+        soa: Record,
     },
     /// Neither the name nor anything below it exists (RFC 2308 §2.1, RFC 8020).
     NxDomain {
@@ -449,6 +461,22 @@ impl NameData {
             NameData::Unknown => true,
             NameData::Entry(entry) => entry.delegates_type(rtype),
             NameData::Empty | NameData::Address { .. } => false,
+        }
+    }
+
+    /// Whether the name is known alone, not as a name of a zone: [`OtherTypes::Unknown`].
+    fn is_known_alone(&self) -> bool {
+        matches!(self, NameData::Entry(entry) if entry.other_types == OtherTypes::Unknown)
+    }
+
+    /// The SOA record of a negative answer of a name that is known alone.
+    fn soa_of_name(&self, name: &Name) -> Option<Record> {
+        match self {
+            NameData::Entry(entry) if self.is_known_alone() => {
+                let ttl = entry.rrsets.first().map_or(0, |set| set.ttl);
+                Some(soa_of_name(name, ttl))
+            }
+            _ => None,
         }
     }
 

@@ -5,6 +5,11 @@ use super::{Name, NameError, Rdata, Record, Soa};
 /// The largest TTL of a SOA record, in seconds, as in CoreDNS.
 const MAX_SOA_TTL: u32 = 300;
 
+/// The times of a SOA record (RFC 1035 section 3.3.13), in seconds, as in CoreDNS.
+const REFRESH: u32 = 7200;
+const RETRY: u32 = 1800;
+const EXPIRE: u32 = 86400;
+
 /// The apex of a zone, which is a cluster domain or a reverse zone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Apex {
@@ -46,16 +51,15 @@ impl Apex {
         }
     }
 
-    /// The apex of a zone whose records have a TTL of `ttl` seconds. The times of the SOA record
-    /// are those of CoreDNS. Fails when names in the SOA data are too long.
+    /// The apex of a zone whose records have a TTL of `ttl` seconds. Fails when names in the SOA data are too long.
     pub(super) fn new(name: Name, serial: u32, ttl: u32) -> Result<Apex, NameError> {
         let soa = Soa {
             mname: name.child(b"dns")?.child(b"ns")?,
             rname: name.child(b"hostmaster")?,
             serial,
-            refresh: 7200,
-            retry: 1800,
-            expire: 86400,
+            refresh: REFRESH,
+            retry: RETRY,
+            expire: EXPIRE,
             minimum: ttl,
         };
         let ttl = ttl.min(MAX_SOA_TTL);
@@ -66,5 +70,25 @@ impl Apex {
             negative_ttl: ttl,
             absent_names: AbsentNames::default(),
         })
+    }
+}
+
+/// The SOA record for the negative answer of a name that is known alone: the name is the owner, the
+/// primary name server and the mailbox. The serial is constant, because there is no zone to
+/// transfer. `ttl` is that of the name's records, in seconds.
+pub(super) fn soa_of_name(name: &Name, ttl: u32) -> Record {
+    let soa = Soa {
+        mname: name.clone(),
+        rname: name.clone(),
+        serial: 1,
+        refresh: REFRESH,
+        retry: RETRY,
+        expire: EXPIRE,
+        minimum: ttl,
+    };
+    Record {
+        owner: name.clone(),
+        ttl: ttl.min(MAX_SOA_TTL),
+        data: Rdata::Soa(soa),
     }
 }

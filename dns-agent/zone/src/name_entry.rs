@@ -24,6 +24,9 @@ pub enum OtherTypes {
     Passed,
     /// With NODATA. But at an alias the queries pass, because of a CoreDNS deviation.
     PassedAtAlias,
+    /// Only the addresses of the name are known: A and AAAA are answered with
+    /// [`Answer::NoDataAtName`](crate::Answer::NoDataAtName), and the other queries pass.
+    Unknown,
 }
 
 /// An RRset: the records of one owner and type (RFC 2181 §5), in canonical order. Queries for an
@@ -61,6 +64,21 @@ impl NameEntry {
             computed_names,
             ..NameEntry::default()
         }
+    }
+
+    /// The entry of a host of which only the addresses are known, such as one in a hosts file.
+    /// There must be at least one address. `ttl` is in seconds.
+    #[must_use]
+    pub fn of_host(ttl: u32, addresses: &[IpAddr]) -> NameEntry {
+        let mut entry = NameEntry {
+            other_types: OtherTypes::Unknown,
+            ..NameEntry::default()
+        };
+        let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = addresses.iter().partition(|it| it.is_ipv4());
+        for family in [v4, v6] {
+            entry.add_rrset(ttl, family.into_iter().map(Rdata::from).collect());
+        }
+        entry
     }
 
     /// Adds an RRset, unless `data` is empty. Puts the records into canonical order, without
@@ -192,6 +210,7 @@ impl NameEntry {
                 OtherTypes::Denied => false,
                 OtherTypes::Passed => true,
                 OtherTypes::PassedAtAlias => self.is_alias(),
+                OtherTypes::Unknown => !matches!(rtype, Rtype::A | Rtype::AAAA),
             },
         }
     }

@@ -71,6 +71,10 @@ pub fn render(question: &Name, answer: &Answer, zones: &[Apex], rotation: usize)
                 counts = [0, 1, 0];
             }
         }
+        Answer::NoDataAtName { soa } => {
+            writer.write_record(soa);
+            counts = [0, 1, 0];
+        }
         Answer::NotYetKnown | Answer::NotAuthoritative => {}
     }
     let [answers, authorities, additionals] =

@@ -118,7 +118,7 @@ fn answer_text(model: &impl ZoneData, question: &str, rtype: Rtype) -> String {
     match model.answer(&name(&absolute(question)), rtype) {
         Answer::Data { answer, .. } => data(&answer),
         Answer::Alias { chain, .. } => format!("{} ...", data(&chain)),
-        Answer::NoData { .. } => "NODATA".into(),
+        Answer::NoData { .. } | Answer::NoDataAtName { .. } => "NODATA".into(),
         Answer::NxDomain { .. } => "NXDOMAIN".into(),
         Answer::NotYetKnown => "NOT YET KNOWN".into(),
         Answer::NotAuthoritative => "PASSES".into(),
@@ -149,6 +149,7 @@ fn reply_text(model: &Model, question: &str, rtype: Rtype) -> ReplyText {
         Answer::NoData { zone } => ("NOERROR", vec![], Some(zone), vec![]),
         Answer::NxDomain { zone } => ("NXDOMAIN", vec![], Some(zone), vec![]),
         Answer::Alias { chain, .. } => ("ALIAS", chain, None, vec![]),
+        Answer::NoDataAtName { soa } => panic!("a Kubernetes object made {soa}"),
         Answer::NotYetKnown => ("NOT YET KNOWN", vec![], None, vec![]),
         Answer::NotAuthoritative => ("PASSES", vec![], None, vec![]),
     };

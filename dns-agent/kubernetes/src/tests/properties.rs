@@ -58,7 +58,7 @@ proptest! {
                         // An alias may lead to a delegated name.
                         is_followed || is_outside || entry.delegates_type(rtype)
                     }
-                    Answer::NxDomain { .. } | Answer::NotYetKnown => false,
+                    Answer::NoDataAtName { .. } | Answer::NxDomain { .. } | Answer::NotYetKnown => false,
                 };
                 prop_assert!(is_valid, "{} {}: {:?}", name, rtype, answer);
             }
@@ -193,6 +193,7 @@ proptest! {
                         let soa = Record { owner: apex.name.clone(), ttl: apex.negative_ttl, data };
                         [vec![], vec![soa], vec![]]
                     }
+                    Answer::NoDataAtName { soa } => [vec![], vec![soa], vec![]],
                     Answer::NotYetKnown | Answer::NotAuthoritative => [vec![], vec![], vec![]],
                 };
                 let expected = expected.map(|records| texts(&records));

@@ -1,10 +1,10 @@
 //! Origins of records, and explanations of absent records.
 
 use serde_json::{Value, json};
-use zerohop_zone::{Answer, Record, Rtype, ZoneData};
+use zerohop_zone::{Answer, ObjectRef, Origin, Record, Rtype, ZoneData};
 
 use super::{absolute, model, name, namespace, objects, service, slice};
-use crate::{Index, ObjectRef, Objects, Origin, PodMode, Provenance, ZoneSettings};
+use crate::{Index, Objects, PodMode, Provenance, ZoneSettings};
 
 /// A cluster with Services of several kinds. `db` has two slices, which share an endpoint.
 fn cluster() -> Objects {

@@ -124,6 +124,7 @@ fn reply_lines(question: &ScenarioQuestion, model: &Model) -> Vec<String> {
             Answer::NoData { zone } => ("NOERROR", vec![], Some(zone), vec![]),
             Answer::NxDomain { zone } => ("NXDOMAIN", vec![], Some(zone), vec![]),
             Answer::Alias { chain, .. } => ("upstream", chain, None, vec![]),
+            Answer::NoDataAtName { soa } => panic!("a Kubernetes object made {soa}"),
             Answer::NotYetKnown => ("SERVFAIL", vec![], None, vec![]),
             Answer::NotAuthoritative => ("upstream", vec![], None, vec![]),
         };

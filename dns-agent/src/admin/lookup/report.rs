@@ -3,7 +3,7 @@
 use std::{fmt, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
-use zerohop_kubernetes::ObjectRef;
+use zerohop_zone::ObjectRef;
 
 /// The answer to a question, and its origin.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]

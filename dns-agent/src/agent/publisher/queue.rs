@@ -13,8 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use zerohop_kubernetes::NameChanges;
-use zerohop_zone::{Name, NameOwner};
+use zerohop_zone::{Name, NameChanges, NameOwner};
 
 /// An owner with at most this many waiting names is published before the others.
 const FEW_NAMES: usize = 64;

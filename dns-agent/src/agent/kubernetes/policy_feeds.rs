@@ -14,9 +14,11 @@ use zerohop_kubernetes_api::{Client, Discovery, KubernetesSource, PolicyScope, S
 
 use super::{
     dns_path::{DnsPath, DnsPathObserver},
-    publisher::{PublisherGone, PublisherMessage, PublisherSender},
+    intake::{KubernetesSender, UrgentMessage},
 };
-use crate::{admin::status_board::StatusBoard, config::NetworkPolicy};
+use crate::{
+    admin::status_board::StatusBoard, agent::intake::PublisherGone, config::NetworkPolicy,
+};
 
 /// The number of events that may wait for the publisher. More events wait in the connections to the
 /// API server.
@@ -29,7 +31,7 @@ pub(super) async fn follow(
     scope: PolicyScope,
     policy: NetworkPolicy,
     jitter: Duration,
-    publisher: PublisherSender,
+    publisher: KubernetesSender,
     dns_path: watch::Sender<DnsPath>,
     board: Arc<StatusBoard>,
 ) -> &'static str {
@@ -121,7 +123,7 @@ enum PolicyUpdate {
 impl PolicyFollower {
     async fn send_all(
         &mut self,
-        publisher: &PublisherSender,
+        publisher: &KubernetesSender,
         board: &StatusBoard,
     ) -> Result<(), PublisherGone> {
         self.send_health(publisher, board).await?;
@@ -138,14 +140,15 @@ impl PolicyFollower {
                     }
                     self.update_dns_path(&event);
                     publisher
-                        .send(PublisherMessage::PolicyEvent(*event))
+                        .urgent
+                        .send(UrgentMessage::PolicyEvent(*event))
                         .await?;
                 }
                 PolicyUpdate::Kinds(kinds) => {
                     self.follow_kinds(&kinds);
                     self.send_health(publisher, board).await?;
-                    let message = PublisherMessage::PolicyKinds(kinds.into_keys().collect());
-                    publisher.send(message).await?;
+                    let message = UrgentMessage::PolicyKinds(kinds.into_keys().collect());
+                    publisher.urgent.send(message).await?;
                 }
             }
         }
@@ -216,7 +219,7 @@ impl PolicyFollower {
     /// so the list of start times is empty at once.
     async fn reset_dns_pods(
         &mut self,
-        publisher: &PublisherSender,
+        publisher: &KubernetesSender,
         service_event: &Event,
     ) -> Result<(), PublisherGone> {
         self.observer.reset_feed(Feed::DnsPods);
@@ -230,7 +233,10 @@ impl PolicyFollower {
                 self.observer.apply_event(&event);
             }
             self.send_dns_path();
-            publisher.send(PublisherMessage::PolicyEvent(event)).await?;
+            publisher
+                .urgent
+                .send(UrgentMessage::PolicyEvent(event))
+                .await?;
         }
         Ok(())
     }
@@ -270,7 +276,7 @@ impl PolicyFollower {
 
     async fn send_health(
         &self,
-        publisher: &PublisherSender,
+        publisher: &KubernetesSender,
         board: &StatusBoard,
     ) -> Result<(), PublisherGone> {
         let dns_pods = self.dns_pods.iter().map(|pods| &pods.source);
@@ -282,8 +288,8 @@ impl PolicyFollower {
         let discovery = self.discovery.iter().map(|it| it.discovery.health());
         let health: Vec<_> = health.chain(discovery).collect();
         board.set_policy_feeds(health.clone());
-        let message = PublisherMessage::PolicyHealth(health);
-        publisher.send(message).await
+        let message = UrgentMessage::PolicyHealth(health);
+        publisher.urgent.send(message).await
     }
 }
 

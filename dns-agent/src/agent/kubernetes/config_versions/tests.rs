@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use zerohop_kubernetes::{Reload, WriteTime};
 
 use super::{ConfigVersions, Hold, KUBELET_DELAY, RunningPods};
-use crate::agent::dns_path::PodStarts;
+use crate::agent::kubernetes::dns_path::PodStarts;
 
 const NEVER: Reload = Reload::Never;
 

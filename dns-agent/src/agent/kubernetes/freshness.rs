@@ -11,10 +11,11 @@ use zerohop_kubernetes::{Feed, ObjectKey, ZoneSettings};
 use zerohop_kubernetes_api::{FeedHealth, SourceHealth};
 use zerohop_resolver::UpstreamServers;
 
-use super::{Freshness, Hold, StaleReason};
+use super::config_versions::Hold;
+use crate::agent::kernel_plane::{Freshness, StaleReason};
 use crate::config::{DnsAddresses, KubernetesConfig};
 
-/// The publisher's state about the Kubernetes API: the current plan and the health of its feeds.
+/// The intake's state about the Kubernetes API: the current plan and the health of its feeds.
 pub(super) struct ApiFreshness {
     /// The Service of the cluster's DNS.
     pub(super) dns_service: ObjectKey,

@@ -1,0 +1,318 @@
+//! The zone data of several providers as one.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::{AbsentNames, Apex, Name, NameChanges, NameEntry, Window, ZoneData};
+
+/// The zone data of several providers, in the order of their precedence.
+///
+/// A name belongs to the first provider that has it or denies it. A provider denies a name that is
+/// in one of its zones and absent there, unless absent names of the zone pass
+/// ([`AbsentNames::Passed`]). It also decides about the names that it delegates.
+pub struct Union<'a> {
+    members: Vec<Member<'a>>,
+    /// The zones of all answered members. `None` if at most one of them has zones.
+    zones: Option<Vec<Apex>>,
+    /// The delegated names of all answered members. `None` if at most one of them has any.
+    delegated: Option<Vec<Name>>,
+}
+
+/// The data of one provider.
+pub struct Member<'a> {
+    /// The data.
+    pub data: Box<dyn ZoneData + 'a>,
+    /// Whether names are answered from the data.
+    pub standing: Standing,
+}
+
+/// Whether names are answered from a provider's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// They are.
+    Answered,
+    /// They are not, because the data may be outdated. All queries for names in the provider's
+    /// zones pass, and no provider of lower precedence answers them.
+    Passed,
+}
+
+impl<'a> Union<'a> {
+    /// The union of these members, in the order of their precedence.
+    #[must_use]
+    pub fn new(members: Vec<Member<'a>>) -> Union<'a> {
+        let answered = || members.iter().filter(|member| member.is_answered());
+        let zones = answered().map(|member| member.data.zones());
+        let zones: Vec<&[Apex]> = zones.filter(|zones| !zones.is_empty()).collect();
+        let zones = (zones.len() > 1).then(|| merge_zones(&zones));
+        let delegated = answered().map(|member| member.data.delegated_names());
+        let delegated: Vec<&[Name]> = delegated.filter(|names| !names.is_empty()).collect();
+        let delegated = (delegated.len() > 1).then(|| delegated.concat());
+        Union {
+            members,
+            zones,
+            delegated,
+        }
+    }
+
+    /// The number of the provider that a name belongs to. `None` if no provider has the name or
+    /// denies it.
+    #[must_use]
+    pub fn provider_of(&self, name: &Name) -> Option<usize> {
+        self.members.iter().position(|member| member.decides(name))
+    }
+
+    /// Whether changes of a provider may change names of other providers: whether a changed name is
+    /// in a zone of another provider, whose aliases may lead to it.
+    #[must_use]
+    pub fn may_change_other_names(&self, number: usize, changes: &NameChanges) -> bool {
+        let others = self.members.iter().enumerate();
+        let others = others.filter(|(other, _)| *other != number);
+        let others: Vec<&Member<'_>> = others.map(|(_, member)| member).collect();
+        let mut names = changes.names.values().flatten();
+        names.any(|name| others.iter().any(|member| member.has_in_zones(name)))
+    }
+
+    /// These changes, with the names that are known one by one and may belong to another provider
+    /// after them: those below a changed name, where another provider may have computed names.
+    #[must_use]
+    pub fn with_decided_names(&self, mut changes: NameChanges) -> NameChanges {
+        for names in changes.names.values_mut() {
+            let below = names.iter().flat_map(|name| self.exact_names_below(name));
+            let below: Vec<Name> = below.cloned().collect();
+            names.extend(below);
+        }
+        changes
+    }
+
+    /// Whether a provider of higher precedence than that with this number decides about a name.
+    fn is_outranked(&self, number: usize, name: &Name) -> bool {
+        let mut higher = self.members[..number].iter();
+        higher.any(|member| member.decides(name))
+    }
+
+    /// The number of the provider whose entry of the name is answered, and the entry.
+    fn owned_entry(&self, name: &Name, window: Window) -> Option<(usize, Arc<NameEntry>)> {
+        for (number, member) in self.members.iter().enumerate() {
+            match member.standing {
+                Standing::Passed if member.decides(name) => return None,
+                Standing::Passed => {}
+                Standing::Answered => {
+                    if let Some(entry) = member.data.entry_within(name, window) {
+                        let is_answered = !self.is_outranked(number, name);
+                        return is_answered.then_some((number, entry));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// An entry of the provider with this number, with the computed names below it that a provider
+    /// of lower precedence has.
+    fn with_computed_names(
+        &self,
+        number: usize,
+        name: &Name,
+        entry: Arc<NameEntry>,
+    ) -> Arc<NameEntry> {
+        if entry.has_computed_names() {
+            return entry;
+        }
+        let lower = self.members[number + 1..].iter();
+        let lower = lower.filter(|member| member.is_answered() && !member.data.zones().is_empty());
+        for member in lower {
+            if let Some(below) = member.data.entry_within(name, Window::EXISTENCE)
+                && below.has_computed_names()
+            {
+                let mut entry = (*entry).clone();
+                entry.set_computed_names(below.computed_names().clone());
+                return Arc::new(entry);
+            }
+        }
+        entry
+    }
+
+    /// Whether a name without an entry exists because a name below it overrides the denial of a
+    /// provider of lower precedence (RFC 8020).
+    fn is_above_overriding_name(&self, name: &Name) -> bool {
+        self.members.iter().enumerate().any(|(number, member)| {
+            member.is_answered()
+                && member.data.has_exact_name_below(name)
+                && !self.is_outranked(number, name)
+                && self.is_denied_below(number, name)
+        })
+    }
+
+    /// Whether a provider of lower precedence than that with this number denies a name, which is
+    /// then not a computed name either.
+    fn is_denied_below(&self, number: usize, name: &Name) -> bool {
+        let mut lower = self.members[number + 1..].iter();
+        let decides = lower.find(|member| member.decides(name));
+        decides.is_some_and(|member| member.is_answered() && !member.has(name))
+            && !self.is_delegated(name)
+    }
+
+    /// The names above overriding names that exist only because of them.
+    fn names_above(&self) -> BTreeSet<Name> {
+        let mut above = BTreeSet::new();
+        for (number, member) in self.members.iter().enumerate() {
+            let has_lower_zones = || {
+                let mut lower = self.members[number + 1..].iter();
+                lower.any(|member| !member.data.zones().is_empty())
+            };
+            if !member.is_answered() || !member.data.zones().is_empty() || !has_lower_zones() {
+                continue;
+            }
+            member.data.visit(Window::EXISTENCE, &mut |name, _| {
+                let parents = std::iter::successors(name.parent(), Name::parent);
+                for parent in parents.take_while(|parent| self.zone_of(parent).is_some()) {
+                    if self.owned_entry(&parent, Window::EXISTENCE).is_none()
+                        && self.is_above_overriding_name(&parent)
+                    {
+                        above.insert(parent);
+                    }
+                }
+            });
+        }
+        above
+    }
+}
+
+impl Member<'_> {
+    fn is_answered(&self) -> bool {
+        self.standing == Standing::Answered
+    }
+
+    /// Whether the provider has a name, or decides that it is absent or delegated.
+    fn decides(&self, name: &Name) -> bool {
+        match self.standing {
+            Standing::Answered => self.has(name) || self.denies(name),
+            Standing::Passed => self.has_in_zones(name),
+        }
+    }
+
+    fn has(&self, name: &Name) -> bool {
+        self.data.find_name(name, Window::EXISTENCE).is_some()
+    }
+
+    /// Whether an absent name is denied or delegated.
+    fn denies(&self, name: &Name) -> bool {
+        if self.data.is_delegated(name) {
+            return true;
+        }
+        let zone = self.data.zone_of(name);
+        zone.is_some_and(|zone| self.data.zones()[zone].absent_names != AbsentNames::Passed)
+    }
+
+    /// Whether a name is in a zone of the provider, or delegated.
+    fn has_in_zones(&self, name: &Name) -> bool {
+        let mut zones = self.data.zones().iter();
+        zones.any(|zone| name.is_at_or_below(&zone.name)) || self.data.is_delegated(name)
+    }
+}
+
+impl ZoneData for Union<'_> {
+    fn zones(&self) -> &[Apex] {
+        if let Some(zones) = &self.zones {
+            return zones;
+        }
+        let answered = self.members.iter().filter(|member| member.is_answered());
+        let mut zones = answered.map(|member| member.data.zones());
+        zones.find(|zones| !zones.is_empty()).unwrap_or_default()
+    }
+
+    fn delegated_names(&self) -> &[Name] {
+        if let Some(delegated) = &self.delegated {
+            return delegated;
+        }
+        let answered = self.members.iter().filter(|member| member.is_answered());
+        let mut delegated = answered.map(|member| member.data.delegated_names());
+        delegated
+            .find(|names| !names.is_empty())
+            .unwrap_or_default()
+    }
+
+    fn is_delegated(&self, name: &Name) -> bool {
+        self.members.iter().any(|member| match member.standing {
+            Standing::Answered => member.data.is_delegated(name),
+            Standing::Passed => member.has_in_zones(name),
+        })
+    }
+
+    fn entry_within(&self, name: &Name, window: Window) -> Option<Arc<NameEntry>> {
+        match self.owned_entry(name, window) {
+            Some((number, entry)) => Some(self.with_computed_names(number, name, entry)),
+            None => self.is_above_overriding_name(name).then(Arc::default),
+        }
+    }
+
+    fn has_address(&self, name: &Name, address: IpAddr) -> bool {
+        let owned = self.owned_entry(name, Window::EXISTENCE);
+        owned.is_some_and(|(number, _)| self.members[number].data.has_address(name, address))
+    }
+
+    fn visit(&self, window: Window, see: &mut dyn FnMut(&Name, &NameEntry)) {
+        for (number, member) in self.members.iter().enumerate() {
+            if !member.is_answered() {
+                continue;
+            }
+            let may_compute_below = self.members.len() > number + 1;
+            member.data.visit(window, &mut |name, entry| {
+                if self.is_outranked(number, name) {
+                    return;
+                }
+                if may_compute_below && member.data.zones().is_empty() {
+                    let entry = Arc::new(entry.clone());
+                    see(name, &self.with_computed_names(number, name, entry));
+                } else {
+                    see(name, entry);
+                }
+            });
+        }
+        for name in self.names_above() {
+            see(&name, &NameEntry::default());
+        }
+    }
+
+    fn pass_suffixes(&self) -> BTreeSet<Name> {
+        let mut suffixes = BTreeSet::new();
+        for member in &self.members {
+            match member.standing {
+                Standing::Answered => suffixes.extend(member.data.pass_suffixes()),
+                Standing::Passed => {
+                    let zones = member.data.zones().iter();
+                    suffixes.extend(zones.map(|zone| zone.name.clone()));
+                    suffixes.extend(member.data.delegated_names().iter().cloned());
+                }
+            }
+        }
+        suffixes
+    }
+
+    fn exact_names_below(&self, name: &Name) -> &[Name] {
+        let mut below = self.members.iter();
+        let below = below.find_map(|member| {
+            let names = member.data.exact_names_below(name);
+            (!names.is_empty()).then_some(names)
+        });
+        below.unwrap_or_default()
+    }
+
+    fn has_exact_name_below(&self, name: &Name) -> bool {
+        let mut members = self.members.iter();
+        members.any(|member| member.data.has_exact_name_below(name))
+    }
+}
+
+/// Zones of several providers, longest name first. Of zones with the same name, the first stays.
+fn merge_zones(zones: &[&[Apex]]) -> Vec<Apex> {
+    let mut merged: Vec<Apex> = zones.concat();
+    // The sort is stable, so the zone of the higher precedence comes first.
+    merged.sort_by(|a, b| {
+        let length = |zone: &Apex| zone.name.wire().len();
+        (length(b).cmp(&length(a))).then_with(|| a.name.cmp(&b.name))
+    });
+    merged.dedup_by(|later, earlier| later.name == earlier.name);
+    merged
+}

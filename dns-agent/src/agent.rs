@@ -14,6 +14,8 @@
 //! answer from outdated data.
 
 mod client_policy;
+mod followed_path;
+mod hosts;
 mod intake;
 mod kernel_plane;
 mod kubernetes;
@@ -46,6 +48,7 @@ use zerohop_resolver::{
 use zerohop_sources::files::{MAX_SETTINGS, read_text};
 
 use self::{
+    hosts::HostsIntake,
     intake::{Intake, Wake},
     kubernetes::{KubernetesIntake, KubernetesSender},
     manifests::{ManifestsIntake, ManifestsSender},
@@ -59,7 +62,7 @@ use crate::{
     admin::state::AdminState,
     admin::status::{KubernetesStatus, ManifestsStatus, ResolverStatus, SourceStatus, Status},
     admin::status_board::StatusBoard,
-    config::{self, Config, SourceConfig},
+    config::{self, Config, HostsPrecedence, SourceConfig},
 };
 
 /// The tasks that run until shutdown. A task that ends on its own returns its name for the error
@@ -171,9 +174,20 @@ impl Agent {
         let servers =
             cluster.map_or_else(UpstreamServers::default, |cluster| cluster.servers.clone());
         let (source, intake) = source.connect(&config, servers, &wake);
+        let mut intakes = vec![intake];
+        let mut hosts_sender = None;
+        if !config.hosts.is_empty() {
+            let (sender, intake) = HostsIntake::new(&config, &wake);
+            hosts_sender = Some(sender);
+            // The providers are in the order of their precedence.
+            match config.hosts_precedence {
+                HostsPrecedence::Above => intakes.insert(0, Box::new(intake)),
+                HostsPrecedence::Below => intakes.push(Box::new(intake)),
+            }
+        }
         let mut publisher = {
             let (config, metrics) = (config.clone(), metrics.clone());
-            let start = move || Publisher::new(&config, vec![intake], metrics);
+            let start = move || Publisher::new(&config, intakes, metrics);
             let publisher = run_privileged("publisher", start)?.await;
             publisher.context("the publisher failed")??
         };
@@ -217,6 +231,14 @@ impl Agent {
         }
         for sockets in sockets {
             resolver.spawn_servers(sockets, &mut tasks);
+        }
+        if let Some(sender) = hosts_sender {
+            let follow = hosts::follow(config.hosts.clone(), sender);
+            let follow = spawn_privileged_task("files", follow)?;
+            tasks.spawn(async {
+                follow.await;
+                "the reader of the hosts files"
+            });
         }
         let mut first_load = None;
         if !listen.is_empty() {

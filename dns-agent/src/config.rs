@@ -12,6 +12,7 @@ mod settings;
 mod values;
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     time::Duration,
@@ -49,6 +50,12 @@ pub struct Config {
     /// How objects become records. With `--kubernetes`, CoreDNS's Corefile replaces some of these
     /// settings.
     pub zone: ZoneSettings,
+    /// The hosts files.
+    pub hosts: Vec<PathBuf>,
+    /// Whether names of the hosts files replace names of the cluster.
+    pub hosts_precedence: HostsPrecedence,
+    /// The TTL of the records of hosts files, in seconds.
+    pub hosts_ttl: u32,
     /// The interfaces on which the kernel answers. If empty, there is no kernel plane.
     pub interfaces: Vec<Interface>,
     /// Networks whose clients the kernel answers on interfaces that are not veths. If empty, the
@@ -79,6 +86,15 @@ pub struct Config {
     pub persistence: Persistence,
     /// The number of names that the kernel's tables have room for. `None`: the tables grow.
     pub capacity: Option<u32>,
+}
+
+/// Which names count if a hosts file and the cluster decide about the same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostsPrecedence {
+    /// Those of the cluster.
+    Below,
+    /// Those of the hosts file.
+    Above,
 }
 
 /// The source of objects.
@@ -163,7 +179,7 @@ impl Config {
                  as the ClusterIP of kube-dns, as --serve IP"
             );
         }
-        if let Some(twice) = first_repeated(&interfaces) {
+        if let Some(twice) = first_repeated(interfaces.iter().map(|it| &it.name)) {
             bail!("--interface {twice} is given twice: give each interface once, with one hook");
         }
         let upstreams = upstream_addresses(settings.upstream);
@@ -213,6 +229,21 @@ impl Config {
         } else {
             Deviations::Answered
         };
+        let hosts_precedence = if settings.hosts_override {
+            HostsPrecedence::Above
+        } else {
+            HostsPrecedence::Below
+        };
+        if settings.hosts_override && settings.hosts.is_empty() {
+            bail!(
+                "--hosts-override has an effect only with --hosts: give --hosts FILE too, or leave \
+                 --hosts-override out"
+            );
+        }
+        if let Some(twice) = first_repeated(&settings.hosts) {
+            let twice = twice.display();
+            bail!("--hosts {twice} is given twice: give each file once");
+        }
         let persistence = if settings.persist {
             Persistence::Pinned
         } else {
@@ -252,6 +283,9 @@ impl Config {
                 deviations,
                 ..ZoneSettings::default()
             },
+            hosts: settings.hosts,
+            hosts_precedence,
+            hosts_ttl: settings.ttl.0,
             interfaces,
             allow: networks(settings.allow),
             rate_limit: settings.rate_limit,
@@ -385,16 +419,9 @@ fn ip_addresses(sockets: &[SocketAddr]) -> impl Iterator<Item = IpAddr> {
     sockets.iter().map(|socket| socket.ip().to_canonical())
 }
 
-fn first_repeated(interfaces: &[Interface]) -> Option<&str> {
-    interfaces
-        .iter()
-        .enumerate()
-        .find(|(index, interface)| {
-            interfaces[..*index]
-                .iter()
-                .any(|other| other.name == interface.name)
-        })
-        .map(|(_, interface)| interface.name.as_str())
+fn first_repeated<T: Ord>(values: impl IntoIterator<Item = T>) -> Option<T> {
+    let mut seen = BTreeSet::new();
+    values.into_iter().find_map(|value| seen.replace(value))
 }
 
 #[cfg(test)]

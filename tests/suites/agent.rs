@@ -6,6 +6,7 @@ mod check;
 mod dns_path;
 mod faults;
 mod foreign_programs;
+mod hosts;
 mod metrics;
 mod network_policy;
 mod node;
@@ -39,6 +40,9 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// The lease that [`SHORT_LEASE`] sets.
 const STALE_AFTER: Duration = Duration::from_secs(2);
 const SHORT_LEASE: &str = "--stale-after=2s";
+
+/// The type A (RFC 1035 section 3.2.2).
+const A: u16 = 1;
 
 const WEB: &str = "
 apiVersion: v1
@@ -323,10 +327,14 @@ impl PodClient {
     /// Asks for the IPv4 address of a service of `shop`. `None`: no reply within [`PATIENCE`], or
     /// an ICMP error.
     fn ask_for(&self, service: &str) -> Option<Vec<u8>> {
-        let name = format!("{service}.shop.svc.cluster.local");
+        self.ask(&format!("{service}.shop.svc.cluster.local"), A)
+    }
+
+    /// The reply to a question. `None`: no reply within [`PATIENCE`], or an ICMP error.
+    fn ask(&self, name: &str, rtype: u16) -> Option<Vec<u8>> {
         let query = QueryPacket {
             id: rand::random(),
-            ..QueryPacket::new(POD[0], SERVED[0], &name, 1)
+            ..QueryPacket::new(POD[0], SERVED[0], name, rtype)
         };
         self.0.send(&query.message()).unwrap();
         // Skips late replies to earlier queries.

@@ -15,8 +15,17 @@ pub const MAX_SETTINGS: u64 = 1 << 20;
 /// Reads a regular file of at most `max_bytes` bytes as text. Symbolic links are followed.
 ///
 /// # Errors
-/// When the file can't be read, is not a regular file, is larger than `max_bytes`, or is not UTF-8.
+/// As for [`read_bytes`], and when the file is not UTF-8.
 pub fn read_text(path: &Path, max_bytes: u64) -> io::Result<String> {
+    String::from_utf8(read_bytes(path, max_bytes)?)
+        .map_err(|error| invalid_input(format!("it is not UTF-8: {error}")))
+}
+
+/// Reads a regular file of at most `max_bytes` bytes. Symbolic links are followed.
+///
+/// # Errors
+/// When the file can't be read, is not a regular file, or is larger than `max_bytes`.
+pub fn read_bytes(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
     // Checked before opening, because opening a device may have side effects.
     check_metadata(&fs::metadata(path)?, max_bytes)?;
     let file = open_nonblocking(path)?;
@@ -29,7 +38,7 @@ pub fn read_text(path: &Path, max_bytes: u64) -> io::Result<String> {
     if bytes.len() as u64 > max_bytes {
         return Err(too_large(max_bytes));
     }
-    String::from_utf8(bytes).map_err(|error| invalid_input(format!("it is not UTF-8: {error}")))
+    Ok(bytes)
 }
 
 /// Opens a file without waiting for the writer of a FIFO, and without making a terminal the

@@ -33,6 +33,9 @@ pub struct Status {
     pub publication: PublicationStatus,
     /// The source of the objects.
     pub source: SourceStatus,
+    /// The hosts files, in the order of the configuration.
+    #[serde(default)]
+    pub hosts: Vec<HostsFileStatus>,
     /// Objects, parts of objects, and settings that can't be used, with the reason.
     pub problems: Vec<String>,
     /// The zones that are answered authoritatively.
@@ -86,6 +89,19 @@ pub struct ManifestsStatus {
     /// Errors of the last load, each with its file and, if known, its line. The objects of the last
     /// load without errors stay published.
     pub errors: Vec<String>,
+}
+
+/// The status of a hosts file.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct HostsFileStatus {
+    /// The file.
+    pub path: PathBuf,
+    /// The number of names with addresses of the last successful reading.
+    pub names: usize,
+    /// When the file was last read, in RFC 3339 format; empty before that.
+    pub loaded: String,
+    /// Why the last attempt to read the file failed; `None` if it succeeded.
+    pub error: Option<String>,
 }
 
 /// The status of the Kubernetes API as the source.
@@ -320,7 +336,7 @@ impl ManifestsStatus {
     /// The status of manifests that were loaded just now.
     pub fn loaded_now(path: &Path) -> ManifestsStatus {
         ManifestsStatus {
-            loaded: now_rfc3339(),
+            loaded: rfc3339(SystemTime::now()),
             ..ManifestsStatus::not_loaded(path)
         }
     }
@@ -332,6 +348,7 @@ impl Default for SourceStatus {
     }
 }
 
-fn now_rfc3339() -> String {
-    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
+/// A time in RFC 3339 format, in whole seconds.
+pub(crate) fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
 }

@@ -16,7 +16,10 @@ use zerohop_zone::{ObjectRef, Providers};
 use super::{
     lookup::{AnsweringPlane, KernelReport, KernelState, Lookup, RecordReport},
     state::{KernelExplanation, KernelHealth},
-    status::{KernelStatus, ManifestsStatus, PlaneState, SourceStatus, Status, ZoneStatus},
+    status::{
+        HostsFileStatus, KernelStatus, ManifestsStatus, PlaneState, SourceStatus, Status,
+        ZoneStatus,
+    },
     *,
 };
 
@@ -344,6 +347,12 @@ fn the_status_is_printed_as_text() {
             age_seconds: Some(7.0),
             errors: vec!["/objects/a.yaml:3: unclosed".to_owned()],
         }),
+        hosts: vec![HostsFileStatus {
+            path: "/hosts".into(),
+            names: 12,
+            loaded: "2026-01-02T03:04:05Z".to_owned(),
+            error: Some("no such file".to_owned()),
+        }],
         problems: vec!["Service a/b: spec: bad".to_owned()],
         zones: vec![ZoneStatus {
             name: "cluster.local.".to_owned(),
@@ -366,6 +375,7 @@ dns-agent 1.2.3: not ready
 missing    interface eth7
 source     /objects, loaded 2026-01-02T03:04:05Z, checked 7 s ago
 stale      /objects/a.yaml:3: unclosed
+hosts      /hosts: 12 names, read 2026-01-02T03:04:05Z; no such file
 problem    Service a/b: spec: bad
 zone       cluster.local. serial 7
 objects    1 Namespaces, 2 Services, 3 EndpointSlices, 4 Pods

@@ -5,28 +5,23 @@ mod intake;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use anyhow::{Context as _, anyhow};
-use tokio::{sync::oneshot, time::timeout};
+use tokio::sync::oneshot;
 use tracing::error;
 use zerohop_kubernetes::{Objects, Selectors};
 use zerohop_sources::{
-    manifests::{self, FileStamps, ManifestError},
+    manifests::{self, ManifestError},
     path_watch::PathWatch,
 };
 
 pub(super) use self::intake::{ManifestsIntake, ManifestsSender};
-use super::threads::run_privileged;
+use super::followed_path::{FollowedPath, PathCheck, run_blocking};
 use crate::{
     admin::status::{ManifestsStatus, SourceStatus},
     admin::status_board::StatusBoard,
 };
-
-/// The interval between checks of the files for changes. A notification of inotify causes a load
-/// earlier.
-const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Receives the result of the first load.
 pub(super) type FirstLoad = oneshot::Receiver<anyhow::Result<()>>;
@@ -45,7 +40,7 @@ pub(super) async fn follow(
     // The watch starts before the first read, so that no change is missed.
     let watch = PathWatch::new(&path)
         .with_context(|| format!("can't watch {} for changes", path.display()));
-    let mut watch = match watch {
+    let watch = match watch {
         Ok(watch) => watch,
         Err(error) => {
             let _ = first.send(Err(error));
@@ -53,7 +48,7 @@ pub(super) async fn follow(
             return std::future::pending().await;
         }
     };
-    let mut stamps = read_stamps(&path).await;
+    let mut followed = FollowedPath::new(path.clone(), Some(watch)).await;
     match load(&path, &selectors).await {
         Err(errors) => {
             let _ = first.send(Err(load_error(&errors)));
@@ -69,17 +64,10 @@ pub(super) async fn follow(
         }
     }
     loop {
-        let is_notified = timeout(CHECK_INTERVAL, watch.changed()).await.is_ok();
-        let latest = read_stamps(&path).await;
-        if !is_notified && latest == stamps {
+        if followed.check().await == PathCheck::Unchanged {
             board.record_file_check();
             continue;
         }
-        if !is_notified {
-            // The path may now lead to another file, which inotify does not watch yet.
-            watch.rearm();
-        }
-        stamps = latest;
         let loaded = load(&path, &selectors).await;
         set_status(&board, status_after_load(&path, &loaded, &board));
         if let Ok(objects) = loaded
@@ -130,22 +118,6 @@ async fn load(path: &Path, selectors: &Selectors) -> Result<Objects, Vec<Manifes
                 reason: format!("the file can't be read: {error:#}"),
             }])
         })
-}
-
-/// The files' stamps; `None` when they can't be read.
-async fn read_stamps(path: &Path) -> Option<FileStamps> {
-    let owned = path.to_owned();
-    run_blocking(move || FileStamps::read(&owned))
-        .await
-        .ok()?
-        .ok()
-}
-
-/// Runs blocking work on another privileged thread, so that this task can be ended meanwhile.
-async fn run_blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> anyhow::Result<T> {
-    Ok(run_privileged("files", work)?.await?)
 }
 
 fn load_error(errors: &[ManifestError]) -> anyhow::Error {

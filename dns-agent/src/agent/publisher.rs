@@ -20,7 +20,7 @@ use zerohop_datapath::{PermittedClients, StopMode, settings};
 use zerohop_zone::{Name, NameOwner, Providers, Standing};
 
 pub(super) use self::inbox::{PublisherInbox, PublisherMessage, PublisherSender};
-use self::queue::PublicationQueue;
+use self::{queue::PublicationQueue, status::OutrankedNames};
 use super::{
     intake::{AppliedChange, Intake, Measure, write_lock},
     kernel_plane::{Freshness, GrownTables, KernelPlane, StaleReason, StartCondition},
@@ -57,6 +57,7 @@ pub(super) struct Publisher {
     standings: Vec<Standing>,
     /// Problems of objects; each is logged once.
     problems: BTreeSet<String>,
+    outranked: OutrankedNames,
     kernel_plane: KernelPlane,
     /// The names that wait for publication.
     queue: PublicationQueue,
@@ -122,6 +123,7 @@ impl Publisher {
             standings: vec![Standing::Answered; intakes.len()],
             intakes,
             problems: BTreeSet::new(),
+            outranked: OutrankedNames::default(),
             kernel_plane: KernelPlane::new(config, &clients)?,
             queue: PublicationQueue::default(),
             everything_since: None,

@@ -188,6 +188,18 @@ pub struct RunSettings {
     #[arg(long, help_heading = "Names", value_name = "DOMAIN", group = CHECKED)]
     pub pass: Vec<DelegatedName>,
 
+    /// A hosts file (hosts(5)) with names to answer besides those of the cluster,
+    /// read again when it changes. A name of a line gets its addresses, and each
+    /// address a PTR record; queries for other types and for other names pass. A
+    /// name that the cluster has or denies is not answered from the file, and
+    /// `dns-agent status` says so.
+    #[arg(long, help_heading = "Names", value_name = "FILE")]
+    pub hosts: Vec<PathBuf>,
+
+    /// The names of --hosts replace names of the cluster.
+    #[arg(long, help_heading = "Names")]
+    pub hosts_override: bool,
+
     /// With --manifests: an address of this node for `ns.dns.<zone>`, the zone's
     /// name server if no Service has one of the --serve addresses.
     #[arg(long, help_heading = "Names", value_name = "IP")]

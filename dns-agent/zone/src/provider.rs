@@ -29,6 +29,12 @@ pub trait Provider: Send + Sync {
     /// make no names.
     fn problems(&self) -> BTreeSet<String>;
 
+    /// Explains to an operator that a name of this provider is not answered, because a provider of
+    /// higher precedence decides about it. `None` if that needs no explanation.
+    fn outranked_problem(&self, _name: &Name) -> Option<String> {
+        None
+    }
+
     /// Where a record came from.
     fn origin_of(&self, record: &Record) -> Origin;
 
@@ -115,6 +121,23 @@ impl ReadProviders<'_> {
     /// The providers, in the order of their precedence.
     pub fn iter(&self) -> impl Iterator<Item = &dyn Provider> {
         self.0.iter().map(|provider| &**provider)
+    }
+
+    /// Explanations for names that are not answered, because another provider decides about them
+    /// ([`Provider::outranked_problem`]): the first `limit`, and the number of such names.
+    #[must_use]
+    pub fn outranked_problems(&self, limit: usize) -> (Vec<String>, usize) {
+        let union = self.union();
+        let (mut problems, mut count) = (Vec::new(), 0);
+        for (number, provider) in self.iter().enumerate() {
+            for name in union.outranked_names(number) {
+                count += 1;
+                if problems.len() < limit {
+                    problems.extend(provider.outranked_problem(&name));
+                }
+            }
+        }
+        (problems, count)
     }
 
     /// Where a record came from: what the provider of its owner says, or the first one that knows.

@@ -85,6 +85,21 @@ impl<'a> Union<'a> {
         changes
     }
 
+    /// The names of a provider without zones about which a provider of higher precedence decides.
+    /// Empty for a provider with zones.
+    pub(super) fn outranked_names(&self, number: usize) -> Vec<Name> {
+        let mut names = Vec::new();
+        if number > 0 && self.members[number].data.zones().is_empty() {
+            let data = &self.members[number].data;
+            data.visit(Window::EXISTENCE, &mut |name, _| {
+                if self.is_outranked(number, name) {
+                    names.push(name.clone());
+                }
+            });
+        }
+        names
+    }
+
     /// Whether a provider of higher precedence than that with this number decides about a name.
     fn is_outranked(&self, number: usize, name: &Name) -> bool {
         let mut higher = self.members[..number].iter();

@@ -18,7 +18,7 @@ fn config_map(name: &str, text: &str) -> Value {
 }
 
 /// CoreDNS's Corefile with additional lines.
-fn corefile(lines: &str) -> Value {
+pub(super) fn corefile(lines: &str) -> Value {
     let text = format!(".:53 {{\n {lines}\n kubernetes cluster.local {{\n  ttl 30\n }}\n}}\n");
     config_map("coredns", &text)
 }
@@ -37,10 +37,10 @@ fn dns_service() -> Value {
 
 /// Times before and after every step of these tests.
 const BEFORE: &str = "2026-01-01T00:00:00Z";
-const AFTER: &str = "2126-01-01T00:00:00Z";
+pub(super) const AFTER: &str = "2126-01-01T00:00:00Z";
 
 /// The pod of CoreDNS, started at this time.
-fn dns_pod(started: &str) -> Value {
+pub(super) fn dns_pod(started: &str) -> Value {
     json!({
         "metadata": {
             "namespace": "kube-system",
@@ -76,7 +76,7 @@ fn node_cache() -> Value {
 }
 
 /// Starts an API server with a cluster whose CoreDNS has `line` in its Corefile.
-fn start_api(topology: &Topology, line: &str) -> MemoryApiServer {
+pub(super) fn start_api(topology: &Topology, line: &str) -> MemoryApiServer {
     let api = start_cluster(topology);
     api.apply("configmaps", corefile(line));
     api.apply("services", dns_service());

@@ -39,6 +39,7 @@ impl Collector for Readings {
             limits,
             publication,
             source,
+            hosts,
             problems,
             zones,
             objects,
@@ -80,6 +81,15 @@ impl Collector for Readings {
             "zerohop_passed_objects",
             "Objects whose changed names pass until they are published",
             publication.passed.len(),
+        )?;
+        page.write_gauges(
+            "zerohop_hosts_names",
+            None,
+            "Names with addresses in the hosts file when it was last read",
+            hosts.iter().map(|file| {
+                let path = file.path.display().to_string();
+                (vec![("path", path)], file.names as f64)
+            }),
         )?;
         page.write_gauge(
             "zerohop_problems",

@@ -17,8 +17,8 @@ use zerohop_resolver::{ResolverCounters, ResolverCounts};
 use super::*;
 use crate::{
     admin::status::{
-        FeedState, FeedStatus, KernelStatus, KubernetesStatus, ManifestsStatus, PlaneState,
-        PolicyStatus, SourceStatus, Status,
+        FeedState, FeedStatus, HostsFileStatus, KernelStatus, KubernetesStatus, ManifestsStatus,
+        PlaneState, PolicyStatus, SourceStatus, Status,
     },
     admin::status_board::KubernetesFeeds,
 };
@@ -71,6 +71,11 @@ fn status(source: SourceStatus) -> Status {
         version: "1.2.3".to_owned(),
         degraded: vec!["this".to_owned()],
         source,
+        hosts: vec![HostsFileStatus {
+            path: "/hosts".into(),
+            names: 6,
+            ..HostsFileStatus::default()
+        }],
         network_policy: Some(PolicyStatus::default()),
         ..Status::default()
     };
@@ -117,6 +122,7 @@ fn samples_have_the_values_of_the_status() {
         "# TYPE zerohop_answers counter",
         r#"zerohop_answers_total{plane="kernel",outcome="data",hook="tc",interface="pods"} 5"#,
         r#"zerohop_answers_total{plane="user",outcome="nxdomain"} 3"#,
+        r#"zerohop_hosts_names{path="/hosts"} 6.0"#,
         r#"zerohop_passes_total{plane="kernel",outcome="lease_stale",hook="tc",interface="pods"} 0"#,
         "# UNIT zerohop_lease_remaining_seconds seconds",
         "zerohop_lease_remaining_seconds 8.5",

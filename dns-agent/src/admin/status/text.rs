@@ -4,7 +4,7 @@ use std::fmt;
 
 use zerohop_kubernetes::{LeftOutPod, ObjectCounts};
 
-use super::{PolicyStatus, SourceStatus, Status};
+use super::{HostsFileStatus, PolicyStatus, SourceStatus, Status};
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -16,6 +16,7 @@ impl fmt::Display for Status {
             // Long delays and passed objects are among the degradations.
             publication: _,
             source,
+            hosts,
             problems,
             zones,
             objects,
@@ -34,6 +35,7 @@ impl fmt::Display for Status {
         write_lines(f, "degraded", degraded)?;
         write_lines(f, "limit", limits)?;
         source.fmt(f)?;
+        write_lines(f, "hosts", hosts)?;
         write_lines(f, "problem", problems)?;
         let zones = zones
             .iter()
@@ -147,6 +149,26 @@ impl fmt::Display for SourceStatus {
             .collect();
         writeln!(f, "requests   {}", requests.join(", "))?;
         write_lines(f, "because", &kubernetes.reasons)
+    }
+}
+
+impl fmt::Display for HostsFileStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let HostsFileStatus {
+            path,
+            names,
+            loaded,
+            error,
+        } = self;
+        write!(f, "{}: {names} names", path.display())?;
+        match loaded.as_str() {
+            "" => write!(f, ", not read yet")?,
+            loaded => write!(f, ", read {loaded}")?,
+        }
+        match error {
+            Some(error) => write!(f, "; {error}"),
+            None => Ok(()),
+        }
     }
 }
 

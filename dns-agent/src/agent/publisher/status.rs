@@ -1,6 +1,9 @@
 //! The publisher's part of the log and of the status board.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use tracing::warn;
 use zerohop_zone::ZoneData as _;
@@ -14,6 +17,20 @@ use crate::{
 
 /// The most objects that a message about passed names lists.
 const SHOWN_OWNERS: usize = 3;
+
+/// The time between two searches for names that another provider decides about.
+const OUTRANKED_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The most such names that are listed one by one.
+const SHOWN_OUTRANKED: usize = 20;
+
+/// The names that are not answered because a provider of higher precedence decides about them.
+#[derive(Debug, Default)]
+pub(super) struct OutrankedNames {
+    /// When they were last searched for; `None` before the first search.
+    found: Option<Instant>,
+    problems: BTreeSet<String>,
+}
 
 impl Publisher {
     /// Writes the publisher's state to the status board.
@@ -33,7 +50,9 @@ impl Publisher {
             unusable.extend(problems);
         }
         self.log_new_problems();
-        let problems = self.problems.iter().cloned().chain(unusable).collect();
+        self.find_outranked_names();
+        let problems = self.problems.iter().chain(&self.outranked.problems);
+        let problems = problems.cloned().chain(unusable).collect();
         let zones = {
             let providers = self.providers.read();
             let union = providers.union();
@@ -74,6 +93,31 @@ impl Publisher {
             status.limits = limits;
             status.publication = publication;
         });
+    }
+
+    /// Finds the names that are not answered because another provider decides about them, and logs
+    /// new ones.
+    fn find_outranked_names(&mut self) {
+        let OutrankedNames { found, problems } = &self.outranked;
+        if found.is_some_and(|found| found.elapsed() < OUTRANKED_INTERVAL) {
+            return;
+        }
+        let providers = self.providers.read();
+        let (now, count) = providers.outranked_problems(SHOWN_OUTRANKED);
+        let mut now: BTreeSet<String> = now.into_iter().collect();
+        if count > now.len() {
+            let more = count - now.len();
+            now.insert(format!(
+                "{more} more names are not answered for the same reason"
+            ));
+        }
+        for problem in now.difference(problems) {
+            warn!("{problem}");
+        }
+        self.outranked = OutrankedNames {
+            found: Some(Instant::now()),
+            problems: now,
+        };
     }
 
     /// Logs new problems of objects.

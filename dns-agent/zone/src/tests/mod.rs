@@ -2,6 +2,7 @@
 
 mod answers;
 pub(crate) mod rendering;
+mod unions;
 
 use super::{Model, ModelBuilder, Name, Rdata, Record};
 

@@ -619,12 +619,20 @@ impl Publisher {
             return;
         }
         let mut changed = self.standings.iter().zip(&standings);
-        if changed.any(|(before, now)| (*before, *now) == (Standing::Answered, Standing::Passed)) {
-            self.kernel_plane.pass_everything();
-        }
+        let is_passed =
+            changed.any(|(before, now)| (*before, *now) == (Standing::Answered, Standing::Passed));
         self.standings = standings;
         self.queue.clear();
-        self.everything_since.get_or_insert_with(Instant::now);
+        if !is_passed {
+            self.everything_since.get_or_insert_with(Instant::now);
+            return;
+        }
+        // The lease must not be renewed before the tables have lost the provider's names.
+        self.kernel_plane.pass_everything();
+        let providers = self.providers.read();
+        let union = providers.union_of(&self.standings);
+        self.kernel_plane.publish_all_names(&union);
+        self.everything_since = None;
     }
 
     fn set_freshness(&mut self, freshness: Freshness) {

@@ -213,7 +213,8 @@ fn a_stale_cluster_leaves_the_names_of_hosts_files() {
     assert!(eventually(LIMIT, is_db_served).unwrap());
     assert_eq!(pod.service_address("web"), Some([10, 96, 1, 1]));
 
-    api.apply("configmaps", corefile("errors\n ready\n minimal"));
+    let hosts_plugin = "log\n hosts {\n  10.0.0.1 a.cluster.local\n  fallthrough\n }";
+    api.apply("configmaps", corefile(hosts_plugin));
     assert!(eventually(LIMIT, || Ok(pod.web_ttl().is_none())).unwrap());
     assert!(
         eventually(LIMIT, is_db_served).unwrap(),
@@ -229,7 +230,6 @@ fn a_stale_cluster_leaves_the_names_of_hosts_files() {
     assert!(eventually(LIMIT, has_changed).unwrap());
     assert_eq!(pod.ask_for("web"), None);
 
-    api.apply("configmaps", corefile("ready"));
     api.apply("pods", dns_pod(AFTER));
     let is_web_served = || Ok(pod.service_address("web") == Some([10, 96, 1, 1]));
     assert!(

@@ -240,8 +240,8 @@ fn place_answers(answers: RenderedAnswers, body: &mut Vec<u8>) -> [StoredAnswer;
     placed
 }
 
-/// Renders an answer to a question for `name`. `None` if the answer is not one that records hold, or
-/// has a length that they can't hold.
+/// Renders an answer to a question for `name`. `None` if the answer is not one that records hold,
+/// or has a length that they can't hold.
 fn render_answer(
     data: &dyn ZoneData,
     name: &Name,

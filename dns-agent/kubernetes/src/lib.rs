@@ -35,7 +35,7 @@ pub use coverage::{Coverage, Covered, ServiceNames};
 pub use event::{ConfigMapUpdates, Event, WriteTime};
 pub use feed::Feed;
 pub use index::Index;
-pub use names::{Names, View, WalkPosition, build_model};
+pub use names::{Names, View, ViewPosition, build_model};
 pub use node_cache::{CacheAddresses, CacheConfig, ConfigMapData, NodeCache, ReloadMode};
 pub use object_set::{Object, ObjectCounts, Objects};
 pub use objects::{

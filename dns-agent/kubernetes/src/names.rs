@@ -11,7 +11,7 @@ use zerohop_zone::{
     address_data, reverse_name, reverse_range, undashed,
 };
 
-pub use self::walk::{Names, WalkPosition};
+pub use self::walk::{Names, ViewPosition};
 use super::endpoints::EndpointLabel;
 use super::index::{Index, PodCount, PointerSource};
 use super::object_set::Objects;

@@ -43,8 +43,8 @@ impl Provider for Index {
             Some(zone) => Some(view.zones().iter().position(|apex| apex.name == *zone)?),
         };
         let start = match zone {
-            None => names::WalkPosition::ADDRESSES,
-            Some(_) => names::WalkPosition::START,
+            None => names::ViewPosition::ADDRESSES,
+            Some(_) => names::ViewPosition::START,
         };
         let (names, next) = view.walk(number, from.get().unwrap_or(&start))?;
         let names = names.into_iter().map(|(name, _)| name).collect();

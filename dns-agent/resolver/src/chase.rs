@@ -109,8 +109,8 @@ impl Chase {
         }
     }
 
-    /// Continues with local data if it has the target, although the target is in no local zone, such
-    /// as a name of a hosts file. `rotation` is that of [`zerohop_zone::render`].
+    /// Continues with local data if it has the target, although the target is in no local zone,
+    /// such as a name of a hosts file. `rotation` is that of [`zerohop_zone::render`].
     pub(super) fn start(self, data: &dyn ZoneData, rotation: usize) -> QueryAction {
         if data.entry_within(&self.target, Window::EXISTENCE).is_none() {
             return QueryAction::Chase(self);

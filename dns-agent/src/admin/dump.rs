@@ -24,11 +24,12 @@ use zerohop_zone::{
 /// may be somewhat larger, because the names of one Service stay together.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// Maximum number of steps while the providers are locked, so that the publisher need not wait long.
-/// [`PIECE_BYTES`] does not limit the steps, because a step may write nothing.
+/// Maximum number of steps while the providers are locked, so that the publisher need not wait
+/// long. [`PIECE_BYTES`] does not limit the steps, because a step may write nothing.
 const MAX_STEPS: usize = 512;
 
-/// Limits the number of dumps at the same time, because each dump locks the providers again and again.
+/// Limits the number of dumps at the same time, because each dump locks the providers again and
+/// again.
 static DUMP_SLOTS: Semaphore = Semaphore::const_new(8);
 
 /// Dumps every zone, and the records outside the zones.

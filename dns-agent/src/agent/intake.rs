@@ -25,7 +25,7 @@ const CAPACITY: usize = 1024;
 
 /// The publisher's side of a provider.
 pub(super) trait Intake: Send {
-    /// The provider. Nobody else writes to it.
+    /// The provider. Only the intake, and the publisher, write to it.
     fn provider(&self) -> Arc<RwLock<dyn Provider>>;
 
     /// Whether the provider has names, or a zone.

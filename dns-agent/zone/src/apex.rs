@@ -51,7 +51,8 @@ impl Apex {
         }
     }
 
-    /// The apex of a zone whose records have a TTL of `ttl` seconds. Fails when names in the SOA data are too long.
+    /// The apex of a zone whose records have a TTL of `ttl` seconds. Fails when names in the SOA
+    /// data are too long.
     pub(super) fn new(name: Name, serial: u32, ttl: u32) -> Result<Apex, NameError> {
         let soa = Soa {
             mname: name.child(b"dns")?.child(b"ns")?,

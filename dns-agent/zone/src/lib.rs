@@ -39,7 +39,7 @@ pub use origin::{ObjectRef, Origin};
 pub use provider::{Provider, Providers, ReadProviders, WalkPosition};
 pub use record::{Rdata, Record, Rtype, Soa, Srv};
 pub use renderer::{Sections, build_query, count_rotations, render, render_sections};
-pub use union::{Member, Standing, Union};
+pub use union::{Standing, Union, UnionMember};
 pub use window::Window;
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use super::union::{Member, Standing, Union};
+use super::union::{Standing, Union, UnionMember};
 use super::{LiveZoneData, Name, NameChanges, Origin, Record, Rtype, ZoneData};
 
 /// The owner of objects of one origin, such as the Kubernetes API or a hosts file.
@@ -111,7 +111,7 @@ impl ReadProviders<'_> {
         let standings = standings.iter().copied();
         let standings = standings.chain(std::iter::repeat(Standing::Answered));
         let members = self.0.iter().zip(standings);
-        let members = members.map(|(provider, standing)| Member {
+        let members = members.map(|(provider, standing)| UnionMember {
             data: provider.zone_data(),
             standing,
         });

@@ -12,7 +12,7 @@ use super::{AbsentNames, Apex, Name, NameChanges, NameEntry, Window, ZoneData};
 /// in one of its zones and absent there, unless absent names of the zone pass
 /// ([`AbsentNames::Passed`]). It also decides about the names that it delegates.
 pub struct Union<'a> {
-    members: Vec<Member<'a>>,
+    members: Vec<UnionMember<'a>>,
     /// The zones of all answered members. `None` if at most one of them has zones.
     zones: Option<Vec<Apex>>,
     /// The delegated names of all answered members. `None` if at most one of them has any.
@@ -20,7 +20,7 @@ pub struct Union<'a> {
 }
 
 /// The data of one provider.
-pub struct Member<'a> {
+pub struct UnionMember<'a> {
     /// The data.
     pub data: Box<dyn ZoneData + 'a>,
     /// Whether names are answered from the data.
@@ -40,7 +40,7 @@ pub enum Standing {
 impl<'a> Union<'a> {
     /// The union of these members, in the order of their precedence.
     #[must_use]
-    pub fn new(members: Vec<Member<'a>>) -> Union<'a> {
+    pub fn new(members: Vec<UnionMember<'a>>) -> Union<'a> {
         let answered = || members.iter().filter(|member| member.is_answered());
         let zones = answered().map(|member| member.data.zones());
         let zones: Vec<&[Apex]> = zones.filter(|zones| !zones.is_empty()).collect();
@@ -68,7 +68,7 @@ impl<'a> Union<'a> {
     pub fn may_change_other_names(&self, number: usize, changes: &NameChanges) -> bool {
         let others = self.members.iter().enumerate();
         let others = others.filter(|(other, _)| *other != number);
-        let others: Vec<&Member<'_>> = others.map(|(_, member)| member).collect();
+        let others: Vec<&UnionMember<'_>> = others.map(|(_, member)| member).collect();
         let mut names = changes.names.values().flatten();
         names.any(|name| others.iter().any(|member| member.has_in_zones(name)))
     }
@@ -194,7 +194,7 @@ impl<'a> Union<'a> {
     }
 }
 
-impl Member<'_> {
+impl UnionMember<'_> {
     fn is_answered(&self) -> bool {
         self.standing == Standing::Answered
     }

@@ -34,14 +34,14 @@ not-an-address bad.corp.example
 ";
 
 /// A hosts file in a folder of its own; removed when dropped.
-struct HostsFile(PathBuf);
+struct HostsFolder(PathBuf);
 
-impl HostsFile {
-    fn new(text: &str) -> HostsFile {
+impl HostsFolder {
+    fn new(text: &str) -> HostsFolder {
         let (process, number) = (std::process::id(), rand::random::<u64>());
         let folder = std::env::temp_dir().join(format!("zerohop-hosts-{process}-{number:016x}"));
         fs::create_dir(&folder).unwrap();
-        let file = HostsFile(folder);
+        let file = HostsFolder(folder);
         file.write(text);
         file
     }
@@ -62,7 +62,7 @@ impl HostsFile {
     }
 }
 
-impl Drop for HostsFile {
+impl Drop for HostsFolder {
     fn drop(&mut self) {
         fs::remove_dir_all(&self.0).ok();
     }
@@ -98,7 +98,7 @@ fn compare_planes(topology: &Topology, agent: &AgentProcess, questions: &[(&str,
 fn names_of_a_hosts_file_are_answered_beside_those_of_the_cluster() {
     let topology = Topology::routed().unwrap();
     let api = start_cluster(&topology);
-    let hosts = HostsFile::new(HOSTS);
+    let hosts = HostsFolder::new(HOSTS);
     let agent = start_agent(&topology.node, &api, &[SHORT_LEASE, LISTEN, &hosts.flag()]);
     let pod = PodClient::new(&topology);
     let is_served = || Ok(address(&pod, "db.corp.example") == Some([192, 0, 2, 5]));
@@ -167,7 +167,7 @@ fn names_of_a_hosts_file_are_answered_beside_those_of_the_cluster() {
 fn names_of_a_hosts_file_may_replace_those_of_the_cluster() {
     let topology = Topology::routed().unwrap();
     let api = start_cluster(&topology);
-    let hosts = HostsFile::new(&format!(
+    let hosts = HostsFolder::new(&format!(
         "{HOSTS}\n192.0.2.8 a.deep.shop.svc.cluster.local\n"
     ));
     let flags = [SHORT_LEASE, LISTEN, &hosts.flag(), "--hosts-override"];
@@ -205,7 +205,7 @@ fn a_stale_cluster_leaves_the_names_of_hosts_files() {
     let topology = Topology::routed().unwrap();
     // Without the plugin `reload`, CoreDNS reads a new Corefile only when it starts.
     let api = start_api(&topology, "log");
-    let hosts = HostsFile::new(HOSTS);
+    let hosts = HostsFolder::new(HOSTS);
     let flags = [SHORT_LEASE, "--node-name=this", &hosts.flag()];
     let agent = start_agent(&topology.node, &api, &flags);
     let pod = PodClient::new(&topology);

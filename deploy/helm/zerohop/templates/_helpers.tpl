@@ -15,5 +15,9 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{/* The agent's configuration file. */}}
 {{- define "zerohop.config" -}}
 {{- $corefile := printf "%s/%s" .Values.corefile.namespace .Values.corefile.name }}
-{{- toYaml (mergeOverwrite (dict "corefile" $corefile) .Values.config) }}
+{{- $defaults := dict "corefile" $corefile }}
+{{- if .Values.hosts }}
+{{- $_ := set $defaults "hosts" (list "/etc/zerohop/hosts") }}
+{{- end }}
+{{- toYaml (mergeOverwrite $defaults .Values.config) }}
 {{- end }}

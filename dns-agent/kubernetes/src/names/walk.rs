@@ -15,7 +15,7 @@ use crate::{objects::ObjectKey, service::NamesOfService, settings::PodMode};
 
 /// The position of a walk: the last name returned.
 #[derive(Clone, Debug)]
-pub enum WalkPosition {
+pub enum ViewPosition {
     /// A name of the zone skeleton; `None` before the first one.
     Skeleton(Option<Name>),
     /// The index of a cluster domain, and a Service in it. A key without a name stands for the
@@ -31,25 +31,25 @@ pub enum WalkPosition {
 /// Existing names with their entries.
 pub type Names = Vec<(Name, Arc<NameEntry>)>;
 
-impl WalkPosition {
+impl ViewPosition {
     /// Before all names.
-    pub const START: WalkPosition = WalkPosition::Skeleton(None);
+    pub const START: ViewPosition = ViewPosition::Skeleton(None);
     /// Before all reverse names.
-    pub const ADDRESSES: WalkPosition = WalkPosition::Address(None);
+    pub const ADDRESSES: ViewPosition = ViewPosition::Address(None);
 }
 
 impl View<'_> {
     /// Returns the next names of a zone, and the position after them. `zone` is an index into
     /// [`ZoneData::zones`](zerohop_zone::ZoneData::zones), or `None` for the reverse names in no
     /// zone. Returns `None` at the end of the walk. The list of names may be empty before the end.
-    pub fn walk(&self, zone: Option<usize>, from: &WalkPosition) -> Option<(Names, WalkPosition)> {
+    pub fn walk(&self, zone: Option<usize>, from: &ViewPosition) -> Option<(Names, ViewPosition)> {
         let (mut names, next) = match from {
-            WalkPosition::Skeleton(after) => self.next_skeleton(zone, after.as_ref()),
-            WalkPosition::Service(domain, after) => self.next_service(*domain, after),
-            WalkPosition::Pod(domain, namespace, after) => {
+            ViewPosition::Skeleton(after) => self.next_skeleton(zone, after.as_ref()),
+            ViewPosition::Service(domain, after) => self.next_service(*domain, after),
+            ViewPosition::Pod(domain, namespace, after) => {
                 self.next_pod(*domain, namespace, *after)
             }
-            WalkPosition::Address(after) => self.next_address(zone, *after)?,
+            ViewPosition::Address(after) => self.next_address(zone, *after)?,
         };
         names.retain(|(name, _)| self.zone_of(name) == zone);
         Some((names, next))
@@ -57,13 +57,13 @@ impl View<'_> {
 
     /// The next name of the zone skeleton. After `svc` or `pod` of a cluster domain, the walk
     /// continues with the domain's Services or Pods if some of their names may be in the zone.
-    fn next_skeleton(&self, zone: Option<usize>, after: Option<&Name>) -> (Names, WalkPosition) {
+    fn next_skeleton(&self, zone: Option<usize>, after: Option<&Name>) -> (Names, ViewPosition) {
         let after = after.map(canonical_order);
         let all = self.index.skeleton.model.entries().map(|(name, _)| name);
         let following =
             all.filter(|name| after.as_ref().is_none_or(|it| canonical_order(name) > *it));
         let Some(name) = following.min_by_key(|name| canonical_order(name)) else {
-            return (Names::new(), WalkPosition::ADDRESSES);
+            return (Names::new(), ViewPosition::ADDRESSES);
         };
         let entry = match self.object_entry(name, Window::EXISTENCE) {
             Some(_) => None,
@@ -74,25 +74,25 @@ impl View<'_> {
             .is_some_and(|zone| name.is_at_or_below(&zone.name) || zone.name.is_at_or_below(name));
         let domains = self.index.skeleton.domains.iter().enumerate();
         let mut parts = domains.flat_map(|(at, domain)| {
-            let services = WalkPosition::Service(at, ObjectKey::new("", ""));
-            let pods = WalkPosition::Pod(at, "".into(), None);
+            let services = ViewPosition::Service(at, ObjectKey::new("", ""));
+            let pods = ViewPosition::Pod(at, "".into(), None);
             [(&domain.svc, services), (&domain.pod, pods)]
         });
         let part = parts.find(|(above, _)| *above == name && may_lead_there);
-        let here = || WalkPosition::Skeleton(Some(name.clone()));
+        let here = || ViewPosition::Skeleton(Some(name.clone()));
         let next = part.map_or_else(here, |(_, part)| part);
         (existing_names(name.clone(), entry), next)
     }
 
     /// The names of the next Service or namespace below `svc`. After the last one, the walk returns
     /// to the zone skeleton.
-    fn next_service(&self, at: usize, after: &ObjectKey) -> (Names, WalkPosition) {
+    fn next_service(&self, at: usize, after: &ObjectKey) -> (Names, ViewPosition) {
         let Some(domain) = self.index.skeleton.domains.get(at) else {
-            return (Names::new(), WalkPosition::ADDRESSES);
+            return (Names::new(), ViewPosition::ADDRESSES);
         };
         let Some(key) = self.index.next_service(after) else {
             let svc = domain.svc.clone();
-            return (Names::new(), WalkPosition::Skeleton(Some(svc)));
+            return (Names::new(), ViewPosition::Skeleton(Some(svc)));
         };
         let names = if key.name.is_empty() {
             let name = domain.namespace_names(&key.namespace).map(|[name, _]| name);
@@ -104,7 +104,7 @@ impl View<'_> {
             names.sort_by(|(one, _), (other, _)| canonical_order(one).cmp(&canonical_order(other)));
             names
         };
-        (names, WalkPosition::Service(at, key))
+        (names, ViewPosition::Service(at, key))
     }
 
     /// The name of the next Pod or namespace below `pod`. After the last one, the walk returns to
@@ -114,9 +114,9 @@ impl View<'_> {
         at: usize,
         namespace: &Arc<str>,
         after: Option<IpAddr>,
-    ) -> (Names, WalkPosition) {
+    ) -> (Names, ViewPosition) {
         let Some(domain) = self.index.skeleton.domains.get(at) else {
-            return (Names::new(), WalkPosition::ADDRESSES);
+            return (Names::new(), ViewPosition::ADDRESSES);
         };
         let is_stored = self.index.settings().pods == PodMode::Verified;
         let address = self.index.next_pod(namespace, after);
@@ -127,16 +127,16 @@ impl View<'_> {
             let names = names.map_or_else(Names::new, |name| self.lookup_name(name));
             return (
                 names,
-                WalkPosition::Pod(at, namespace.clone(), Some(address)),
+                ViewPosition::Pod(at, namespace.clone(), Some(address)),
             );
         }
         let Some(next) = self.index.next_namespace(namespace) else {
             let pod = domain.pod.clone();
-            return (Names::new(), WalkPosition::Skeleton(Some(pod)));
+            return (Names::new(), ViewPosition::Skeleton(Some(pod)));
         };
         let name = domain.namespace_names(&next).map(|[_, pods]| pods);
         let names = name.map_or_else(|_| Names::new(), |name| self.lookup_name(name));
-        (names, WalkPosition::Pod(at, next, None))
+        (names, ViewPosition::Pod(at, next, None))
     }
 
     /// The reverse name of the next address, preceded by its parents that were not returned yet.
@@ -144,7 +144,7 @@ impl View<'_> {
         &self,
         zone: Option<usize>,
         after: Option<IpAddr>,
-    ) -> Option<(Names, WalkPosition)> {
+    ) -> Option<(Names, ViewPosition)> {
         let range = match zone {
             Some(zone) => Some(reverse_range(&self.zones().get(zone)?.name)?),
             None => None,
@@ -168,7 +168,7 @@ impl View<'_> {
             }
         }
         names.reverse();
-        Some((names, WalkPosition::Address(Some(address))))
+        Some((names, ViewPosition::Address(Some(address))))
     }
 
     /// A name with its entry, if it exists.

@@ -58,7 +58,9 @@ proptest! {
                         // An alias may lead to a delegated name.
                         is_followed || is_outside || entry.delegates_type(rtype)
                     }
-                    Answer::NoDataAtName { .. } | Answer::NxDomain { .. } | Answer::NotYetKnown => false,
+                    Answer::NoDataAtName { .. }
+                    | Answer::NxDomain { .. }
+                    | Answer::NotYetKnown => false,
                 };
                 prop_assert!(is_valid, "{} {}: {:?}", name, rtype, answer);
             }

@@ -8,15 +8,15 @@ use zerohop_zone::{Answer, Model, Name, NameEntry, Rtype, ZoneData};
 
 use super::properties::clusters;
 use super::{objects, service};
-use crate::{Index, PodMode, View, WalkPosition, ZoneSettings};
+use crate::{Index, PodMode, View, ViewPosition, ZoneSettings};
 
 /// The names of a zone, or the names in no zone, in the order of a walk.
 fn walk_zone(view: &View<'_>, zone: Option<usize>) -> Vec<(Name, Arc<NameEntry>)> {
     let mut all = Vec::new();
     let mut at = match zone {
-        Some(_) => WalkPosition::START,
+        Some(_) => ViewPosition::START,
         // Names outside all zones are reverse names.
-        None => WalkPosition::ADDRESSES,
+        None => ViewPosition::ADDRESSES,
     };
     while let Some((names, next)) = view.walk(zone, &at) {
         all.extend(names);

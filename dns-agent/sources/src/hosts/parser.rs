@@ -51,33 +51,29 @@ impl HostsFile {
         let mut names = 0;
         for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
             let number = index + 1;
-            let parsed = match parse_line(line) {
-                Ok(None) => continue,
-                Ok(Some((addresses, found))) if names + found.len() <= MAX_NAMES => {
-                    names += found.len();
-                    Ok(HostsLine {
-                        number,
-                        addresses,
-                        names: found,
-                    })
+            match parse_line(number, line) {
+                Ok(None) => {}
+                Ok(Some(line)) if names + line.names.len() <= MAX_NAMES => {
+                    names += line.names.len();
+                    file.lines.push(line);
                 }
-                Ok(Some(_)) => Err(format!(
-                    "the file has more than {MAX_NAMES} names, which is the most that is read"
-                )),
-                Err(reason) => Err(reason),
-            };
-            match parsed {
-                Ok(line) => file.lines.push(line),
-                Err(reason) => {
-                    file.count_problems += 1;
-                    if file.problems.len() < MAX_KEPT_PROBLEMS {
-                        let line = number;
-                        file.problems.push(LineProblem { line, reason });
-                    }
-                }
+                Ok(Some(_)) => file.skip_line(
+                    number,
+                    format!(
+                        "the file has more than {MAX_NAMES} names, which is the most that is read"
+                    ),
+                ),
+                Err(reason) => file.skip_line(number, reason),
             }
         }
         file
+    }
+
+    fn skip_line(&mut self, line: usize, reason: String) {
+        self.count_problems += 1;
+        if self.problems.len() < MAX_KEPT_PROBLEMS {
+            self.problems.push(LineProblem { line, reason });
+        }
     }
 }
 
@@ -88,8 +84,8 @@ impl HostsLine {
     }
 }
 
-/// The addresses and names of a line. `None` for a line without any field.
-fn parse_line(line: &[u8]) -> Result<Option<(Vec<IpAddr>, Vec<Name>)>, String> {
+/// Parses the line with this number. `None` for a line without any field.
+fn parse_line(number: usize, line: &[u8]) -> Result<Option<HostsLine>, String> {
     // A comment may have any bytes.
     let fields = line.split(|byte| *byte == b'#').next().unwrap_or_default();
     let fields = std::str::from_utf8(fields).map_err(|_| "it is not UTF-8".to_owned())?;
@@ -108,7 +104,11 @@ fn parse_line(line: &[u8]) -> Result<Option<(Vec<IpAddr>, Vec<Name>)>, String> {
     if names.is_empty() {
         return Err("no name follows the address".to_owned());
     }
-    Ok(Some((addresses, names)))
+    Ok(Some(HostsLine {
+        number,
+        addresses,
+        names,
+    }))
 }
 
 /// Why a field at the start of a line is no address.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use tracing::warn;
-use zerohop_zone::ZoneData as _;
+use zerohop_zone::{Provider, ZoneData as _};
 
 use super::{Freshness, Publisher, StaleReason};
 use crate::{
@@ -123,7 +123,7 @@ impl Publisher {
     /// Logs new problems of objects.
     fn log_new_problems(&mut self) {
         let providers = self.providers.read();
-        let problems = providers.iter().flat_map(|provider| provider.problems());
+        let problems = providers.iter().flat_map(Provider::problems);
         let problems: BTreeSet<String> = problems.collect();
         drop(providers);
         for problem in problems.difference(&self.problems) {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::{name, record};
 use crate::{
-    AbsentNames, Answer, ComputedNames, ExactNames, Member, Model, ModelBuilder, Name, NameChanges,
-    NameEntry, NameOwner, Rdata, Rtype, Standing, Union, Window, ZoneData,
+    AbsentNames, Answer, ComputedNames, ExactNames, Model, ModelBuilder, Name, NameChanges,
+    NameEntry, NameOwner, Rdata, Rtype, Standing, Union, UnionMember, Window, ZoneData,
 };
 
 /// The zone `z` with a name, a name with computed names, and a delegated name; and below it the
@@ -38,7 +38,7 @@ fn hosts(names: &[&str]) -> ExactNames {
 }
 
 fn union<'a>(members: [(&'a dyn ZoneData, Standing); 2]) -> Union<'a> {
-    let members = members.map(|(data, standing)| Member {
+    let members = members.map(|(data, standing)| UnionMember {
         data: Box::new(data),
         standing,
     });

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     manifests::{CargoManifest, DependencySection, crate_manifests},
     markdown::{MarkdownKind, section, table_cells},
-    repository::repository,
+    repository::{has_word, numbered_lines, repository},
+    rust_text::{RustText, TextKind},
     violations::Violations,
 };
 
@@ -35,6 +36,20 @@ const CONFINED: [(&str, &[&str]); 7] = [
             "zerohop-tests",
         ],
     ),
+];
+
+/// The parts of the agent that know providers, and no kind of object.
+const SEAM: [&str; 3] = [
+    "dns-agent/src/agent/intake.rs",
+    "dns-agent/src/agent/kernel_plane",
+    "dns-agent/src/agent/publisher",
+];
+
+/// The crates of objects, as they are named in sources.
+const OBJECT_CRATES: [&str; 3] = [
+    "zerohop_kubernetes",
+    "zerohop_kubernetes_api",
+    "zerohop_sources",
 ];
 
 /// The crates that each crate may depend on.
@@ -91,6 +106,30 @@ fn confined_dependencies_are_used_only_by_their_crates() {
                         "remove it; only these crates may use it: {}",
                         users.join(", ")
                     ),
+                );
+            }
+        }
+    }
+    violations.assert_none();
+}
+
+#[test]
+fn the_publisher_knows_no_kind_of_object() {
+    let mut violations = Violations::default();
+    let sources = repository().with_extension(&["rs"]);
+    let seam: Vec<_> = sources
+        .filter(|file| SEAM.iter().any(|path| file.path.starts_with(path)))
+        .collect();
+    assert!(seam.len() >= SEAM.len(), "the files of the seam have moved");
+    for file in seam {
+        let code = RustText::read(&file.text).only(TextKind::Code);
+        for (number, line) in numbered_lines(&code) {
+            if let Some(used) = OBJECT_CRATES.iter().find(|used| has_word(line, used)) {
+                violations.add(
+                    &file.path,
+                    number,
+                    &format!("a part that knows only providers uses {used}"),
+                    "move the code to the intake of the provider",
                 );
             }
         }

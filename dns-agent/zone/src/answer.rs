@@ -62,8 +62,8 @@ pub trait ZoneData {
         suffixes
     }
 
-    /// The names that are known one by one and are one or two labels below `name`, where computed
-    /// names may be. Empty for data with zones.
+    /// The names that are known one by one, and the names above them, that are one or two labels
+    /// below `name`, where computed names may be. Empty for data with zones.
     fn exact_names_below(&self, _name: &Name) -> &[Name] {
         &[]
     }

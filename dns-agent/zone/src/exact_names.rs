@@ -10,7 +10,7 @@ use super::{Apex, Name, NameEntry, Window, ZoneData};
 #[derive(Clone, Debug, Default)]
 pub struct ExactNames {
     entries: BTreeMap<Name, Arc<NameEntry>>,
-    /// For each parent and grandparent of a name, the names below it.
+    /// For each parent and grandparent of a name, or of a name above one, the names below it.
     below: HashMap<Name, Vec<Name>>,
     /// All names above another one, without the root.
     above: BTreeSet<Name>,
@@ -20,16 +20,20 @@ impl ExactNames {
     /// These names with their entries.
     #[must_use]
     pub fn new(entries: BTreeMap<Name, Arc<NameEntry>>) -> ExactNames {
-        let mut below: HashMap<Name, Vec<Name>> = HashMap::new();
         let mut above = BTreeSet::new();
         for name in entries.keys() {
-            for (distance, ancestor) in name.suffixes().skip(1).enumerate() {
-                let ancestor = Name::from_suffix(ancestor);
-                if distance < 2 {
-                    let names = below.entry(ancestor.clone()).or_default();
-                    names.push(name.clone());
+            for ancestor in name.suffixes().skip(1) {
+                // Those above a name that is known are known, too.
+                if !above.insert(Name::from_suffix(ancestor)) {
+                    break;
                 }
-                above.insert(ancestor);
+            }
+        }
+        let mut below: HashMap<Name, Vec<Name>> = HashMap::new();
+        for name in entries.keys().chain(above.iter()) {
+            for ancestor in name.suffixes().skip(1).take(2) {
+                let names = below.entry(Name::from_suffix(ancestor)).or_default();
+                names.push(name.clone());
             }
         }
         ExactNames {

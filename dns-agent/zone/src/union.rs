@@ -73,8 +73,9 @@ impl<'a> Union<'a> {
         names.any(|name| others.iter().any(|member| member.has_in_zones(name)))
     }
 
-    /// These changes, with the names that are known one by one and may belong to another provider
-    /// after them: those below a changed name, where another provider may have computed names.
+    /// These changes, with the names that may belong to another provider, or no longer exist, after
+    /// them: names that are known one by one, and names above them, that are below a changed name.
+    /// Another provider may have computed names there.
     #[must_use]
     pub fn with_decided_names(&self, mut changes: NameChanges) -> NameChanges {
         for names in changes.names.values_mut() {

@@ -25,7 +25,7 @@ const TYPES: [Rtype; 7] = [
 
 /// A change of an index.
 #[derive(Clone, Debug)]
-enum IndexEvent {
+pub(super) enum IndexEvent {
     Applied(Feed, Object),
     Deleted(Feed, ObjectKey),
     /// A feed's list with these objects. Objects of other kinds are skipped.
@@ -69,7 +69,7 @@ impl Mirror {
 /// The answers that the record of a name holds: one for each type, and the same for a computed name
 /// below it. Negative answers don't contain the serial, so a new serial changes only the answers
 /// for apexes.
-fn answers(data: &dyn ZoneData, name: &Name) -> Vec<Answer> {
+pub(super) fn answers(data: &dyn ZoneData, name: &Name) -> Vec<Answer> {
     let entry = data.entry(name);
     let computed = entry.filter(|entry| entry.has_computed_names());
     // No object makes this label.
@@ -114,7 +114,7 @@ proptest! {
     }
 }
 
-fn apply_event(index: &mut Index, event: IndexEvent) {
+pub(super) fn apply_event(index: &mut Index, event: IndexEvent) {
     match event {
         IndexEvent::Applied(feed, object) => {
             index.apply_object(feed, object);
@@ -134,7 +134,7 @@ fn apply_event(index: &mut Index, event: IndexEvent) {
     }
 }
 
-fn index_event() -> impl Strategy<Value = IndexEvent> {
+pub(super) fn index_event() -> impl Strategy<Value = IndexEvent> {
     let feeds = || {
         prop::sample::select(vec![
             Feed::Namespaces,
@@ -172,7 +172,7 @@ fn index_event() -> impl Strategy<Value = IndexEvent> {
 }
 
 /// Settings that [`clusters`] doesn't vary.
-fn other_settings() -> impl Strategy<Value = ZoneSettings> {
+pub(super) fn other_settings() -> impl Strategy<Value = ZoneSettings> {
     let endpoints = prop::sample::select(vec![EndpointScope::All, EndpointScope::Headless]);
     let pods = prop::sample::select(vec![KnownPods::AllNodes, KnownPods::SomeNodes]);
     let servers = prop::sample::select(vec![NameServers::Answered, NameServers::Passed]);

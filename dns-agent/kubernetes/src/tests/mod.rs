@@ -12,6 +12,7 @@ mod nonstandard_endpoints;
 mod passed_names;
 mod properties;
 mod provenance;
+mod provider_changes;
 mod reverse;
 mod scenarios;
 mod selectors;

@@ -232,12 +232,15 @@ impl Agent {
         for sockets in sockets {
             resolver.spawn_servers(sockets, &mut tasks);
         }
-        if let Some(sender) = hosts_sender {
-            let follow = hosts::follow(config.hosts.clone(), sender);
+        for (number, path) in config.hosts.iter().enumerate() {
+            let Some(sender) = hosts_sender.clone() else {
+                break;
+            };
+            let follow = hosts::follow(number, path.clone(), sender);
             let follow = spawn_privileged_task("files", follow)?;
             tasks.spawn(async {
                 follow.await;
-                "the reader of the hosts files"
+                "the reader of a hosts file"
             });
         }
         let mut first_load = None;

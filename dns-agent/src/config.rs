@@ -39,6 +39,9 @@ use zerohop_kubernetes::{
 };
 use zerohop_zone::Name;
 
+/// The most hosts files. Each is read by a thread of its own.
+const MAX_HOSTS_FILES: usize = 16;
+
 /// The complete and consistent configuration of `dns-agent run`.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -238,6 +241,13 @@ impl Config {
             bail!(
                 "--hosts-override has an effect only with --hosts: give --hosts FILE too, or leave \
                  --hosts-override out"
+            );
+        }
+        if settings.hosts.len() > MAX_HOSTS_FILES {
+            bail!(
+                "--hosts is given {} times, and at most {MAX_HOSTS_FILES} files are read: put \
+                 names of several files into one",
+                settings.hosts.len()
             );
         }
         if let Some(twice) = first_repeated(&settings.hosts) {

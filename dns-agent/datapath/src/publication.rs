@@ -471,9 +471,9 @@ impl<G: Grace> KernelTables<G> {
             Err(_) => {
                 self.left_out.insert(name.clone());
                 // Readers must stop denying names of the zone before this name is left out.
-                if let Some(zone) = round.data.zone_of(name)
-                    && std::mem::replace(&mut self.authoritative[zone], false)
-                {
+                let zone = round.data.zone_of(name);
+                let authoritative = zone.and_then(|zone| self.authoritative.get_mut(zone));
+                if authoritative.is_some_and(std::mem::take) {
                     self.publish_settings_and_wait(round.data, round.pass_suffixes)?;
                 }
                 // The old record is out of date.

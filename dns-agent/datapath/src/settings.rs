@@ -118,7 +118,9 @@ pub fn build_settings(
             AbsentNames::DeniedExceptSoa => Suffix::AUTHORITATIVE_EXCEPT_SOA,
             AbsentNames::Passed | AbsentNames::NotYetKnown => Suffix::PASS,
         };
-        let action = if authoritative[number] && inner_suffixes_fit() {
+        // A zone that is not published yet is not authoritative.
+        let is_authoritative = authoritative.get(number).is_some_and(|it| *it);
+        let action = if is_authoritative && inner_suffixes_fit() {
             action
         } else {
             Suffix::PASS
@@ -389,6 +391,18 @@ mod tests {
     use super::*;
     use zerohop_zone::ModelBuilder;
 
+    fn node_settings() -> NodeSettings {
+        NodeSettings {
+            hash_key: HashKey::zeroed(),
+            directory_mask: 0,
+            secret: 0,
+            served_addresses: Vec::new(),
+            allow: Vec::new(),
+            card_addresses: Vec::new(),
+            rate_limit: None,
+        }
+    }
+
     /// Wire length and action of each suffix, for the zone `zone.test` with these names delegated.
     fn suffixes(passed: &[&str]) -> Vec<(u32, u16)> {
         let name = |text: &str| Name::parse(text).unwrap();
@@ -398,15 +412,7 @@ mod tests {
             builder.delegate(name(text));
         }
         let model = builder.build();
-        let node_settings = NodeSettings {
-            hash_key: HashKey::zeroed(),
-            directory_mask: 0,
-            secret: 0,
-            served_addresses: Vec::new(),
-            allow: Vec::new(),
-            card_addresses: Vec::new(),
-            rate_limit: None,
-        };
+        let node_settings = node_settings();
         // The tables have all names of the zone (`true`).
         let settings = build_settings(
             &node_settings,
@@ -420,6 +426,16 @@ mod tests {
             .iter()
             .map(|suffix| (suffix.length, suffix.action))
             .collect()
+    }
+
+    #[test]
+    fn a_zone_that_is_not_published_yet_is_not_authoritative() {
+        let mut builder = ModelBuilder::new(1);
+        let zone = Name::parse("zone.test").unwrap();
+        builder.add_zone(zone, 5).unwrap();
+        let model = builder.build();
+        let settings = build_settings(&node_settings(), &model, &[], &BTreeSet::new()).unwrap();
+        assert_eq!(settings.suffixes[0].action, Suffix::PASS);
     }
 
     #[test]

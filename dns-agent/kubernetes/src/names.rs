@@ -380,6 +380,11 @@ impl ZoneData for View<'_> {
         self.visit_pointers(window, see);
     }
 
+    fn may_know(&self, name: &Name) -> bool {
+        let mut pointers = self.index.settings().pointer_suffixes.iter();
+        pointers.any(|suffix| name.is_at_or_below(suffix))
+    }
+
     fn pass_suffixes(&self) -> BTreeSet<Name> {
         // Objects make no computed names more than one label deep.
         let mut deep = self.index.skeleton.model.pass_suffixes();

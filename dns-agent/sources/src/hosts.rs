@@ -16,43 +16,51 @@ use std::{
 
 use zerohop_zone::{
     ExactNames, Name, NameChanges, NameEntry, NameOwner, ObjectRef, Origin, Provider, Rdata,
-    Record, Rtype, WalkPosition, ZoneData, reverse_name,
+    Record, Rtype, WalkPosition, ZoneData, reverse_name, reverse_range,
 };
 
 pub use self::parser::{HostsFile, MAX_BYTES};
 use self::parser::{HostsLine, LineProblem};
 
-/// The most addresses of one name, and the most names of one address. Further lines of the name,
-/// and PTR records of the address, are left out, so that no answer is longer than a message.
+/// The most addresses of one name, and the most names of one address. Others are left out, so that
+/// no answer is longer than a message.
 const MAX_RECORDS: usize = 256;
 
-/// The most problems of one file that are reported one by one.
+/// The most problems of one kind and file that are reported one by one.
 const MAX_PROBLEMS: usize = 20;
 
 /// How many names a walk returns at a time.
-const WALK_STEP: usize = 256;
+const WALK_STEP: usize = 32;
 
 /// The names of hosts files, in the order in which the operator named the files. A name that occurs
 /// several times has all its addresses.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct HostsFiles {
     /// The TTL of records, in seconds.
     ttl: u32,
     files: Vec<FollowedFile>,
-    names: ExactNames,
-    /// What the number of addresses and names leaves out.
-    problems: BTreeSet<String>,
+    names: Arc<ExactNames>,
+    /// What the limits of addresses and names leave out.
+    problems: Arc<BTreeSet<String>>,
     changes: NameChanges,
 }
 
 /// One of the files.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct FollowedFile {
     path: PathBuf,
     /// Whether the first attempt to read the file has ended.
     is_tried: bool,
     /// The contents of the last successful reading.
-    contents: HostsFile,
+    contents: Arc<HostsFile>,
+    /// The number of names with addresses.
+    count_names: usize,
+}
+
+/// The names of all files, and what is left out of them.
+struct CollectedNames {
+    names: ExactNames,
+    problems: BTreeSet<String>,
 }
 
 impl HostsFiles {
@@ -62,44 +70,66 @@ impl HostsFiles {
         let file = |path: &PathBuf| FollowedFile {
             path: path.clone(),
             is_tried: false,
-            contents: HostsFile::default(),
+            contents: Arc::default(),
+            count_names: 0,
         };
         HostsFiles {
             ttl,
             files: paths.iter().map(file).collect(),
-            names: ExactNames::default(),
-            problems: BTreeSet::new(),
+            names: Arc::default(),
+            problems: Arc::default(),
             changes: NameChanges::default(),
         }
     }
 
-    /// Replaces the contents of the file with this number. `None`: the file can't be read, so the
-    /// contents of the last reading stay in force.
-    pub fn replace_contents(&mut self, number: usize, contents: Option<HostsFile>) {
-        let Some(file) = self.files.get_mut(number) else {
-            return;
+    /// These files, with other contents of the file with this number. `None`: the file can't be
+    /// read, so the contents of the last reading stay in force.
+    ///
+    /// The names of all files are computed. A caller whose files are shared does that before it
+    /// locks them, and replaces them by the result.
+    #[must_use]
+    pub fn with_contents(&self, number: usize, contents: Option<HostsFile>) -> HostsFiles {
+        let mut next = self.clone();
+        let Some(file) = next.files.get_mut(number) else {
+            return next;
         };
         file.is_tried = true;
         let Some(contents) = contents else {
-            return;
+            return next;
         };
-        file.contents = contents;
+        file.count_names = contents.count_names();
+        file.contents = Arc::new(contents);
         let owner = NameOwner::new(format!("hosts file {}", file.path.display()));
-        let names = self.collect_names();
+        let CollectedNames { names, problems } = next.collect_names();
         let changed = self.names.difference(&names);
-        self.names = names;
+        next.names = Arc::new(names);
+        next.problems = Arc::new(problems);
         if !changed.is_empty() {
-            let names = self.changes.names.entry(owner).or_default();
+            let names = next.changes.names.entry(owner).or_default();
             names.extend(changed);
+        }
+        next
+    }
+
+    /// Replaces these files by newer ones, and adds their changes. Returns the replaced files.
+    #[must_use]
+    pub fn replace_by(&mut self, newer: HostsFiles) -> HostsFiles {
+        let mut older = std::mem::replace(self, newer);
+        self.add_changes_of(&mut older);
+        older
+    }
+
+    /// Adds changes of files that were replaced before they were applied.
+    pub fn add_changes_of(&mut self, older: &mut HostsFiles) {
+        for (owner, names) in std::mem::take(&mut older.changes).names {
+            self.changes.names.entry(owner).or_default().extend(names);
         }
     }
 
     /// The number of names with addresses in the file with this number.
     #[must_use]
     pub fn count_names(&self, number: usize) -> usize {
-        let lines = self.files.get(number).into_iter();
-        let names = lines.flat_map(|file| file.contents.lines.iter().flat_map(|line| &line.names));
-        names.collect::<BTreeSet<_>>().len()
+        self.files.get(number).map_or(0, |file| file.count_names)
     }
 
     /// Whether any name is known.
@@ -108,11 +138,17 @@ impl HostsFiles {
         !self.names.is_empty()
     }
 
+    /// The names of fewer than this many bytes in wire form.
+    pub fn short_names(&self, bytes: usize) -> impl Iterator<Item = &Name> {
+        let names = self.names.names_after(None);
+        names.filter(move |name| name.wire().len() < bytes)
+    }
+
     /// The names of all files, and the reverse names of their addresses.
-    fn collect_names(&mut self) -> ExactNames {
+    fn collect_names(&self) -> CollectedNames {
         let mut addresses: BTreeMap<&Name, Vec<IpAddr>> = BTreeMap::new();
-        let mut pointers: BTreeMap<IpAddr, BTreeSet<&Name>> = BTreeMap::new();
-        self.problems.clear();
+        // The names that have more addresses, each with the line of the first one.
+        let mut full: BTreeMap<&Name, ObjectRef> = BTreeMap::new();
         for (file, line) in all_lines(&self.files) {
             for name in &line.names {
                 let known = addresses.entry(name).or_default();
@@ -121,25 +157,20 @@ impl HostsFiles {
                         continue;
                     }
                     if known.len() == MAX_RECORDS {
-                        self.problems.insert(format!(
-                            "hosts file {}, line {}: {name} has more than {MAX_RECORDS} addresses, \
-                             and the others are left out",
-                            file.path.display(),
-                            line.number
-                        ));
+                        full.entry(name).or_insert_with(|| line_ref(file, line));
                         break;
                     }
                     known.push(*address);
                 }
             }
+        }
+        let mut pointers: BTreeMap<IpAddr, Vec<&Name>> = BTreeMap::new();
+        for (name, addresses) in &addresses {
             // Block lists give the unspecified address to very many names.
-            let specified = line.addresses.iter().filter(|it| !it.is_unspecified());
-            for address in specified {
+            for address in addresses.iter().filter(|it| !it.is_unspecified()) {
                 let names = pointers.entry(*address).or_default();
-                for name in &line.names {
-                    if names.len() < MAX_RECORDS {
-                        names.insert(name);
-                    }
+                if names.len() < MAX_RECORDS {
+                    names.push(*name);
                 }
             }
         }
@@ -157,16 +188,27 @@ impl HostsFiles {
             let entry = NameEntry::of_host(self.ttl, &addresses);
             entries.insert(name.clone(), Arc::new(entry));
         }
-        ExactNames::new(entries)
+        let shown = full.iter().take(MAX_PROBLEMS).map(|(name, line)| {
+            format!(
+                "{line}: {name} has more than {MAX_RECORDS} addresses, and the others are left out"
+            )
+        });
+        let more = full.len().saturating_sub(MAX_PROBLEMS);
+        let more =
+            (more > 0).then(|| format!("{more} more names have more than {MAX_RECORDS} addresses"));
+        CollectedNames {
+            problems: shown.chain(more).collect(),
+            names: ExactNames::new(entries),
+        }
     }
 
     /// The lines that make a record.
     fn lines_of(&self, record: &Record) -> Vec<ObjectRef> {
+        let address = address_of(&record.owner);
         let makes = |line: &HostsLine| match &record.data {
             Rdata::A(address) => line.has(&record.owner, (*address).into()),
             Rdata::Aaaa(address) => line.has(&record.owner, (*address).into()),
-            Rdata::Ptr(target) => (line.addresses.iter())
-                .any(|it| reverse_name(*it) == record.owner && line.names.contains(target)),
+            Rdata::Ptr(target) => address.is_some_and(|address| line.has(target, address)),
             // The SOA record of a negative answer.
             Rdata::Soa(soa) => soa.mname == record.owner && line.names.contains(&record.owner),
             _ => false,
@@ -178,7 +220,7 @@ impl HostsFiles {
 
 impl Provider for HostsFiles {
     fn zone_data(&self) -> Box<dyn ZoneData + '_> {
-        Box::new(&self.names)
+        Box::new(&*self.names)
     }
 
     fn is_complete(&self) -> bool {
@@ -193,7 +235,7 @@ impl Provider for HostsFiles {
     fn set_serial(&mut self, _serial: u32) {}
 
     fn problems(&self) -> BTreeSet<String> {
-        let mut problems = self.problems.clone();
+        let mut problems = (*self.problems).clone();
         for file in &self.files {
             let path = file.path.display();
             let all = &file.contents.problems;
@@ -211,10 +253,10 @@ impl Provider for HostsFiles {
     }
 
     fn outranked_problem(&self, name: &Name) -> Option<String> {
+        let address = address_of(name);
         let (what, line) = all_lines(&self.files).find_map(|(file, line)| {
             let is_name = line.names.contains(name);
-            let mut addresses = line.addresses.iter();
-            let is_reverse = addresses.any(|address| reverse_name(*address) == *name);
+            let is_reverse = address.is_some_and(|address| line.addresses.contains(&address));
             let what = if is_name { "" } else { "the PTR record of " };
             (is_name || is_reverse).then(|| (what, line_ref(file, line)))
         })?;
@@ -249,6 +291,12 @@ impl Provider for HostsFiles {
 fn all_lines(files: &[FollowedFile]) -> impl Iterator<Item = (&FollowedFile, &HostsLine)> {
     let files = files.iter();
     files.flat_map(|file| file.contents.lines.iter().map(move |line| (file, line)))
+}
+
+/// The address that a reverse name stands for.
+fn address_of(name: &Name) -> Option<IpAddr> {
+    let range = reverse_range(name)?;
+    (range.start() == range.end()).then_some(*range.start())
 }
 
 /// A line as the origin of a record: `File /etc/hosts:12`.

@@ -35,15 +35,24 @@ pub(super) async fn query_planes(
         let (admin_state, zones) = canary_input;
         (admin_state.kernel_canary)(&zones)
     });
-    let mut lines = kernel_lines(kernel.await?, &admin_state.board.missing_and_degraded());
+    let missing_and_degraded = admin_state.board.missing_and_degraded();
+    let mut lines = kernel_lines(kernel.await?, &zones, &missing_and_degraded);
     lines.extend(user_lines(&admin_state, zones.first()).await);
     Ok(lines)
 }
 
-fn kernel_lines(health: KernelHealth, missing_and_degraded: &[String]) -> Vec<HealthLine> {
+fn kernel_lines(
+    health: KernelHealth,
+    zones: &[Name],
+    missing_and_degraded: &[String],
+) -> Vec<HealthLine> {
     match health {
         KernelHealth::Off => vec![Ok("kernel: off, no --interface is given".to_owned())],
         KernelHealth::Failed(reason) => vec![Err(format!("kernel: {reason}"))],
+        KernelHealth::On(None) if !zones.is_empty() => vec![Err(format!(
+            "kernel: it passes all names of the zones, so CoreDNS answers them: {}",
+            missing_and_degraded.join("; ")
+        ))],
         KernelHealth::On(None) => {
             vec![Ok(
                 "kernel: it answers for no zone, so CoreDNS answers everything".to_owned(),
@@ -139,7 +148,7 @@ mod tests {
                 "tc passes z.example. SOA: lease_stale",
             ),
         ] {
-            let lines = kernel_lines(health.clone(), &missing_and_degraded);
+            let lines = kernel_lines(health.clone(), &[], &missing_and_degraded);
             let [line] = &lines[..] else {
                 panic!("{health:?} gives other than one line: {lines:?}");
             };

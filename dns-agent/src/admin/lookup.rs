@@ -94,8 +94,7 @@ impl AdminState {
         }
         // Of the agent's own answers, only negative ones have an authority section.
         if !needs_upstream && !authority.is_empty() {
-            let reasons = providers.iter();
-            notes.extend(reasons.flat_map(|it| it.reasons_for_absence(name, rtype)));
+            notes.extend(providers.reasons_for_absence(name, rtype));
         }
         if plane == AnsweringPlane::Neither {
             notes.push(

@@ -25,6 +25,9 @@ const CAPACITY: usize = 1024;
 
 /// The publisher's side of a provider.
 pub(super) trait Intake: Send {
+    /// The provider's name in messages, such as `the Kubernetes API`.
+    fn name(&self) -> &'static str;
+
     /// The provider. Only the intake, and the publisher, write to it.
     fn provider(&self) -> Arc<RwLock<dyn Provider>>;
 

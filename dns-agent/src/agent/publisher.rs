@@ -17,7 +17,7 @@ use std::{
 use tokio::{runtime::Handle, sync::oneshot};
 use tracing::{debug, info, warn};
 use zerohop_datapath::{PermittedClients, StopMode, settings};
-use zerohop_zone::{Name, NameOwner, Providers, Standing};
+use zerohop_zone::{AbsentNames, Name, NameChanges, NameOwner, Providers, Standing, ZoneData as _};
 
 pub(super) use self::inbox::{PublisherInbox, PublisherMessage, PublisherSender};
 use self::{queue::PublicationQueue, status::OutrankedNames};
@@ -64,6 +64,11 @@ pub(super) struct Publisher {
     /// When the oldest change was received after which all names must be published. `None` if only
     /// names in `queue` wait.
     everything_since: Option<Instant>,
+    /// Whether all names must be published when the providers are complete. Until then the kernel
+    /// answers nothing, and changed names need not be kept.
+    is_everything_due: bool,
+    /// The zones in which absent names passed at the last tick, if there are several providers.
+    passing_zones: BTreeSet<Name>,
     /// Objects that wait for an intake.
     backlog: Backlog,
     /// When the publisher last began to take in messages.
@@ -77,6 +82,7 @@ pub(super) struct Publisher {
     /// When `tick` is due: for the lease and the list of devices, or at once after a change that
     /// may start or end answers.
     next_tick: Instant,
+    last_tick: Instant,
     /// The freshness that the kernel plane answers with.
     freshness: Freshness,
     metrics: Arc<Metrics>,
@@ -127,12 +133,15 @@ impl Publisher {
             kernel_plane: KernelPlane::new(config, &clients)?,
             queue: PublicationQueue::default(),
             everything_since: None,
+            is_everything_due: false,
+            passing_zones: BTreeSet::new(),
             backlog: Backlog::Empty,
             last_receipt: Instant::now(),
             serial: 0,
             has_changed_since_serial: false,
             serial_set: Instant::now(),
             next_tick: Instant::now(),
+            last_tick: Instant::now(),
             freshness: Freshness::Stale(StaleReason::Unlisted),
             metrics,
             measured: Vec::new(),
@@ -162,8 +171,7 @@ impl Publisher {
     pub(super) fn run(mut self, inbox: &mut PublisherInbox, board: &StatusBoard) {
         let runtime = Handle::current();
         while self.stop_mode.is_none() {
-            let has_work = self.queue.has_work(Instant::now()) || self.backlog != Backlog::Empty;
-            if !has_work {
+            if !self.has_work() {
                 let wait = self.next_tick.saturating_duration_since(Instant::now());
                 runtime.block_on(inbox.wait(wait));
             }
@@ -181,7 +189,7 @@ impl Publisher {
                 self.tick(board);
             }
             // After the tick, which may begin the lease.
-            if self.queue.is_empty() && self.everything_since.is_none() {
+            if self.is_everything_published() {
                 for waiter in self.publication_waiters.drain(..) {
                     // Fails when the reader has ended.
                     let _ = waiter.send(());
@@ -193,6 +201,16 @@ impl Publisher {
             self.publish_farewell(inbox);
         }
         self.kernel_plane.stop(stop_mode);
+    }
+
+    /// Whether there is something to do before the next message or tick.
+    fn has_work(&self) -> bool {
+        let has_names = self.everything_since.is_some() || self.queue.has_work(Instant::now());
+        self.backlog != Backlog::Empty || has_names && self.is_publishable()
+    }
+
+    fn is_everything_published(&self) -> bool {
+        self.queue.is_empty() && self.everything_since.is_none() && !self.is_everything_due
     }
 
     /// Publishes what was received, because the hooks answer for a while without an agent. If
@@ -222,13 +240,14 @@ impl Publisher {
         self.last_receipt = Instant::now();
         let deadline = self.last_receipt + limit;
         self.backlog = Backlog::Empty;
-        let mut newest = None;
+        // When the last objects were received that each provider has applied.
+        let mut latest = vec![self.last_receipt; self.intakes.len()];
         loop {
             self.receive_urgent(inbox);
             let mut has_applied = false;
-            for number in 0..self.intakes.len() {
+            for (number, latest) in latest.iter_mut().enumerate() {
                 if let Some(change) = self.intakes[number].apply_next() {
-                    newest = Some(change.received);
+                    *latest = change.received;
                     has_applied = true;
                     self.add_change(number, change);
                 }
@@ -240,9 +259,11 @@ impl Publisher {
                 break;
             }
         }
-        if self.has_waiting_objects() {
-            // Messages that wait were received later.
-            self.backlog = Backlog::Since(newest.unwrap_or(self.last_receipt));
+        // Objects that wait for the same provider were received later.
+        let waiting = self.intakes.iter().zip(latest);
+        let waiting = waiting.filter(|(intake, _)| intake.has_waiting());
+        if let Some(since) = waiting.map(|(_, latest)| latest).min() {
+            self.backlog = Backlog::Since(since);
         }
         if self.stop_mode.is_none() && inbox.is_closed() {
             self.stop_mode = Some(StopMode::Detach);
@@ -283,13 +304,15 @@ impl Publisher {
             self.publish_served_addresses();
             self.publish_clients();
         }
-        if self.backlog == Backlog::Empty && self.has_waiting_objects() {
-            self.backlog = Backlog::Since(self.last_receipt);
-        }
+        self.note_waiting_objects();
     }
 
-    fn has_waiting_objects(&self) -> bool {
-        self.intakes.iter().any(|intake| intake.has_waiting())
+    /// Counts objects that have arrived meanwhile, for the lease.
+    fn note_waiting_objects(&mut self) {
+        let has_waiting = self.intakes.iter().any(|intake| intake.has_waiting());
+        if self.backlog == Backlog::Empty && has_waiting {
+            self.backlog = Backlog::Since(self.last_receipt);
+        }
     }
 
     /// Adds the names that a message has changed to those that wait.
@@ -300,6 +323,11 @@ impl Publisher {
             measure,
         } = change;
         self.publication_waiters.extend(published);
+        let is_current = || self.intakes[number].freshness() == Freshness::Current;
+        if self.standings[number] == Standing::Passed && is_current() {
+            // The next tick lets the kernel answer the provider's names again.
+            self.next_tick = Instant::now();
+        }
         let owners = self.take_changes(number, received);
         if let (Some(owners), Some(measure)) = (owners, measure) {
             self.measured.push(MeasuredChange { owners, measure });
@@ -310,19 +338,23 @@ impl Publisher {
     /// owners; `None` if they are not published now.
     fn take_changes(&mut self, number: usize, received: Instant) -> Option<Vec<NameOwner>> {
         let provider = self.intakes[number].provider();
-        let (changes, is_complete) = {
-            let mut provider = write_lock(&provider);
-            (provider.take_changes(), provider.is_complete())
-        };
-        if self.standings[number] == Standing::Passed {
-            // All names are published when the provider is answered again.
-            return None;
-        }
-        if !is_complete {
-            // Changes of an incomplete provider need not be kept, because completing it marks all
-            // names as changed. Until then the kernel answers nothing.
+        let changes = write_lock(&provider).take_changes();
+        if !self.is_publishable() {
             self.everything_since = None;
             self.queue.clear();
+            self.is_everything_due = true;
+            return None;
+        }
+        if std::mem::take(&mut self.is_everything_due) {
+            self.everything_since.get_or_insert(received);
+        }
+        if self.standings[number] == Standing::Passed {
+            // All names are published when the provider is answered again. But its zones count,
+            // because no other provider answers names in them.
+            if changes.everything {
+                self.queue.clear();
+                self.everything_since.get_or_insert(received);
+            }
             return None;
         }
         let providers = self.providers.read();
@@ -572,6 +604,8 @@ impl Publisher {
     /// tables if necessary, and updates the status board.
     fn tick(&mut self, board: &StatusBoard) {
         self.update_standings();
+        self.queue_names_of_changed_zones();
+        self.note_waiting_objects();
         let freshness = self.current_freshness();
         self.set_freshness(freshness);
         self.kernel_plane
@@ -596,7 +630,8 @@ impl Publisher {
         }
         drop(union);
         drop(providers);
-        self.next_tick = Instant::now() + self.kernel_plane.interval();
+        self.last_tick = Instant::now();
+        self.next_tick = self.last_tick + self.kernel_plane.interval();
         self.update_board(board);
     }
 
@@ -618,25 +653,68 @@ impl Publisher {
         if standings == self.standings || !self.kernel_plane.is_running() {
             return;
         }
-        let mut changed = self.standings.iter().zip(&standings);
-        let is_passed =
-            changed.any(|(before, now)| (*before, *now) == (Standing::Answered, Standing::Passed));
+        for (number, standing) in standings.iter().enumerate() {
+            let name = self.intakes[number].name();
+            match (self.standings[number], standing) {
+                (Standing::Answered, Standing::Passed) => {
+                    // The lease must not be renewed before the tables have lost these names.
+                    self.kernel_plane.pass_everything();
+                    warn!(
+                        "the names of {name} may be outdated, so the kernel passes them, and \
+                         CoreDNS answers: `dns-agent status` shows the reason"
+                    );
+                }
+                (Standing::Passed, Standing::Answered) => {
+                    info!("the names of {name} are current, so the kernel may answer them again");
+                }
+                (Standing::Answered, Standing::Answered) | (Standing::Passed, Standing::Passed) => {
+                }
+            }
+        }
         self.standings = standings;
         self.queue.clear();
-        if !is_passed {
-            self.everything_since.get_or_insert_with(Instant::now);
-            return;
-        }
-        // The lease must not be renewed before the tables have lost the provider's names.
-        self.kernel_plane.pass_everything();
+        self.everything_since = None;
         let providers = self.providers.read();
         let union = providers.union_of(&self.standings);
         self.kernel_plane.publish_all_names(&union);
-        self.everything_since = None;
+    }
+
+    /// If a zone begins or ceases to deny absent names, names in it that are known one by one may
+    /// belong to another provider.
+    fn queue_names_of_changed_zones(&mut self) {
+        if self.intakes.len() == 1 || !self.is_publishable() {
+            return;
+        }
+        let providers = self.providers.read();
+        let union = providers.union_of(&self.standings);
+        let passing = union.zones().iter();
+        let passing = passing.filter(|zone| zone.absent_names == AbsentNames::Passed);
+        let passing: BTreeSet<Name> = passing.map(|zone| zone.name.clone()).collect();
+        let changed: Vec<Name> = passing
+            .symmetric_difference(&self.passing_zones)
+            .cloned()
+            .collect();
+        self.passing_zones = passing;
+        if changed.is_empty() || self.everything_since.is_some() {
+            return;
+        }
+        let names = union.exact_names_in(&changed);
+        if names.is_empty() {
+            return;
+        }
+        let changes = NameChanges {
+            names: [(NameOwner::new("names in zones that changed"), names)].into(),
+            everything: false,
+        };
+        // The zones have changed after the last tick.
+        let passed = self.queue.add(changes, self.last_tick);
+        self.kernel_plane.pass_names(&union, &passed);
     }
 
     fn set_freshness(&mut self, freshness: Freshness) {
-        log_freshness_change(self.freshness, freshness);
+        if self.intakes.iter().any(|intake| intake.changes_often()) {
+            log_freshness_change(self.freshness, freshness);
+        }
         self.freshness = freshness;
     }
 
@@ -672,16 +750,20 @@ impl Publisher {
 
     /// Whether the kernel may answer now from the names that the tables have, and if not, why.
     fn current_freshness(&self) -> Freshness {
-        for (intake, standing) in self.intakes.iter().zip(&self.standings) {
-            let freshness = intake.freshness();
-            if *standing == Standing::Answered && freshness != Freshness::Current {
-                return freshness;
-            }
+        let answered = self.intakes.iter().zip(&self.standings);
+        let answered = answered.filter(|(_, standing)| **standing == Standing::Answered);
+        let stale: Vec<Freshness> = answered
+            .map(|(intake, _)| intake.freshness())
+            .filter(|freshness| *freshness != Freshness::Current)
+            .collect();
+        let unlisted = Freshness::Stale(StaleReason::Unlisted);
+        if stale.contains(&unlisted) {
+            return unlisted;
         }
         if self.lease_duration().is_zero() {
             return Freshness::Stale(StaleReason::Unpublished);
         }
-        Freshness::Current
+        stale.first().copied().unwrap_or(Freshness::Current)
     }
 }
 

@@ -62,6 +62,12 @@ pub trait ZoneData {
         suffixes
     }
 
+    /// Whether a name outside all zones may be known now, or after changes of objects. An
+    /// implementation that has no cheap answer looks the name up.
+    fn may_know(&self, name: &Name) -> bool {
+        self.entry_within(name, Window::EXISTENCE).is_some()
+    }
+
     /// The names that are known one by one, and the names above them, that are one or two labels
     /// below `name`, where computed names may be. Empty for data with zones.
     fn exact_names_below(&self, _name: &Name) -> &[Name] {

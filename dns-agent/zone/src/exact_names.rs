@@ -137,6 +137,10 @@ impl<T: ZoneData + ?Sized> ZoneData for &T {
         (**self).is_delegated(name)
     }
 
+    fn may_know(&self, name: &Name) -> bool {
+        (**self).may_know(name)
+    }
+
     fn exact_names_below(&self, name: &Name) -> &[Name] {
         (**self).exact_names_below(name)
     }

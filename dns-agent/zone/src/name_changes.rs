@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Name, NameOwner};
 
 /// Names that may have changed.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct NameChanges {
     /// The names that may have changed, by the object that they are attributed to. Incomplete if
     /// `everything` is true.

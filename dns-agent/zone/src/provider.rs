@@ -140,11 +140,22 @@ impl ReadProviders<'_> {
         (problems, count)
     }
 
-    /// Where a record came from: what the provider of its owner says, or the first one that knows.
+    /// Where a record came from.
     #[must_use]
     pub fn origin_of(&self, record: &Record) -> Origin {
-        let origins = self.iter().map(|provider| provider.origin_of(record));
-        let mut known = origins.filter(|origin| *origin != Origin::Unknown);
-        known.next().unwrap_or(Origin::Unknown)
+        let provider = self.provider_of(&record.owner);
+        provider.map_or(Origin::Unknown, |provider| provider.origin_of(record))
+    }
+
+    /// Explains to an operator why a name has no record of a type.
+    #[must_use]
+    pub fn reasons_for_absence(&self, name: &Name, rtype: Rtype) -> Vec<String> {
+        let provider = self.provider_of(name);
+        provider.map_or_else(Vec::new, |it| it.reasons_for_absence(name, rtype))
+    }
+
+    /// The provider that decides about a name.
+    fn provider_of(&self, name: &Name) -> Option<&dyn Provider> {
+        self.iter().nth(self.union().provider_of(name)?)
     }
 }

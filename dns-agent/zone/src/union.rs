@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{AbsentNames, Apex, Name, NameChanges, NameEntry, Window, ZoneData};
+use super::{
+    AbsentNames, Apex, ComputedNames, Name, NameChanges, NameEntry, Window, ZoneData, reverse_range,
+};
 
 /// The zone data of several providers, in the order of their precedence.
 ///
@@ -63,14 +65,18 @@ impl<'a> Union<'a> {
     }
 
     /// Whether changes of a provider may change names of other providers: whether a changed name is
-    /// in a zone of another provider, whose aliases may lead to it.
+    /// in a zone of another provider, whose aliases may lead to it. A name about which a provider
+    /// of higher precedence decides changes nothing.
     #[must_use]
     pub fn may_change_other_names(&self, number: usize, changes: &NameChanges) -> bool {
         let others = self.members.iter().enumerate();
         let others = others.filter(|(other, _)| *other != number);
         let others: Vec<&UnionMember<'_>> = others.map(|(_, member)| member).collect();
         let mut names = changes.names.values().flatten();
-        names.any(|name| others.iter().any(|member| member.has_in_zones(name)))
+        names.any(|name| {
+            !self.is_outranked(number, name)
+                && others.iter().any(|member| member.has_in_zones(name))
+        })
     }
 
     /// These changes, with the names that may belong to another provider, or no longer exist, after
@@ -79,11 +85,28 @@ impl<'a> Union<'a> {
     #[must_use]
     pub fn with_decided_names(&self, mut changes: NameChanges) -> NameChanges {
         for names in changes.names.values_mut() {
-            let below = names.iter().flat_map(|name| self.exact_names_below(name));
+            // There are no computed names below reverse names.
+            let forward = names.iter().filter(|name| reverse_range(name).is_none());
+            let below = forward.flat_map(|name| self.exact_names_below(name));
             let below: Vec<Name> = below.cloned().collect();
             names.extend(below);
         }
         changes
+    }
+
+    /// The names that are known one by one and are in one of these zones.
+    #[must_use]
+    pub fn exact_names_in(&self, zones: &[Name]) -> BTreeSet<Name> {
+        let mut names = BTreeSet::new();
+        let members = self.members.iter();
+        for member in members.filter(|member| member.data.zones().is_empty()) {
+            member.data.visit(Window::EXISTENCE, &mut |name, _| {
+                if zones.iter().any(|zone| name.is_at_or_below(zone)) {
+                    names.insert(name.clone());
+                }
+            });
+        }
+        names
     }
 
     /// The names of a provider without zones about which a provider of higher precedence decides.
@@ -137,16 +160,15 @@ impl<'a> Union<'a> {
         }
         let lower = self.members[number + 1..].iter();
         let lower = lower.filter(|member| member.is_answered() && !member.data.zones().is_empty());
-        for member in lower {
-            if let Some(below) = member.data.entry_within(name, Window::EXISTENCE)
-                && below.has_computed_names()
-            {
+        let mut below = lower.map(|member| member.computed_names_below(name));
+        match below.find(|below| *below != ComputedNames::Nothing) {
+            None => entry,
+            Some(below) => {
                 let mut entry = (*entry).clone();
-                entry.set_computed_names(below.computed_names().clone());
-                return Arc::new(entry);
+                entry.set_computed_names(below);
+                Arc::new(entry)
             }
         }
-        entry
     }
 
     /// Whether a name without an entry exists because a name below it overrides the denial of a
@@ -202,14 +224,28 @@ impl UnionMember<'_> {
 
     /// Whether the provider has a name, or decides that it is absent or delegated.
     fn decides(&self, name: &Name) -> bool {
+        let may_decide = self.has_in_zones(name) || self.data.may_know(name);
         match self.standing {
-            Standing::Answered => self.has(name) || self.denies(name),
-            Standing::Passed => self.has_in_zones(name),
+            Standing::Answered => may_decide && (self.has(name) || self.denies(name)),
+            Standing::Passed => may_decide,
         }
     }
 
     fn has(&self, name: &Name) -> bool {
         self.data.find_name(name, Window::EXISTENCE).is_some()
+    }
+
+    /// The computed names below a name, which may be a computed name itself.
+    fn computed_names_below(&self, name: &Name) -> ComputedNames {
+        let entry_of = |name: &Name| self.data.entry_within(name, Window::EXISTENCE);
+        if let Some(entry) = entry_of(name) {
+            return entry.computed_names().clone();
+        }
+        let parent = name.parent().and_then(|parent| entry_of(&parent));
+        parent.map_or(ComputedNames::Nothing, |parent| {
+            let child = parent.computed_names().child_entry(name, |_| None);
+            child.computed_names().clone()
+        })
     }
 
     /// Whether an absent name is denied or delegated.
@@ -264,8 +300,12 @@ impl ZoneData for Union<'_> {
     }
 
     fn has_address(&self, name: &Name, address: IpAddr) -> bool {
-        let owned = self.owned_entry(name, Window::EXISTENCE);
-        owned.is_some_and(|(number, _)| self.members[number].data.has_address(name, address))
+        let answered = self.members.iter().enumerate();
+        let answered = answered.filter(|(_, member)| member.is_answered());
+        let mut having = answered.filter(|(_, member)| member.data.has_address(name, address));
+        having
+            .next()
+            .is_some_and(|(number, _)| !self.is_outranked(number, name))
     }
 
     fn visit(&self, window: Window, see: &mut dyn FnMut(&Name, &NameEntry)) {
@@ -304,6 +344,10 @@ impl ZoneData for Union<'_> {
             }
         }
         suffixes
+    }
+
+    fn may_know(&self, name: &Name) -> bool {
+        self.members.iter().any(|member| member.data.may_know(name))
     }
 
     fn exact_names_below(&self, name: &Name) -> &[Name] {

@@ -1,14 +1,14 @@
 //! Parses a hosts file.
 
-use std::net::IpAddr;
+use std::{collections::HashSet, net::IpAddr};
 
 use zerohop_zone::{MAX_LABEL, Name};
 
 /// The largest hosts file that is read, in bytes.
 pub const MAX_BYTES: u64 = 16 << 20;
 
-/// The most names of one file, counted line by line.
-const MAX_NAMES: usize = 1 << 18;
+/// The most records of one file: pairs of an address and a name, counted line by line.
+const MAX_PAIRS: usize = 1 << 18;
 
 /// The most problems that are kept. Others are counted.
 const MAX_KEPT_PROBLEMS: usize = 100;
@@ -48,25 +48,32 @@ impl HostsFile {
         // A byte order mark, as some editors write.
         let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
         let mut file = HostsFile::default();
-        let mut names = 0;
+        let mut pairs = 0;
         for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
             let number = index + 1;
             match parse_line(number, line) {
                 Ok(None) => {}
-                Ok(Some(line)) if names + line.names.len() <= MAX_NAMES => {
-                    names += line.names.len();
+                Ok(Some(line)) if pairs + line.count_pairs() <= MAX_PAIRS => {
+                    pairs += line.count_pairs();
                     file.lines.push(line);
                 }
                 Ok(Some(_)) => file.skip_line(
                     number,
                     format!(
-                        "the file has more than {MAX_NAMES} names, which is the most that is read"
+                        "the file has more than {MAX_PAIRS} pairs of an address and a name, which is the \
+                         most that is read"
                     ),
                 ),
                 Err(reason) => file.skip_line(number, reason),
             }
         }
         file
+    }
+
+    /// The number of different names.
+    pub(super) fn count_names(&self) -> usize {
+        let names = self.lines.iter().flat_map(|line| &line.names);
+        names.collect::<HashSet<_>>().len()
     }
 
     fn skip_line(&mut self, line: usize, reason: String) {
@@ -78,6 +85,10 @@ impl HostsFile {
 }
 
 impl HostsLine {
+    fn count_pairs(&self) -> usize {
+        self.addresses.len().saturating_mul(self.names.len())
+    }
+
     /// Whether the line gives this address to this name.
     pub(super) fn has(&self, name: &Name, address: IpAddr) -> bool {
         self.names.contains(name) && self.addresses.contains(&address)
@@ -127,6 +138,13 @@ fn parse_name(field: &str) -> Result<Name, String> {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     let is_label =
         |label: &str| (1..=MAX_LABEL).contains(&label.len()) && label.bytes().all(is_allowed);
+    // A mistyped address is not a name. No top-level domain is a number (RFC 3696 section 2).
+    let last = bare.rsplit('.').next().unwrap_or_default();
+    if bare.contains('.') && last.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(format!(
+            "{field:?} is neither an IP address nor a host name"
+        ));
+    }
     if !bare.split('.').all(is_label) {
         return Err(format!(
             "{field:?} is not a host name: its labels need 1 to {MAX_LABEL} letters, digits, \

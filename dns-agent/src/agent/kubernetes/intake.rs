@@ -261,6 +261,10 @@ impl KubernetesIntake {
 }
 
 impl Intake for KubernetesIntake {
+    fn name(&self) -> &'static str {
+        "the Kubernetes API"
+    }
+
     fn provider(&self) -> Arc<RwLock<dyn Provider>> {
         self.index.clone()
     }

@@ -82,6 +82,10 @@ impl ManifestsIntake {
 }
 
 impl Intake for ManifestsIntake {
+    fn name(&self) -> &'static str {
+        "the manifests"
+    }
+
     fn provider(&self) -> Arc<RwLock<dyn Provider>> {
         self.index.clone()
     }

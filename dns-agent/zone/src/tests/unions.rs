@@ -25,7 +25,11 @@ fn zones() -> Model {
     builder.add(record("alias.z", Rdata::Cname(name("new.through.z"))));
     builder.set_computed_names(name("pods.z"), ComputedNames::Addresses(5));
     builder.set_computed_names(name("pods.through.z"), ComputedNames::Addresses(5));
+    builder.set_computed_names(name("any.z"), ComputedNames::EmptyThenAddresses(5));
     builder.delegate(name("delegated.z"));
+    // A reverse name outside the zones.
+    let pointer = Rdata::Ptr(name("there.z"));
+    builder.add(record("1.2.0.192.in-addr.arpa", pointer));
     builder.build()
 }
 
@@ -82,6 +86,9 @@ const HOSTS: &[&str] = &[
     "10-0-0-1.pods.z",
     "10-0-0-1.pods.through.z",
     "deep.one.two.z",
+    "ns.any.z",
+    "1.2.0.192.in-addr.arpa",
+    "2.2.0.192.in-addr.arpa",
 ];
 
 #[test]
@@ -121,6 +128,14 @@ fn a_name_belongs_to_the_first_provider_that_decides() {
                 "passes",
             ],
         ),
+        // The other names that the zone computes below a name of a host stay.
+        ("ns.any.z", ["NODATA", host, "passes", host]),
+        (
+            "10-0-0-1.ns.any.z",
+            ["10.0.0.1", "10.0.0.1", "passes", "passes"],
+        ),
+        ("1.2.0.192.in-addr.arpa", ["passes", host, "passes", host]),
+        ("2.2.0.192.in-addr.arpa", [host; 4]),
         // Names above a name that overrides a denial exist (RFC 8020).
         ("one.two.z", ["NXDOMAIN", "NODATA", "passes", "passes"]),
         ("two.z", ["NXDOMAIN", "NODATA", "passes", "passes"]),
@@ -179,9 +194,16 @@ fn a_change_may_concern_names_of_other_providers() {
         .all_names();
     let decided: Vec<String> = decided.iter().map(Name::to_string).collect();
     assert_eq!(decided, ["pods.through.z.", "10-0-0-1.pods.through.z."]);
+    // A name above a host exists only as long as no other provider has it.
+    let above = union.with_decided_names(changes("two.z")).all_names();
+    assert!(above.contains(&name("one.two.z")), "{above:?}");
     // Aliases of the zone may lead to the host.
     assert!(union.may_change_other_names(1, &changes("new.through.z")));
     assert!(!union.may_change_other_names(1, &changes("outside")));
+    // The host is not answered anyway.
+    assert!(!union.may_change_other_names(1, &changes("there.z")));
+    let through = union.exact_names_in(&[name("through.z")]);
+    assert!(through.contains(&name("new.through.z")) && !through.contains(&name("new.z")));
     assert!(!union.may_change_other_names(0, &changes("there.z")));
 }
 
@@ -190,7 +212,7 @@ fn names_that_others_decide_are_found() {
     let (zones, hosts) = (zones(), hosts(HOSTS));
     let answered = Standing::Answered;
     let outranked = union([(&zones, answered), (&hosts, answered)]).outranked_names(1);
-    let answered_names = ["outside", "new.through.z"].map(name);
+    let answered_names = ["outside", "new.through.z", "2.2.0.192.in-addr.arpa"].map(name);
     assert_eq!(outranked.len(), HOSTS.len() - answered_names.len());
     assert!(answered_names.iter().all(|name| !outranked.contains(name)));
     let hosts_first = union([(&hosts, answered), (&zones, answered)]);

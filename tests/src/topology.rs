@@ -23,7 +23,7 @@ pub const POD_DEVICE: &str = "eth0";
 pub const BRIDGE: &str = "cni0";
 
 /// The address of the pod that [`Topology::add_pod`] adds.
-const ANOTHER_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 3);
+pub const ANOTHER_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 3);
 /// The node's addresses towards the pod.
 pub const GATEWAY: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(10, 244, 0, 1)),

@@ -2,6 +2,7 @@
 
 mod api;
 mod attacks;
+mod cgroup;
 mod check;
 mod dns_path;
 mod faults;

@@ -80,9 +80,10 @@ pub(crate) fn run(options: &FaultsOptions) -> Result<()> {
 
     if options.attacks {
         println!(
-            "| attack | lookups | from the kernel | in the worst second | slowest change, ms |"
+            "| attack | lookups | from the kernel | in the worst second | slowest change, ms | a \
+             deleted name answered for, ms | a denied pod answered for, ms | largest memory, MiB |"
         );
-        println!("|---|---|---|---|---|");
+        println!("|---|---|---|---|---|---|---|---|");
     } else {
         println!(
             "| fault | lookups | from the kernel | failed | wrong | over 100 ms | slowest, ms |"

@@ -1,7 +1,10 @@
 //! Measures what large Services cost the agent: an event, a question, and the start. Everything
 //! runs in this process, without an API server and without sockets.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Arc, RwLock},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use zerohop_datapath::{DatapathConfig, KernelTables, grace::Rcu, program::EbpfObject, table_size};
@@ -13,7 +16,7 @@ use zerohop_resolver::{
     message::{QueryAction, respond},
     query::Transport,
 };
-use zerohop_zone::{Name, Rtype, build_query};
+use zerohop_zone::{Name, Providers, Rtype, build_query};
 
 use super::median;
 
@@ -74,12 +77,15 @@ pub(crate) fn measure(config: &DatapathConfig, service: LargeService) -> Result<
         ensure!(publication.left.is_empty(), "an event takes a minute");
         Ok(())
     })?;
+    // Through the union of all providers, as the resolver asks.
+    let providers = Providers::new(vec![Arc::new(RwLock::new(index))]);
     let ask = |rtype| {
         let query = build_query(1, &Name::parse("big.large.svc.cluster.local")?, rtype);
         let mut rotation = 0;
         repeat(|| {
             rotation += 1;
-            match respond(&query, &index.view(), Transport::Udp, rotation) {
+            let locked = providers.read();
+            match respond(&query, &locked.union(), Transport::Udp, rotation) {
                 QueryAction::Send(_) => Ok(()),
                 action => Err(anyhow::anyhow!("{action:?} instead of a reply")),
             }

@@ -6,17 +6,24 @@
 
 use std::{
     env,
+    net::SocketAddr,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
-use zerohop_tests::{topology::Topology, udp::eventually};
+use zerohop_contract::addresses::{POD, SERVED};
+use zerohop_tests::{
+    netns::NetworkNamespace,
+    topology::{ANOTHER_POD, Topology},
+    udp::{UdpClient, eventually},
+};
 
 use super::{
     AgentProcess, LIMIT, PodClient,
     api::{server::MemoryApiServer, service, start_cluster},
+    cgroup::MemoryCgroup,
     start_agent,
 };
 
@@ -25,11 +32,21 @@ const LEASE: Duration = Duration::from_secs(4);
 /// The namespace of the attacking tenant. The other tenant's Services are in `shop`.
 const ATTACKER: &str = "attacker";
 
-/// What the goals are, and how long an attack lasts.
+/// What the goals are, how long an attack lasts, and how large the cluster beside it is.
 struct AttackScale {
     length: Duration,
+    /// The Services of other tenants, half of them headless with five endpoints.
+    services: usize,
+    /// The attacker's Services with the same 100 addresses.
+    shared_services: usize,
+    /// The attacker's policies, each with as many `ipBlock`s.
+    policies: usize,
+    /// The memory limit of the agent in bytes, that of the DaemonSet; `None`: unlimited.
+    memory: Option<u64>,
     /// The slowest publication of another tenant's change.
     slowest_change: Duration,
+    /// The longest time for which a denied pod, or a deleted name, is answered.
+    slowest_end: Duration,
     /// The lowest share of queries that the kernel answers in any second, in percent.
     lowest_share: usize,
 }
@@ -37,7 +54,17 @@ struct AttackScale {
 /// A node whose agent reads the API, and a tenant whose names are watched.
 struct WatchedCluster {
     topology: Topology,
+    /// A second pod, which a policy denies again and again.
+    victim: NetworkNamespace,
     api: MemoryApiServer,
+    scale: AttackScale,
+}
+
+/// An agent with the memory limit of the scale.
+struct LimitedAgent {
+    // First, so that it ends before its group is removed.
+    agent: AgentProcess,
+    cgroup: Option<MemoryCgroup>,
 }
 
 /// Counts of the queries in each second.
@@ -54,15 +81,19 @@ fn a_service_with_too_many_ports_and_endpoints_is_delegated() {
     cluster.add_service("huge", &ports);
     cluster.apply_slice("huge", 0, 50, &ports);
     let agent = cluster.start_agent();
-    let status = agent.status().unwrap();
+    let status = agent.agent.status().unwrap();
     assert!(
         status.contains("250000 SRV records") && status.contains("attacker/huge"),
         "no reason in {status}"
     );
-    cluster.attack("5,000 ports x 50 endpoints, readiness changes", |turn| {
-        cluster.apply_slice("huge", 0, 50 - turn % 2, &ports);
-        Duration::from_millis(500)
-    });
+    cluster.attack(
+        &agent,
+        "5,000 ports x 50 endpoints, readiness changes",
+        |turn| {
+            cluster.apply_slice("huge", 0, 50 - turn % 2, &ports);
+            Duration::from_millis(500)
+        },
+    );
 }
 
 #[test]
@@ -71,11 +102,15 @@ fn others_are_answered_while_a_service_with_many_ports_changes() {
     let ports = numbered_ports(5_000);
     cluster.add_service("ports", &ports);
     cluster.apply_slice("ports", 0, 13, &ports);
-    let _agent = cluster.start_agent();
-    cluster.attack("5,000 ports x 13 endpoints, readiness changes", |turn| {
-        cluster.apply_slice("ports", 0, 13 - turn % 2, &ports);
-        Duration::from_millis(500)
-    });
+    let agent = cluster.start_agent();
+    cluster.attack(
+        &agent,
+        "5,000 ports x 13 endpoints, readiness changes",
+        |turn| {
+            cluster.apply_slice("ports", 0, 13 - turn % 2, &ports);
+            Duration::from_millis(500)
+        },
+    );
 }
 
 #[test]
@@ -86,11 +121,15 @@ fn others_are_answered_while_a_service_with_many_endpoints_changes() {
     for slice in 0..50 {
         cluster.apply_slice("endpoints", slice, 100, &ports);
     }
-    let _agent = cluster.start_agent();
-    cluster.attack("5,000 endpoints, 20 changes of slices a second", |turn| {
-        cluster.apply_slice("endpoints", turn % 50, 100 - turn / 50 % 2, &ports);
-        Duration::from_millis(50)
-    });
+    let agent = cluster.start_agent();
+    cluster.attack(
+        &agent,
+        "5,000 endpoints, 20 changes of slices a second",
+        |turn| {
+            cluster.apply_slice("endpoints", turn % 50, 100 - turn / 50 % 2, &ports);
+            Duration::from_millis(50)
+        },
+    );
 }
 
 #[test]
@@ -107,11 +146,15 @@ fn others_are_answered_while_the_target_of_many_aliases_changes() {
         });
         cluster.api.apply("services", alias);
     }
-    let _agent = cluster.start_agent();
-    cluster.attack("1,000 aliases of 500 ports x 10 endpoints", |turn| {
-        cluster.apply_slice("target", 0, 10 - turn % 2, &ports);
-        Duration::from_millis(500)
-    });
+    let agent = cluster.start_agent();
+    cluster.attack(
+        &agent,
+        "1,000 aliases of 500 ports x 10 endpoints",
+        |turn| {
+            cluster.apply_slice("target", 0, 10 - turn % 2, &ports);
+            Duration::from_millis(500)
+        },
+    );
 }
 
 #[test]
@@ -121,8 +164,9 @@ fn others_are_answered_while_an_unreadable_slice_comes_and_goes() {
     cluster.add_service("odd", &ports);
     let odd = json!([{"name": "odd", "port": 70_000, "protocol": "TCP"}]);
     cluster.apply_slice("odd", 0, 1, &ports);
-    let _agent = cluster.start_agent();
+    let agent = cluster.start_agent();
     cluster.attack(
+        &agent,
         "a slice that can't be read, in and out 10 times a second",
         |turn| {
             let ports = if turn % 2 == 0 { &odd } else { &ports };
@@ -132,21 +176,133 @@ fn others_are_answered_while_an_unreadable_slice_comes_and_goes() {
     );
 }
 
+#[test]
+fn others_are_answered_while_services_share_addresses() {
+    let cluster = WatchedCluster::new();
+    let ports = numbered_ports(1);
+    // All of these Services have the same endpoints.
+    for number in 0..cluster.scale.shared_services {
+        let name = format!("shared-{number}");
+        cluster.add_service(&name, &ports);
+        let addresses = (0..100).map(|at| format!("10.100.0.{}", at + 1));
+        let slice = slice(ATTACKER, &name, 0, addresses, &ports);
+        cluster.api.apply("endpointslices", slice);
+    }
+    let agent = cluster.start_agent_with(&["--endpoints=all"]);
+    cluster.attack(
+        &agent,
+        "Services that share 100 addresses, one endpoint changes",
+        |turn| {
+            let addresses = (0..100 - turn % 2).map(|at| format!("10.100.0.{}", at + 1));
+            let slice = slice(ATTACKER, "shared-0", 0, addresses, &ports);
+            cluster.api.apply("endpointslices", slice);
+            Duration::from_millis(500)
+        },
+    );
+}
+
+#[test]
+fn others_are_answered_while_pods_change_beside_many_policies() {
+    let cluster = WatchedCluster::new();
+    let count = cluster.scale.policies;
+    for number in 0..count {
+        let blocks: Vec<Value> = (0..count)
+            .map(|at| json!({"ipBlock": {"cidr": format!("10.{}.{}.0/24", at / 256, at % 256)}}))
+            .collect();
+        let policy = json!({
+            "metadata": {"namespace": ATTACKER, "name": format!("policy-{number}")},
+            "spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"to": blocks}]},
+        });
+        cluster.api.apply("networkpolicies", policy);
+    }
+    let attacking_pod = |number: usize, turn: usize| {
+        let address = format!("10.244.9.{}", number + 1);
+        let mut pod = pod(&format!("pod-{number}"), &address);
+        pod["metadata"]["namespace"] = json!(ATTACKER);
+        pod["metadata"]["labels"]["turn"] = json!(turn.to_string());
+        pod
+    };
+    for number in 0..100 {
+        cluster.api.apply("pods", attacking_pod(number, 0));
+    }
+    let agent = cluster.start_agent();
+    cluster.attack(
+        &agent,
+        "policies with many ipBlocks, a pod changes 5 times a second",
+        |turn| {
+            cluster.api.apply("pods", attacking_pod(turn % 100, turn));
+            Duration::from_millis(200)
+        },
+    );
+}
+
 impl WatchedCluster {
     fn new() -> WatchedCluster {
+        let scale = AttackScale::of_this_run();
         let topology = Topology::routed().unwrap();
         let api = start_cluster(&topology);
         api.apply("namespaces", json!({"metadata": {"name": ATTACKER}}));
-        WatchedCluster { topology, api }
+        let ports = json!([{"name": "http", "port": 80, "protocol": "TCP"}]);
+        for number in 0..scale.services {
+            let name = format!("beside-{number}");
+            if number % 2 == 0 {
+                let address = format!("10.97.{}.{}", number / 250, number % 250 + 1);
+                api.apply("services", service("shop", &name, &address, &ports));
+                continue;
+            }
+            api.apply("services", service("shop", &name, "None", &ports));
+            let host = |at: usize| number * 5 + at;
+            let addresses = (0..5).map(|at| {
+                let host = host(at);
+                format!(
+                    "10.{}.{}.{}",
+                    128 + host / 65536,
+                    host / 256 % 256,
+                    host % 256
+                )
+            });
+            api.apply("endpointslices", slice("shop", &name, 0, addresses, &ports));
+        }
+        for (name, address) in [
+            ("client", POD[0].to_string()),
+            ("victim", ANOTHER_POD.to_string()),
+        ] {
+            api.apply("pods", pod(name, &address));
+        }
+        WatchedCluster {
+            victim: topology.add_pod().unwrap(),
+            topology,
+            api,
+            scale,
+        }
     }
 
-    fn start_agent(&self) -> AgentProcess {
+    fn start_agent(&self) -> LimitedAgent {
+        self.start_agent_with(&[])
+    }
+
+    fn start_agent_with(&self, flags: &[&str]) -> LimitedAgent {
         let lease = format!("--stale-after={}s", LEASE.as_secs());
-        let agent = start_agent(&self.topology.node, &self.api, &[&lease]);
-        let pod = PodClient::new(&self.topology);
-        let is_answered = || Ok(pod.web_ttl() == Some(5));
-        assert!(eventually(LIMIT, is_answered).unwrap());
-        agent
+        let both = [&lease, "--node-name=this", "--interface=veth-another"];
+        let agent = start_agent(&self.topology.node, &self.api, &[&both, flags].concat());
+        let cgroup = self.scale.memory.map(|bytes| {
+            let cgroup = MemoryCgroup::new().unwrap();
+            cgroup.set_limit(bytes).unwrap();
+            cgroup.add_process(agent.process_id()).unwrap();
+            cgroup
+        });
+        let started = Instant::now();
+        for pod in [PodClient::new(&self.topology), self.victim_client()] {
+            let is_answered = || Ok(pod.web_ttl() == Some(5));
+            assert!(eventually(LIMIT, is_answered).unwrap());
+        }
+        eprintln!("the agent answered after {:?}", started.elapsed());
+        LimitedAgent { agent, cgroup }
+    }
+
+    fn victim_client(&self) -> PodClient {
+        let server = SocketAddr::new(SERVED[0], 53);
+        PodClient(UdpClient::new(&self.victim, server).unwrap())
     }
 
     /// Adds a headless Service of the attacking tenant.
@@ -157,36 +313,30 @@ impl WatchedCluster {
 
     /// Applies a slice with this many endpoints.
     fn apply_slice(&self, name: &str, number: usize, endpoints: usize, ports: &Value) {
-        let endpoints: Vec<Value> = (0..endpoints)
-            .map(|at| {
-                let address = format!("10.{}.{}.{}", 100 + number / 250, number % 250, at + 1);
-                json!({"addresses": [address], "conditions": {"ready": true}})
-            })
-            .collect();
-        let slice = json!({
-            "metadata": {
-                "namespace": ATTACKER,
-                "name": format!("{name}-{number}"),
-                "labels": {"kubernetes.io/service-name": name},
-            },
-            "addressType": "IPv4",
-            "endpoints": endpoints,
-            "ports": ports,
-        });
+        let address = |at| format!("10.{}.{}.{}", 100 + number / 250, number % 250, at + 1);
+        let addresses = (0..endpoints).map(address);
+        let slice = slice(ATTACKER, name, number, addresses, ports);
         self.api.apply("endpointslices", slice);
     }
 
     /// Repeats `act`, which gets the number of the turn and returns the time to the next one.
-    /// Checks meanwhile that the kernel answers another tenant's name, and soon answers with the
-    /// new address of another Service.
-    fn attack(&self, what: &str, mut act: impl FnMut(usize) -> Duration + Send) {
-        let scale = AttackScale::of_this_run();
+    /// Checks meanwhile that the kernel answers another tenant's name, soon answers with the new
+    /// address of another Service, and soon answers neither a deleted name nor a denied pod.
+    fn attack(
+        &self,
+        agent: &LimitedAgent,
+        what: &str,
+        mut act: impl FnMut(usize) -> Duration + Send,
+    ) {
+        let scale = &self.scale;
         let end = Instant::now() + scale.length;
         let is_over = AtomicBool::new(false);
         let pod = PodClient::new(&self.topology);
-        let (seconds, slowest) = thread::scope(|scope| {
+        let (seconds, slowest, deleted, denied) = thread::scope(|scope| {
             let watch = scope.spawn(|| watch_name(&pod, &is_over));
             let changes = scope.spawn(|| self.change_another_service(end));
+            let deletions = scope.spawn(|| self.delete_another_service(end));
+            let denials = scope.spawn(|| self.deny_a_pod(end));
             let mut turn = 0;
             while Instant::now() < end {
                 let pause = act(turn);
@@ -194,18 +344,30 @@ impl WatchedCluster {
                 thread::sleep(pause);
             }
             let slowest = changes.join().unwrap();
+            let (deleted, denied) = (deletions.join().unwrap(), denials.join().unwrap());
             is_over.store(true, Ordering::Relaxed);
-            (watch.join().unwrap(), slowest)
+            (watch.join().unwrap(), slowest, deleted, denied)
         });
         let share = |tally: &SecondTally| 100 * tally.answered / tally.asked.max(1);
         let lowest = seconds.iter().map(share).min().unwrap_or(0);
         let sum = |count: fn(&SecondTally) -> usize| seconds.iter().map(count).sum::<usize>();
+        let peak = agent.cgroup.as_ref().and_then(MemoryCgroup::peak);
+        let peak = peak.map_or_else(|| "–".to_owned(), |bytes| (bytes >> 20).to_string());
         println!(
-            "| {what} | {} | {:.1} % | {lowest} % | {} |",
+            "| {what} | {} | {:.1} % | {lowest} % | {} | {} | {} | {peak} |",
             sum(|tally| tally.asked),
             100.0 * sum(|tally| tally.answered) as f64 / sum(|tally| tally.asked).max(1) as f64,
             slowest.as_millis(),
+            deleted.as_millis(),
+            denied.as_millis(),
         );
+        if let Some(cgroup) = &agent.cgroup {
+            assert_eq!(
+                cgroup.count_kills().unwrap(),
+                0,
+                "killed for lack of memory"
+            );
+        }
         assert!(
             lowest >= scale.lowest_share,
             "in one second the kernel answered only {lowest} % of another tenant's queries: \
@@ -215,6 +377,12 @@ impl WatchedCluster {
             slowest <= scale.slowest_change,
             "another tenant's change was answered only after {slowest:?}"
         );
+        for (what, longest) in [("a deleted name", deleted), ("a denied pod", denied)] {
+            assert!(
+                longest <= scale.slowest_end,
+                "{what} was answered for {longest:?} more"
+            );
+        }
     }
 
     /// Gives another tenant's Service new addresses until `end`. Returns the longest time until a
@@ -238,6 +406,36 @@ impl WatchedCluster {
         }
         slowest
     }
+
+    /// Deletes and creates another tenant's Service until `end`. Returns the longest time for which
+    /// the kernel answered the deleted name.
+    fn delete_another_service(&self, end: Instant) -> Duration {
+        let pod = PodClient::new(&self.topology);
+        let ports = json!([{"name": "http", "port": 80}]);
+        repeat_until(end, |slowest| {
+            let deleted = service("shop", "deleted", "10.96.8.1", &ports);
+            self.api.apply("services", deleted);
+            wait_until(|| pod.service_address("deleted").is_some());
+            self.api.delete("services", "shop", "deleted");
+            *slowest = (*slowest).max(wait_until(|| pod.service_address("deleted").is_none()));
+        })
+    }
+
+    /// Denies and allows a pod's egress until `end`. Returns the longest time for which the kernel
+    /// answered the denied pod.
+    fn deny_a_pod(&self, end: Instant) -> Duration {
+        let victim = self.victim_client();
+        let policy = json!({
+            "metadata": {"namespace": "shop", "name": "deny"},
+            "spec": {"podSelector": {"matchLabels": {"app": "victim"}}, "policyTypes": ["Egress"]},
+        });
+        repeat_until(end, |slowest| {
+            wait_until(|| victim.web_ttl().is_some());
+            self.api.apply("networkpolicies", policy.clone());
+            *slowest = (*slowest).max(wait_until(|| victim.web_ttl().is_none()));
+            self.api.delete("networkpolicies", "shop", "deny");
+        })
+    }
 }
 
 impl AttackScale {
@@ -245,17 +443,81 @@ impl AttackScale {
         if env::var_os("ZEROHOP_FAULTS").is_some_and(|scale| scale == "full") {
             return AttackScale {
                 length: Duration::from_secs(30),
+                services: 10_004,
+                shared_services: 1_000,
+                policies: 1_000,
+                memory: Some(256 << 20),
                 slowest_change: Duration::from_secs(1),
+                slowest_end: LEASE,
                 lowest_share: 99,
             };
         }
         AttackScale {
             // Longer than the lease, so that a lease that is not renewed ends.
             length: LEASE * 2,
+            services: 0,
+            shared_services: 200,
+            policies: 100,
+            memory: None,
+            slowest_end: Duration::from_secs(20),
             slowest_change: Duration::from_secs(20),
             lowest_share: 50,
         }
     }
+}
+
+/// Repeats an action, which gets the longest time so far, until `end`. Returns the longest time.
+fn repeat_until(end: Instant, mut act: impl FnMut(&mut Duration)) -> Duration {
+    let mut slowest = Duration::ZERO;
+    while Instant::now() < end {
+        act(&mut slowest);
+        thread::sleep(Duration::from_millis(200));
+    }
+    slowest
+}
+
+/// Waits until a condition holds. Returns how long that took.
+fn wait_until(mut holds: impl FnMut() -> bool) -> Duration {
+    let started = Instant::now();
+    while !holds() {
+        assert!(
+            started.elapsed() < LIMIT,
+            "nothing has changed within {LIMIT:?}"
+        );
+        thread::sleep(Duration::from_millis(5));
+    }
+    started.elapsed()
+}
+
+/// A slice with one endpoint for each address.
+fn slice(
+    namespace: &str,
+    service: &str,
+    number: usize,
+    addresses: impl Iterator<Item = String>,
+    ports: &Value,
+) -> Value {
+    let endpoint = |address| json!({"addresses": [address], "conditions": {"ready": true}});
+    let endpoints: Vec<Value> = addresses.map(endpoint).collect();
+    json!({
+        "metadata": {
+            "namespace": namespace,
+            "name": format!("{service}-{number}"),
+            "labels": {"kubernetes.io/service-name": service},
+        },
+        "addressType": "IPv4",
+        "endpoints": endpoints,
+        "ports": ports,
+    })
+}
+
+/// A pod of this node.
+fn pod(name: &str, address: &str) -> Value {
+    json!({
+        "metadata": {"namespace": "shop", "name": name, "labels": {"app": name}},
+        "spec": {"nodeName": "this"},
+        "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]},
+    })
 }
 
 /// Asks for another tenant's Service about 50 times a second. Returns the counts of each second. A

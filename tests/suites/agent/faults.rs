@@ -4,7 +4,6 @@
 //! `cargo xtask faults` runs these tests at full length, and prints the counts of lookups as a
 //! table. It skips `clock`, which would step the machine's clock.
 
-mod cgroup;
 mod clock;
 mod dns;
 mod load;
@@ -30,12 +29,10 @@ use zerohop_tests::{
     udp::{UdpClient, UdpServer, eventually},
 };
 
-use self::{
-    cgroup::MemoryCgroup,
-    load::{LookupLoad, LookupMix, LookupTally},
-};
+use self::load::{LookupLoad, LookupMix, LookupTally};
 use super::{
-    AgentProcess, LIMIT, ObjectSource, api::server::MemoryApiServer, binary, node::TestNode,
+    AgentProcess, LIMIT, ObjectSource, api::server::MemoryApiServer, binary, cgroup::MemoryCgroup,
+    node::TestNode,
 };
 
 /// A cluster of one node, with a stand-in for the cluster's DNS.

@@ -17,6 +17,8 @@ pub(super) struct MemoryCgroup {
     folder: PathBuf,
     /// The file with the memory limit.
     limit: &'static str,
+    /// The file with the largest memory use so far.
+    peak: &'static str,
     /// The file with the number of OOM kills.
     events: &'static str,
 }
@@ -29,20 +31,27 @@ impl MemoryCgroup {
     /// If this process cannot use a memory controller, or cannot create the group's directory.
     pub(super) fn new() -> Result<MemoryCgroup> {
         let version_1 = Path::new("/sys/fs/cgroup/memory");
-        let (root, limit, events) = if version_1.join("memory.limit_in_bytes").exists() {
-            (version_1, "memory.limit_in_bytes", "memory.oom_control")
+        let (root, limit, peak, events) = if version_1.join("memory.limit_in_bytes").exists() {
+            (
+                version_1,
+                "memory.limit_in_bytes",
+                "memory.max_usage_in_bytes",
+                "memory.oom_control",
+            )
         } else {
             let root = Path::new("/sys/fs/cgroup");
             fs::write(root.join("cgroup.subtree_control"), "+memory")
                 .context("no cgroup can limit memory here")?;
-            (root, "memory.max", "memory.events")
+            (root, "memory.max", "memory.peak", "memory.events")
         };
-        let folder = root.join(format!("zh-faults-{}", process::id()));
+        let folder = format!("zh-{}-{:08x}", process::id(), rand::random::<u32>());
+        let folder = root.join(folder);
         fs::create_dir(&folder)
             .with_context(|| format!("cannot create the cgroup {}", folder.display()))?;
         Ok(MemoryCgroup {
             folder,
             limit,
+            peak,
             events,
         })
     }
@@ -51,6 +60,17 @@ impl MemoryCgroup {
     pub(super) fn add_process(&self, process: u32) -> Result<()> {
         fs::write(self.folder.join("cgroup.procs"), process.to_string())?;
         Ok(())
+    }
+
+    /// Sets the limit, in bytes.
+    pub(super) fn set_limit(&self, bytes: u64) -> Result<()> {
+        Ok(fs::write(self.folder.join(self.limit), bytes.to_string())?)
+    }
+
+    /// The largest memory use so far, in bytes. `None` before Linux 5.19, which doesn't say.
+    pub(super) fn peak(&self) -> Option<u64> {
+        let text = fs::read_to_string(self.folder.join(self.peak)).ok()?;
+        text.trim().parse().ok()
     }
 
     /// Sets the lowest limit that the kernel accepts: 64 KiB, or that doubled several times.

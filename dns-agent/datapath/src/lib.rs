@@ -11,6 +11,7 @@ mod detach;
 pub mod explain;
 pub mod foreign_programs;
 pub mod grace;
+mod growth;
 pub mod hash_table;
 mod hook_choice;
 pub mod hooks;
@@ -45,6 +46,7 @@ pub use aya::include_bytes_aligned;
 pub use detach::{detach, detach_filters};
 use foreign_programs::{ForeignProgram, ForeignPrograms};
 use grace::Rcu;
+pub use growth::{Growth, GrowthStep};
 pub use hook_choice::{HookChoice, Interface};
 use hooks::{FailedAttachment, Hooks};
 use interfaces::Device;
@@ -96,20 +98,6 @@ pub enum InitialLease {
     Running,
     /// The kernel answers only after [`Datapath::renew_lease`].
     Ended,
-}
-
-/// The result of [`Datapath::grow`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Growth {
-    /// The current tables have room, or their capacity is configured.
-    Unneeded,
-    /// The current tables have little room but hold all names, and new tables would not be larger.
-    /// So the current ones stay in use.
-    NotLarger,
-    /// The hooks now use new tables, which hold all names.
-    Moved,
-    /// The hooks now use new tables, but names were left out of these.
-    MovedButFull,
 }
 
 /// The configuration of the kernel plane.
@@ -179,7 +167,8 @@ impl Datapath {
         lease: InitialLease,
     ) -> anyhow::Result<Self> {
         let size = table_size(data, config.capacity);
-        let mut datapath = Datapath::with_filled_tables(config, size, pins, devices, data)?;
+        let mut datapath = Datapath::with_empty_tables(config, size, pins, devices)?;
+        datapath.publish_all(data)?;
         if lease == InitialLease::Running {
             datapath.renew_lease(datapath.config.stale_after)?;
         }
@@ -194,57 +183,12 @@ impl Datapath {
         self.config.capacity.is_none() && self.tables.are_full()
     }
 
-    /// Moves to new tables when the current ones are full or nearly full and no capacity is
-    /// configured, unless this would make no room ([`Growth::NotLarger`]).
-    ///
-    /// The new tables are filled while the old ones answer. Then each hook's program is replaced
-    /// atomically, as in an update of the agent. The kernel's counters start again at zero.
-    /// `config` is the configuration for the new tables.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Datapath::start`]. The old tables stay in use.
-    pub fn grow(
-        &mut self,
-        config: DatapathConfig,
-        devices: &[Device],
-        data: &dyn ZoneData,
-    ) -> anyhow::Result<Growth> {
-        if config.capacity.is_some() || !self.tables.are_nearly_full() {
-            return Ok(Growth::Unneeded);
-        }
-        let size = table_size(data, None);
-        // When names were left out, even new tables of the same size may have room, because the
-        // free slots of the current tables may be too small for new records.
-        if !size.exceeds(self.size) && !self.tables.are_full() {
-            return Ok(Growth::NotLarger);
-        }
-        // `None`: `move_to` below brings the pins.
-        let mut larger = Datapath::with_filled_tables(config, size, None, devices, data)?;
-        if self.is_leased() {
-            larger.renew_lease(self.leased_until.saturating_duration_since(Instant::now()))?;
-        }
-        larger.publish_card_addresses(devices);
-        larger.hooks = self.hooks.move_to(&mut larger.object);
-        // Foreign programs don't change with the tables. The next `reconcile` searches for them
-        // again.
-        std::mem::swap(&mut larger.foreign_programs, &mut self.foreign_programs);
-        larger.foreign_programs_found = std::mem::take(&mut self.foreign_programs_found);
-        *self = larger;
-        Ok(if self.tables.are_full() {
-            Growth::MovedButFull
-        } else {
-            Growth::Moved
-        })
-    }
-
-    /// Creates and fills the tables, with the lease ended and no hook attached.
-    fn with_filled_tables(
+    /// Creates empty tables, with the lease ended and no hook attached.
+    fn with_empty_tables(
         config: DatapathConfig,
         size: TableSize,
         pins: Option<Pins>,
         devices: &[Device],
-        data: &dyn ZoneData,
     ) -> anyhow::Result<Self> {
         let mut object = EbpfObject::load(config.object_file, size)?;
         for program in hooks::wanted_programs(&config.interfaces, devices) {
@@ -256,7 +200,7 @@ impl Datapath {
         tables.settings.end_lease();
         let rate_limit = config.rate_limit;
         tables.publish_rate_limit(rate_limit.map(|rate| RateLimit::new(rate, clock)));
-        let mut datapath = Self {
+        Ok(Self {
             hooks: Hooks::new(
                 config.interfaces.clone(),
                 config.allow.len(),
@@ -272,9 +216,7 @@ impl Datapath {
             tables,
             object,
             config,
-        };
-        datapath.publish_all(data)?;
-        Ok(datapath)
+        })
     }
 
     /// Publishes all names of `data`, and removes all other names. Records that have not changed

@@ -243,6 +243,35 @@ impl<G: Grace> KernelTables<G> {
         Ok(self.finish_round(&round))
     }
 
+    /// Prepares empty tables for [`KernelTables::publish_names`] of all names of `data`. Until
+    /// [`KernelTables::finish_filling`], no absent name is denied.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Datapath::publish_all`](super::Datapath::publish_all).
+    pub(super) fn begin_filling(&mut self, data: &dyn ZoneData) -> anyhow::Result<()> {
+        self.zones = data.zones().iter().map(|zone| zone.name.clone()).collect();
+        self.authoritative = vec![false; self.zones.len()];
+        self.may_deny = vec![false; self.zones.len()];
+        self.zone_limits = limits::zone_limits(data);
+        self.pass_suffixes = data.pass_suffixes();
+        let pass_suffixes = self.pass_suffixes.clone();
+        self.publish_zone_settings(data, &pass_suffixes)
+    }
+
+    /// Lets the kernel deny absent names, because all names of `data` are published.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Datapath::publish_all`](super::Datapath::publish_all).
+    pub(super) fn finish_filling(&mut self, data: &dyn ZoneData) -> anyhow::Result<()> {
+        self.wait_for_readers();
+        self.authoritative = self.complete_zones(data);
+        self.may_deny = denied_zones(data);
+        let pass_suffixes = self.pass_suffixes.clone();
+        self.publish_settings_and_wait(data, &pass_suffixes)
+    }
+
     /// Publishes `names` from `data` for at most `limit`, and removes those that `data` lacks. At
     /// least one name is published. Unchanged records are not written. Names that were left out
     /// before are tried again. All other names, the pass suffixes, and the zones must be the same
@@ -574,29 +603,50 @@ fn denied_zones(data: &dyn ZoneData) -> Vec<bool> {
 /// names.
 #[must_use]
 pub fn table_size(data: &dyn ZoneData, capacity: Option<usize>) -> TableSize {
-    let (mut names, mut bytes) = (0, 0);
+    let mut space = NeededSpace::default();
     data.visit(records::WINDOW, &mut |name, entry| {
-        if let Some(record) = records::build_record(data, name, entry) {
-            names += 1;
-            bytes += slots::slot_bytes(record.len());
-        }
+        space.add(data, name, entry);
     });
-    let room = capacity
-        .unwrap_or(names + names / NAMES_PER_SPARE)
-        .max(names)
-        .max(MIN_CAPACITY);
-    let words = (room as f64 * WORDS_PER_NAME) as usize;
-    // `BYTES_PER_NEW_NAME` for each spare name. Without a capacity at least an eighth of the
-    // current bytes, because the new records may be as long as the current ones.
-    let spare = match capacity {
-        Some(_) => 0,
-        None => bytes / NAMES_PER_SPARE,
-    };
-    let bytes = bytes + spare.max((room - names) * BYTES_PER_NEW_NAME);
-    TableSize {
-        buckets: words.div_ceil(WORDS).next_power_of_two() as u32,
-        // Every record starts at least `REACH` bytes before the end of its chunk. The additional
-        // chunk holds new records while the slots of replaced ones wait for a grace period.
-        chunks: bytes.div_ceil(CHUNK - REACH) as u32 + 1,
+    space.table_size(capacity)
+}
+
+/// The space that names need in the tables.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct NeededSpace {
+    names: usize,
+    bytes: usize,
+}
+
+impl NeededSpace {
+    /// Adds a name.
+    pub(super) fn add(&mut self, data: &dyn ZoneData, name: &Name, entry: &NameEntry) {
+        if let Some(record) = records::build_record(data, name, entry) {
+            self.names += 1;
+            self.bytes += slots::slot_bytes(record.len());
+        }
+    }
+
+    /// As [`table_size`].
+    pub(super) fn table_size(self, capacity: Option<usize>) -> TableSize {
+        let NeededSpace { names, bytes } = self;
+        let room = capacity
+            .unwrap_or(names + names / NAMES_PER_SPARE)
+            .max(names)
+            .max(MIN_CAPACITY);
+        let words = (room as f64 * WORDS_PER_NAME) as usize;
+        // `BYTES_PER_NEW_NAME` for each spare name. Without a capacity at least an eighth of the
+        // current bytes, because the new records may be as long as the current ones.
+        let spare = match capacity {
+            Some(_) => 0,
+            None => bytes / NAMES_PER_SPARE,
+        };
+        let bytes = bytes + spare.max((room - names) * BYTES_PER_NEW_NAME);
+        TableSize {
+            buckets: words.div_ceil(WORDS).next_power_of_two() as u32,
+            // Every record starts at least `REACH` bytes before the end of its chunk. The
+            // additional chunk holds new records while the slots of replaced ones wait for a grace
+            // period.
+            chunks: bytes.div_ceil(CHUNK - REACH) as u32 + 1,
+        }
     }
 }

@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use tracing::{debug, error, info, warn};
 use zerohop_datapath as datapath;
 use zerohop_datapath::{
-    Datapath, Growth, InitialLease, PermittedClients, Persistence, StopMode, hooks,
+    Datapath, Growth, GrowthStep, InitialLease, PermittedClients, Persistence, StopMode, hooks,
     interfaces::{Device, Devices},
     pins::{Claim, Pins},
     settings,
@@ -56,6 +56,8 @@ pub(super) struct KernelPlane {
     /// Why hooks can't be pinned and don't outlive the agent; `None` when they can be pinned.
     /// Without `--persist`, the only reason noted is a folder of pins that can't be trusted.
     unpinned_reason: Option<String>,
+    /// The larger tables that are being filled; `None` if the tables don't grow now.
+    growth: Option<Growth>,
     /// The last attempt to grow the tables, if it failed or gained too little room.
     failed_growth: Option<FailedGrowth>,
 }
@@ -82,13 +84,6 @@ enum KernelLifecycle {
     /// The tables exist. Programs are attached to the matching interfaces, except those where
     /// attaching failed and those that foreign programs own.
     On(Box<Datapath>),
-}
-
-/// Whether the kernel answers from new tables, which hold all names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum GrownTables {
-    Same,
-    New,
 }
 
 /// The condition for starting the kernel plane.
@@ -152,6 +147,7 @@ impl KernelPlane {
             settings,
             unserved_count: 0,
             unpinned_reason: None,
+            growth: None,
             failed_growth: None,
         };
         if config.interfaces.is_empty() {
@@ -276,6 +272,8 @@ impl KernelPlane {
 
     /// Writes all names of `data` to the tables.
     pub(super) fn publish_all_names(&mut self, data: &dyn ZoneData) {
+        // The larger tables have been filled with other names.
+        self.growth = None;
         self.write_tables(|datapath| {
             let published = datapath.publish_all(data)?;
             info!(?published, "all names were written to the kernel's tables");
@@ -292,6 +290,7 @@ impl KernelPlane {
         limit: Duration,
     ) -> BTreeSet<Name> {
         let mut left = BTreeSet::new();
+        self.note_changes(names);
         self.write_tables(|datapath| {
             let publication = datapath.publish_names(data, names, limit)?;
             debug!(
@@ -312,7 +311,15 @@ impl KernelPlane {
 
     /// Makes queries for these names pass, until they are published.
     pub(super) fn pass_names(&mut self, data: &dyn ZoneData, names: &BTreeSet<Name>) {
+        self.note_changes(names);
         self.write_tables(|datapath| datapath.pass_names(data, names));
+    }
+
+    /// Records that names of the current tables change, so that larger tables get them too.
+    fn note_changes(&mut self, names: &BTreeSet<Name>) {
+        if let Some(growth) = &mut self.growth {
+            growth.note_changes(names);
+        }
     }
 
     /// Replaces the server addresses at which the kernel answers queries.
@@ -355,11 +362,12 @@ impl KernelPlane {
     /// Runs a write to the tables. If the write fails, the kernel plane is stopped, because the
     /// contents of the tables are unknown.
     fn write_tables(&mut self, write: impl FnOnce(&mut Datapath) -> anyhow::Result<()>) {
-        let mut plane = self.lock_lifecycle();
+        let mut plane = lock(&self.lifecycle);
         let KernelLifecycle::On(datapath) = &mut *plane else {
             return;
         };
         if let Err(reason) = write(datapath) {
+            self.growth = None;
             datapath.stop(StopMode::Detach);
             let reason = format!(
                 "the kernel's tables can't be written, so the hooks are removed and CoreDNS \
@@ -388,29 +396,59 @@ impl KernelPlane {
         growth.is_some_and(|growth| growth.attempted.elapsed() < REGROWTH_DELAY)
     }
 
-    /// Replaces tables that are nearly full with larger ones (if names were left out, with new ones
-    /// of the same size or larger), unless an attempt within [`REGROWTH_DELAY`] failed or gained
-    /// too little room. The old tables answer meanwhile.
-    pub(super) fn grow_tables(&mut self, data: &dyn ZoneData) -> GrownTables {
-        if self.has_recent_failed_growth() {
-            return GrownTables::Same;
+    /// Begins to replace tables that are nearly full with larger ones (if names were left out, with
+    /// new ones of the same size or larger), unless an attempt within [`REGROWTH_DELAY`] failed or
+    /// gained too little room.
+    pub(super) fn begin_growth(&mut self, data: &dyn ZoneData) {
+        if self.growth.is_some() || self.has_recent_failed_growth() {
+            return;
         }
+        let growth = match &*self.lock_lifecycle() {
+            KernelLifecycle::On(datapath) => datapath.begin_growth(data),
+            _ => None,
+        };
+        if growth.is_none() {
+            self.failed_growth = None;
+        }
+        self.growth = growth;
+    }
+
+    /// Whether larger tables are being filled.
+    pub(super) fn is_growing(&self) -> bool {
+        self.growth.is_some()
+    }
+
+    /// Fills larger tables for about `limit`, and moves to them when they have all names. The
+    /// current tables answer meanwhile. `passed_names` gives the names that pass until they are
+    /// published.
+    pub(super) fn continue_growth(
+        &mut self,
+        data: &dyn ZoneData,
+        passed_names: &dyn Fn() -> BTreeSet<Name>,
+        limit: Duration,
+    ) {
+        let Some(mut growth) = self.growth.take() else {
+            return;
+        };
         let mut plane = lock(&self.lifecycle);
         let KernelLifecycle::On(datapath) = &mut *plane else {
-            return GrownTables::Same;
+            return;
         };
         let devices = self.devices.latest();
-        let reason = match datapath.grow(self.settings.clone(), devices, data) {
-            Ok(Growth::Unneeded) => {
-                self.failed_growth = None;
-                return GrownTables::Same;
+        let config = &self.settings;
+        let step =
+            datapath.continue_growth(&mut growth, config, devices, data, passed_names, limit);
+        let reason = match step {
+            Ok(GrowthStep::Unfinished) => {
+                self.growth = Some(growth);
+                return;
             }
-            Ok(Growth::Moved) => {
+            Ok(GrowthStep::Moved) => {
                 info!("larger tables have replaced tables that were nearly full");
                 self.failed_growth = None;
-                return GrownTables::New;
+                return;
             }
-            Ok(Growth::NotLarger | Growth::MovedButFull) => None,
+            Ok(GrowthStep::NotLarger | GrowthStep::MovedButFull) => None,
             Err(reason) => {
                 let reason = format!(
                     "larger tables can't be created, so CoreDNS answers the names that do not \
@@ -425,7 +463,6 @@ impl KernelPlane {
             attempted: Instant::now(),
             reason,
         });
-        GrownTables::Same
     }
 
     /// If the kernel plane runs: renews or ends the lease, attaches to the devices that match now,

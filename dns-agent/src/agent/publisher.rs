@@ -23,7 +23,7 @@ pub(super) use self::inbox::{PublisherInbox, PublisherMessage, PublisherSender};
 use self::{queue::PublicationQueue, status::OutrankedNames};
 use super::{
     intake::{AppliedChange, Intake, Measure, write_lock},
-    kernel_plane::{Freshness, GrownTables, KernelPlane, StaleReason, StartCondition},
+    kernel_plane::{Freshness, KernelPlane, StaleReason, StartCondition},
 };
 use crate::{admin::metrics::Metrics, admin::status_board::StatusBoard, config::Config};
 
@@ -205,7 +205,9 @@ impl Publisher {
 
     /// Whether there is something to do before the next message or tick.
     fn has_work(&self) -> bool {
-        let has_names = self.everything_since.is_some() || self.queue.has_work(Instant::now());
+        let has_names = self.everything_since.is_some()
+            || self.queue.has_work(Instant::now())
+            || self.kernel_plane.is_growing();
         self.backlog != Backlog::Empty || has_names && self.is_publishable()
     }
 
@@ -401,6 +403,13 @@ impl Publisher {
 
     /// Publishes some of the names that wait. Returns whether any name was published.
     fn publish_round(&mut self) -> bool {
+        if self.kernel_plane.is_growing() && self.everything_since.is_none() {
+            let providers = self.providers.read();
+            let union = providers.union_of(&self.standings);
+            let passed_names = || self.queue.passed_names();
+            self.kernel_plane
+                .continue_growth(&union, &passed_names, ROUND_TIME);
+        }
         if self.everything_since.is_none() && self.queue.is_empty() {
             return false;
         }
@@ -421,11 +430,8 @@ impl Publisher {
             self.everything_since = None;
             return true;
         }
-        // Full tables have no room for names that pass. They are replaced by larger ones at once.
         let limit = self.kernel_plane.stale_after() / OVERDUE_SHARE;
-        if !self.kernel_plane.has_full_tables()
-            && let Some(overdue) = self.queue.pass_overdue(Instant::now(), limit)
-        {
+        if let Some(overdue) = self.queue.pass_overdue(Instant::now(), limit) {
             self.kernel_plane.pass_names(&union, &overdue.names);
             for owner in &overdue.owners {
                 warn!(
@@ -623,10 +629,8 @@ impl Publisher {
         if matches!(
             freshness,
             Freshness::Current | Freshness::Stale(StaleReason::Unpublished)
-        ) && self.kernel_plane.grow_tables(&union) == GrownTables::New
-        {
-            self.queue.clear();
-            self.everything_since = None;
+        ) {
+            self.kernel_plane.begin_growth(&union);
         }
         drop(union);
         drop(providers);

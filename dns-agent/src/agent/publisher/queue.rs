@@ -180,6 +180,15 @@ impl PublicationQueue {
         times.min_by_key(|(_, since)| *since)
     }
 
+    /// The names that pass until they are published.
+    pub(super) fn passed_names(&self) -> BTreeSet<Name> {
+        let owners = self.owners.values();
+        let passed = owners.filter(|owner| owner.state == WaitingState::Passed);
+        passed
+            .flat_map(|owner| owner.names.iter().cloned())
+            .collect()
+    }
+
     /// The owners whose changed names pass, in order.
     pub(super) fn passed(&self) -> BTreeSet<&NameOwner> {
         let passed = self

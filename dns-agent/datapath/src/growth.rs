@@ -11,7 +11,12 @@ use std::{
 
 use zerohop_zone::{Name, Window, ZoneData};
 
-use super::{Datapath, DatapathConfig, interfaces::Device, publication::NeededSpace, records};
+use super::{
+    Datapath, DatapathConfig,
+    interfaces::Device,
+    publication::{NeededSpace, Retry},
+    records,
+};
 
 /// The most names that are filled in before the clock is read.
 const BATCH: usize = 256;
@@ -56,15 +61,22 @@ impl Growth {
 
 impl Datapath {
     /// Begins a growth if the current tables are full or nearly full and no capacity is configured.
+    /// Until [`Datapath::end_growth`], names that were left out are not tried again.
     #[must_use]
-    pub fn begin_growth(&self, data: &dyn ZoneData) -> Option<Growth> {
+    pub fn begin_growth(&mut self, data: &dyn ZoneData) -> Option<Growth> {
         if self.config.capacity.is_some() || !self.tables.are_nearly_full() {
             return None;
         }
+        self.tables.set_retry(Retry::Never);
         Some(Growth {
             remaining: all_names(data),
             phase: GrowthPhase::Measuring(NeededSpace::default()),
         })
+    }
+
+    /// Ends a growth, whether or not it has moved to new tables.
+    pub fn end_growth(&mut self) {
+        self.tables.set_retry(Retry::EachTime);
     }
 
     /// Continues a growth for about `limit`. `config` is the configuration for the new tables.

@@ -65,6 +65,8 @@ pub struct KernelTables<G> {
     pass_suffixes: BTreeSet<Name>,
     /// Names for which the last publication had no room.
     left_out: BTreeSet<Name>,
+    /// Whether publications try these names again.
+    retry: Retry,
     /// The number of publications of settings since [`KernelTables::wait_for_readers`]. Readers may
     /// still use up to this many older copies.
     unsettled_copies: u32,
@@ -72,6 +74,14 @@ pub struct KernelTables<G> {
     pub(super) published: PublicationCounts,
     /// Descriptions of the limits that the zones and pass suffixes exceed.
     zone_limits: Vec<String>,
+}
+
+/// Whether a publication tries names again that were left out before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Retry {
+    EachTime,
+    /// Only if they have changed, because larger tables will have room for them.
+    Never,
 }
 
 /// Counts of what [`KernelTables::publish_all`] or [`KernelTables::publish_names`] did.
@@ -152,6 +162,7 @@ impl<G: Grace> KernelTables<G> {
             may_deny: Vec::new(),
             pass_suffixes: BTreeSet::new(),
             left_out: BTreeSet::new(),
+            retry: Retry::EachTime,
             unsettled_copies: 0,
             published: PublicationCounts::default(),
             zone_limits: Vec::new(),
@@ -179,6 +190,11 @@ impl<G: Grace> KernelTables<G> {
     #[must_use]
     pub fn usage(&self) -> TableUsage {
         self.table.usage()
+    }
+
+    /// Sets whether publications try names again that were left out.
+    pub(super) fn set_retry(&mut self, retry: Retry) {
+        self.retry = retry;
     }
 
     /// Whether names were left out because there is no room.
@@ -274,7 +290,7 @@ impl<G: Grace> KernelTables<G> {
 
     /// Publishes `names` from `data` for at most `limit`, and removes those that `data` lacks. At
     /// least one name is published. Unchanged records are not written. Names that were left out
-    /// before are tried again. All other names, the pass suffixes, and the zones must be the same
+    /// before are tried again, except during a growth. All other names, the pass suffixes, and the zones must be the same
     /// as in the last publication. Of a zone, the serial and the answers for absent names may
     /// differ, but no more names are denied before [`KernelTables::finish_publication`].
     ///
@@ -294,7 +310,11 @@ impl<G: Grace> KernelTables<G> {
         let mut round = PublicationRound::new(data, &pass_suffixes);
         self.table.begin_partial_round();
         let was_full = !self.left_out.is_empty();
-        let retried = std::mem::take(&mut self.left_out);
+        let retried = match self.retry {
+            Retry::EachTime => std::mem::take(&mut self.left_out),
+            Retry::Never => self.left_out.intersection(names).cloned().collect(),
+        };
+        self.left_out.retain(|name| !retried.contains(name));
         // Parents before children: a reader that finds a child also finds its parents. The names
         // that were left out come last, because the tables may still have no room for them.
         let mut queue: Vec<&Name> = names.iter().collect();

@@ -86,6 +86,13 @@ enum KernelLifecycle {
     On(Box<Datapath>),
 }
 
+/// Whether larger tables are still being filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GrowthState {
+    Unfinished,
+    Ended,
+}
+
 /// The condition for starting the kernel plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StartCondition {
@@ -275,6 +282,7 @@ impl KernelPlane {
         // The larger tables have been filled with other names.
         self.growth = None;
         self.write_tables(|datapath| {
+            datapath.end_growth();
             let published = datapath.publish_all(data)?;
             info!(?published, "all names were written to the kernel's tables");
             Ok(())
@@ -403,7 +411,7 @@ impl KernelPlane {
         if self.growth.is_some() || self.has_recent_failed_growth() {
             return;
         }
-        let growth = match &*self.lock_lifecycle() {
+        let growth = match &mut *self.lock_lifecycle() {
             KernelLifecycle::On(datapath) => datapath.begin_growth(data),
             _ => None,
         };
@@ -426,13 +434,13 @@ impl KernelPlane {
         data: &dyn ZoneData,
         passed_names: &dyn Fn() -> BTreeSet<Name>,
         limit: Duration,
-    ) {
+    ) -> GrowthState {
         let Some(mut growth) = self.growth.take() else {
-            return;
+            return GrowthState::Ended;
         };
         let mut plane = lock(&self.lifecycle);
         let KernelLifecycle::On(datapath) = &mut *plane else {
-            return;
+            return GrowthState::Ended;
         };
         let devices = self.devices.latest();
         let config = &self.settings;
@@ -441,12 +449,12 @@ impl KernelPlane {
         let reason = match step {
             Ok(GrowthStep::Unfinished) => {
                 self.growth = Some(growth);
-                return;
+                return GrowthState::Unfinished;
             }
             Ok(GrowthStep::Moved) => {
                 info!("larger tables have replaced tables that were nearly full");
                 self.failed_growth = None;
-                return;
+                return GrowthState::Ended;
             }
             Ok(GrowthStep::NotLarger | GrowthStep::MovedButFull) => None,
             Err(reason) => {
@@ -459,10 +467,12 @@ impl KernelPlane {
                 Some(reason)
             }
         };
+        datapath.end_growth();
         self.failed_growth = Some(FailedGrowth {
             attempted: Instant::now(),
             reason,
         });
+        GrowthState::Ended
     }
 
     /// If the kernel plane runs: renews or ends the lease, attaches to the devices that match now,

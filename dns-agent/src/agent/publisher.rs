@@ -23,7 +23,7 @@ pub(super) use self::inbox::{PublisherInbox, PublisherMessage, PublisherSender};
 use self::{queue::PublicationQueue, status::OutrankedNames};
 use super::{
     intake::{AppliedChange, Intake, Measure, write_lock},
-    kernel_plane::{Freshness, KernelPlane, StaleReason, StartCondition},
+    kernel_plane::{Freshness, GrowthState, KernelPlane, StaleReason, StartCondition},
 };
 use crate::{admin::metrics::Metrics, admin::status_board::StatusBoard, config::Config};
 
@@ -407,8 +407,13 @@ impl Publisher {
             let providers = self.providers.read();
             let union = providers.union_of(&self.standings);
             let passed_names = || self.queue.passed_names();
-            self.kernel_plane
+            let growth = self
+                .kernel_plane
                 .continue_growth(&union, &passed_names, ROUND_TIME);
+            if growth == GrowthState::Ended {
+                // The next tick updates the status.
+                self.next_tick = Instant::now();
+            }
         }
         if self.everything_since.is_none() && self.queue.is_empty() {
             return false;

@@ -170,7 +170,7 @@ fn slice(service: LargeService, number: usize, ready: usize) -> EndpointSlice {
     }
 }
 
-fn ports(service: LargeService) -> std::sync::Arc<[Port]> {
+fn ports(service: LargeService) -> Arc<[Port]> {
     (0..service.ports)
         .map(|number| Port {
             name: Some(format!("port-{number}").into()),

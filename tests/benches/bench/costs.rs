@@ -77,6 +77,9 @@ pub(crate) fn measure(config: &DatapathConfig, service: LargeService) -> Result<
         ensure!(publication.left.is_empty(), "an event takes a minute");
         Ok(())
     })?;
+    // The questions must find all endpoints.
+    let whole = slice(service, 0, service.endpoints.min(SLICE));
+    index.apply_object(Feed::SLICES, Object::EndpointSlice(whole));
     // Through the union of all providers, as the resolver asks.
     let providers = Providers::new(vec![Arc::new(RwLock::new(index))]);
     let ask = |rtype| {

@@ -35,7 +35,7 @@ const ATTACKER: &str = "attacker";
 /// What the goals are, how long an attack lasts, and how large the cluster beside it is.
 struct AttackScale {
     length: Duration,
-    /// The Services of other tenants, half of them headless with five endpoints.
+    /// The Services of other tenants, half of them headless with ten endpoints.
     services: usize,
     /// The attacker's Services with the same 100 addresses.
     shared_services: usize,
@@ -251,8 +251,8 @@ impl WatchedCluster {
                 continue;
             }
             api.apply("services", service("shop", &name, "None", &ports));
-            let host = |at: usize| number * 5 + at;
-            let addresses = (0..5).map(|at| {
+            let host = |at: usize| number * 10 + at;
+            let addresses = (0..10).map(|at| {
                 let host = host(at);
                 format!(
                     "10.{}.{}.{}",

@@ -290,9 +290,10 @@ impl<G: Grace> KernelTables<G> {
 
     /// Publishes `names` from `data` for at most `limit`, and removes those that `data` lacks. At
     /// least one name is published. Unchanged records are not written. Names that were left out
-    /// before are tried again, except during a growth. All other names, the pass suffixes, and the zones must be the same
-    /// as in the last publication. Of a zone, the serial and the answers for absent names may
-    /// differ, but no more names are denied before [`KernelTables::finish_publication`].
+    /// before are tried again, except during a growth. All other names, the pass suffixes, and the
+    /// zones must be the same as in the last publication. Of a zone, the serial and the answers for
+    /// absent names may differ, but no more names are denied before
+    /// [`KernelTables::finish_publication`].
     ///
     /// The names that are left keep their old records. A caller that publishes them later gets the
     /// same tables as without a limit.

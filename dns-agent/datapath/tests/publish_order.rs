@@ -6,14 +6,16 @@
 //!
 //! * The publisher stores the bytes of records and of copies of the settings as `Relaxed`, and the
 //!   words that refer to them as `Release`.
-//! * The program loads such a word, and then what it refers to. This is an address dependency, which
-//!   all processors keep (Linux's Documentation/memory-barriers.txt). Loom has no dependencies, so
-//!   these loads are `Acquire` here. All other loads are `Relaxed`: no order is assumed between the
-//!   settings and the directory, or between two words of the directory.
+//! * The program loads such a word, and then what it refers to. This is an address dependency,
+//!   which all processors keep (Linux's Documentation/memory-barriers.txt). Loom has no
+//!   dependencies, so these loads are `Acquire` here. All other loads are `Relaxed`: no order is
+//!   assumed between the settings and the directory, or between two words of the directory.
 //! * A run of the program is a read-side critical section of RCU, and the publisher waits for a
-//!   grace period (`grace.rs`). A lock stands for RCU: readers share it, and a grace period takes it
-//!   alone. So a reader either ends before the grace period ends, or sees all stores before the grace
-//!   period, which is what RCU promises (Linux's Documentation/RCU/Design/Requirements).
+//!   grace period (`grace.rs`). A lock stands for RCU: readers share it, and a grace period takes
+//!   it alone. So a reader either ends before the grace period ends, or sees all stores before it,
+//!   which is what RCU promises (Linux's Documentation/RCU/Design/Requirements).
+
+#![forbid(unsafe_code)]
 
 use loom::{
     sync::{
@@ -31,11 +33,11 @@ const NOTHING: usize = 0;
 
 /// RCU.
 #[derive(Clone)]
-struct Rcu(Arc<RwLock<()>>);
+struct ModelRcu(Arc<RwLock<()>>);
 
-impl Rcu {
-    fn new() -> Rcu {
-        Rcu(Arc::new(RwLock::new(())))
+impl ModelRcu {
+    fn new() -> ModelRcu {
+        ModelRcu(Arc::new(RwLock::new(())))
     }
 
     /// Runs the program once.
@@ -57,7 +59,7 @@ type ModelSlots = [[AtomicUsize; 2]; 2];
 #[test]
 fn a_reader_sees_whole_records_though_slots_are_reused() {
     loom::model(|| {
-        let rcu = Rcu::new();
+        let rcu = ModelRcu::new();
         let slots: Arc<ModelSlots> = Arc::new(std::array::from_fn(|_| {
             std::array::from_fn(|_| AtomicUsize::new(0))
         }));
@@ -91,7 +93,7 @@ fn a_reader_sees_whole_records_though_slots_are_reused() {
 #[test]
 fn a_name_is_denied_neither_before_nor_after_it_is_published() {
     loom::model(|| {
-        let rcu = Rcu::new();
+        let rcu = ModelRcu::new();
         let is_authoritative = Arc::new(AtomicUsize::new(0));
         let word = Arc::new(AtomicUsize::new(NOTHING));
         let reader = {
@@ -124,7 +126,7 @@ fn a_name_that_moves_to_its_second_bucket_is_always_found() {
     loom::model(|| {
         const NAME: usize = 1;
         const ANOTHER: usize = 2;
-        let rcu = Rcu::new();
+        let rcu = ModelRcu::new();
         let first = Arc::new(AtomicUsize::new(NAME));
         let second = Arc::new(AtomicUsize::new(NOTHING));
         let reader = {

@@ -17,7 +17,7 @@ use std::{
 use tokio::{runtime::Handle, sync::oneshot};
 use tracing::{debug, info, warn};
 use zerohop_datapath::{PermittedClients, StopMode, settings};
-use zerohop_zone::{AbsentNames, Name, NameChanges, NameOwner, Providers, Standing, ZoneData as _};
+use zerohop_zone::{Name, NameChanges, NameOwner, Providers, Standing};
 
 pub(super) use self::inbox::{PublisherInbox, PublisherMessage, PublisherSender};
 use self::{queue::PublicationQueue, status::OutrankedNames};
@@ -696,9 +696,7 @@ impl Publisher {
         }
         let providers = self.providers.read();
         let union = providers.union_of(&self.standings);
-        let passing = union.zones().iter();
-        let passing = passing.filter(|zone| zone.absent_names == AbsentNames::Passed);
-        let passing: BTreeSet<Name> = passing.map(|zone| zone.name.clone()).collect();
+        let passing = union.passing_zones();
         let changed: Vec<Name> = passing
             .symmetric_difference(&self.passing_zones)
             .cloned()

@@ -94,15 +94,30 @@ impl<'a> Union<'a> {
         changes
     }
 
-    /// The names that are known one by one and are in one of these zones.
+    /// The zones in which absent names pass. If that changes, names in the zone that are known one
+    /// by one may belong to another provider ([`Union::exact_names_in`]).
+    #[must_use]
+    pub fn passing_zones(&self) -> BTreeSet<Name> {
+        let zones = self.zones().iter();
+        let passing = zones.filter(|zone| zone.absent_names == AbsentNames::Passed);
+        passing.map(|zone| zone.name.clone()).collect()
+    }
+
+    /// The names that are known one by one and are in one of these zones, and the names above them.
     #[must_use]
     pub fn exact_names_in(&self, zones: &[Name]) -> BTreeSet<Name> {
         let mut names = BTreeSet::new();
+        let is_inside = |name: &Name| zones.iter().any(|zone| name.is_at_or_below(zone));
         let members = self.members.iter();
         for member in members.filter(|member| member.data.zones().is_empty()) {
             member.data.visit(Window::EXISTENCE, &mut |name, _| {
-                if zones.iter().any(|zone| name.is_at_or_below(zone)) {
-                    names.insert(name.clone());
+                let mut next = Some(name.clone());
+                while let Some(name) = next.filter(is_inside) {
+                    next = name.parent();
+                    // The names above a known one are known, too.
+                    if !names.insert(name) {
+                        break;
+                    }
                 }
             });
         }

@@ -69,6 +69,8 @@ enum TableEntry {
 struct WaitingTables {
     entries: BTreeMap<Name, TableEntry>,
     waiting: BTreeSet<Name>,
+    /// The zones in which absent names passed after the last event.
+    passing_zones: BTreeSet<Name>,
 }
 
 impl TwoProviders {
@@ -147,6 +149,17 @@ impl WaitingTables {
         self.waiting.extend(changes.all_names());
     }
 
+    /// What the publisher does at each tick: names in zones that begin or cease to deny absent names
+    /// may belong to another provider.
+    fn add_names_of_changed_zones(&mut self, providers: &TwoProviders) {
+        let union = providers.union();
+        let passing = union.passing_zones();
+        let changed = passing.symmetric_difference(&self.passing_zones);
+        let changed: Vec<Name> = changed.cloned().collect();
+        self.passing_zones = passing;
+        self.waiting.extend(union.exact_names_in(&changed));
+    }
+
     fn publish(&mut self, providers: &TwoProviders, names: BTreeSet<Name>) {
         let union = providers.union();
         for name in names {
@@ -208,12 +221,14 @@ proptest! {
         };
         let mut tables = WaitingTables {
             entries: providers.all_names(),
+            passing_zones: providers.union().passing_zones(),
             ..WaitingTables::default()
         };
         for event in events {
             if let Some((number, changes)) = providers.apply(&event) {
                 tables.add(&providers, number, changes);
             }
+            tables.add_names_of_changed_zones(&providers);
             match event {
                 ProviderEvent::Published(remainder) => {
                     let waiting = tables.waiting.iter().enumerate();

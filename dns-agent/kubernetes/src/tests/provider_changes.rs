@@ -149,8 +149,8 @@ impl WaitingTables {
         self.waiting.extend(changes.all_names());
     }
 
-    /// What the publisher does at each tick: names in zones that begin or cease to deny absent names
-    /// may belong to another provider.
+    /// What the publisher does at each tick: names in zones that begin or cease to deny absent
+    /// names may belong to another provider.
     fn add_names_of_changed_zones(&mut self, providers: &TwoProviders) {
         let union = providers.union();
         let passing = union.passing_zones();

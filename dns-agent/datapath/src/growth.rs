@@ -21,10 +21,23 @@ use super::{
 /// The most names that are filled in before the clock is read.
 const BATCH: usize = 256;
 
+/// Longer than any publication takes.
+const UNLIMITED: Duration = Duration::from_secs(3600);
+
+/// How many times the names that have changed meanwhile are filled in by steps.
+const MAX_CATCH_UPS: usize = 8;
+
 /// A growth that has begun.
 pub struct Growth {
-    /// The names that are not measured, or not in the new tables, or have changed since.
+    /// The names that are not measured, or not in the new tables.
     remaining: BTreeSet<Name>,
+    /// Names that have changed in the current tables since the beginning, or since they were filled
+    /// into the new ones.
+    changed: BTreeSet<Name>,
+    /// How many times changed names were filled in.
+    catch_ups: usize,
+    /// The names that are measured. They are filled into the new tables next.
+    measured: Vec<Name>,
     phase: GrowthPhase,
 }
 
@@ -53,9 +66,7 @@ impl Growth {
     /// Records that names were published to the current tables, so that they are published to the
     /// new ones too.
     pub fn note_changes(&mut self, names: &BTreeSet<Name>) {
-        if matches!(self.phase, GrowthPhase::Filling(_)) {
-            self.remaining.extend(names.iter().cloned());
-        }
+        self.changed.extend(names.iter().cloned());
     }
 }
 
@@ -70,6 +81,9 @@ impl Datapath {
         self.tables.set_retry(Retry::Never);
         Some(Growth {
             remaining: all_names(data),
+            changed: BTreeSet::new(),
+            catch_ups: 0,
+            measured: Vec::new(),
             phase: GrowthPhase::Measuring(NeededSpace::default()),
         })
     }
@@ -99,8 +113,10 @@ impl Datapath {
     ) -> anyhow::Result<GrowthStep> {
         let deadline = Instant::now() + limit;
         if let GrowthPhase::Measuring(space) = &mut growth.phase {
-            measure(&mut growth.remaining, space, data, deadline);
+            // The new tables are created in a step of their own, because that takes long.
             if !growth.remaining.is_empty() {
+                let measured = measure(&mut growth.remaining, space, data, deadline);
+                growth.measured.extend(measured);
                 return Ok(GrowthStep::Unfinished);
             }
             let size = space.table_size(None);
@@ -112,13 +128,21 @@ impl Datapath {
             // `None`: `move_to` below brings the pins.
             let mut larger = Datapath::with_empty_tables(config.clone(), size, None, devices)?;
             larger.tables.begin_filling(data)?;
-            growth.remaining = all_names(data);
+            growth.remaining = growth.measured.drain(..).collect();
             growth.phase = GrowthPhase::Filling(Box::new(larger));
+            return Ok(GrowthStep::Unfinished);
         }
         let GrowthPhase::Filling(larger) = &mut growth.phase else {
             return Ok(GrowthStep::Unfinished);
         };
-        while !growth.remaining.is_empty() {
+        while growth.catch_ups < MAX_CATCH_UPS {
+            if growth.remaining.is_empty() {
+                if growth.changed.is_empty() {
+                    break;
+                }
+                growth.remaining = std::mem::take(&mut growth.changed);
+                growth.catch_ups += 1;
+            }
             let now = Instant::now();
             if now >= deadline {
                 return Ok(GrowthStep::Unfinished);
@@ -127,6 +151,9 @@ impl Datapath {
             let filled = larger.publish_names(data, &batch, deadline - now)?;
             growth.remaining.extend(filled.left);
         }
+        // If names change faster than they are filled in, the last ones are filled in one piece.
+        growth.remaining.append(&mut growth.changed);
+        larger.publish_names(data, &growth.remaining, UNLIMITED)?;
         larger.pass_names(data, &passed_names())?;
         larger.tables.finish_filling(data)?;
         larger.publish_clients(data, self.tables.clients().clone())?;
@@ -157,20 +184,23 @@ fn all_names(data: &dyn ZoneData) -> BTreeSet<Name> {
     names
 }
 
-/// Measures names until the deadline, and removes them from `remaining`.
+/// Measures names until the deadline, and removes them from `remaining`. Returns them.
 fn measure(
     remaining: &mut BTreeSet<Name>,
     space: &mut NeededSpace,
     data: &dyn ZoneData,
     deadline: Instant,
-) {
+) -> Vec<Name> {
+    let mut measured = Vec::new();
     while !remaining.is_empty() && Instant::now() < deadline {
         for name in take_names(remaining) {
             if let Some(entry) = data.entry_within(&name, records::WINDOW) {
                 space.add(data, &name, &entry);
             }
+            measured.push(name);
         }
     }
+    measured
 }
 
 /// Removes the first names of a set.

@@ -84,6 +84,8 @@ pub(super) struct HostsIntake {
     messages: mpsc::Receiver<HostsMessage>,
     /// The sequence number of the names in `hosts`.
     sequence: u64,
+    /// The problem that some names are too short for the kernel plane; `None` if there are none.
+    short_names: Option<String>,
     /// The status of each file, and when it was last checked.
     statuses: Vec<(HostsFileStatus, Option<Instant>)>,
 }
@@ -109,6 +111,7 @@ impl HostsIntake {
             hosts: Arc::new(RwLock::new(files)),
             messages,
             sequence: 0,
+            short_names: None,
             statuses: config
                 .hosts
                 .iter()
@@ -137,6 +140,16 @@ impl HostsIntake {
         };
         // Without the lock, because that may take long.
         drop(replaced);
+        let hosts = read_lock(&self.hosts);
+        let mut short = hosts.short_names(MIN_NAME);
+        self.short_names = short.next().map(|first| {
+            format!(
+                "{} names of hosts files, such as {first}, have fewer than {MIN_NAME} bytes on the \
+                 wire: the kernel passes queries for them, and only the agent's resolver \
+                 (--listen) answers them",
+                short.count() + 1
+            )
+        });
     }
 }
 
@@ -251,16 +264,7 @@ impl Intake for HostsIntake {
                 ));
             }
         }
-        let hosts = read_lock(&self.hosts);
-        let mut short = hosts.short_names(MIN_NAME);
-        if let Some(first) = short.next() {
-            report.problems.insert(format!(
-                "{} names of hosts files, such as {first}, have fewer than {MIN_NAME} bytes on the \
-                 wire: the kernel passes queries for them, and only the agent's resolver \
-                 (--listen) answers them",
-                short.count() + 1
-            ));
-        }
+        report.problems.extend(self.short_names.clone());
         let statuses = self.statuses.iter().map(|(status, _)| status.clone());
         board.update(|status| status.hosts = statuses.collect());
         report

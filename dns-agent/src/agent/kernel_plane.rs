@@ -86,13 +86,6 @@ enum KernelLifecycle {
     On(Box<Datapath>),
 }
 
-/// Whether larger tables are still being filled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum GrowthState {
-    Unfinished,
-    Ended,
-}
-
 /// The condition for starting the kernel plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StartCondition {
@@ -434,13 +427,13 @@ impl KernelPlane {
         data: &dyn ZoneData,
         passed_names: &dyn Fn() -> BTreeSet<Name>,
         limit: Duration,
-    ) -> GrowthState {
+    ) {
         let Some(mut growth) = self.growth.take() else {
-            return GrowthState::Ended;
+            return;
         };
         let mut plane = lock(&self.lifecycle);
         let KernelLifecycle::On(datapath) = &mut *plane else {
-            return GrowthState::Ended;
+            return;
         };
         let devices = self.devices.latest();
         let config = &self.settings;
@@ -449,12 +442,12 @@ impl KernelPlane {
         let reason = match step {
             Ok(GrowthStep::Unfinished) => {
                 self.growth = Some(growth);
-                return GrowthState::Unfinished;
+                return;
             }
             Ok(GrowthStep::Moved) => {
                 info!("larger tables have replaced tables that were nearly full");
                 self.failed_growth = None;
-                return GrowthState::Ended;
+                return;
             }
             Ok(GrowthStep::NotLarger | GrowthStep::MovedButFull) => None,
             Err(reason) => {
@@ -472,7 +465,6 @@ impl KernelPlane {
             attempted: Instant::now(),
             reason,
         });
-        GrowthState::Ended
     }
 
     /// If the kernel plane runs: renews or ends the lease, attaches to the devices that match now,

@@ -23,7 +23,7 @@ pub(super) use self::inbox::{PublisherInbox, PublisherMessage, PublisherSender};
 use self::{queue::PublicationQueue, status::OutrankedNames};
 use super::{
     intake::{AppliedChange, Intake, Measure, write_lock},
-    kernel_plane::{Freshness, GrowthState, KernelPlane, StaleReason, StartCondition},
+    kernel_plane::{Freshness, KernelPlane, StaleReason, StartCondition},
 };
 use crate::{admin::metrics::Metrics, admin::status_board::StatusBoard, config::Config};
 
@@ -254,10 +254,7 @@ impl Publisher {
                     self.add_change(number, change);
                 }
             }
-            if !has_applied {
-                break;
-            }
-            if Instant::now() >= deadline {
+            if !has_applied || Instant::now() >= deadline {
                 break;
             }
         }
@@ -407,10 +404,9 @@ impl Publisher {
             let providers = self.providers.read();
             let union = providers.union_of(&self.standings);
             let passed_names = || self.queue.passed_names();
-            let growth = self
-                .kernel_plane
+            self.kernel_plane
                 .continue_growth(&union, &passed_names, ROUND_TIME);
-            if growth == GrowthState::Ended {
+            if !self.kernel_plane.is_growing() {
                 // The next tick updates the status.
                 self.next_tick = Instant::now();
             }

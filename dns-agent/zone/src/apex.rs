@@ -74,6 +74,16 @@ impl Apex {
     }
 }
 
+/// Sorts zones, longest name first. Of zones with the same name, the first stays.
+pub(super) fn sort_zones(zones: &mut Vec<Apex>) {
+    // The sort is stable.
+    zones.sort_by(|a, b| {
+        let length = |zone: &Apex| zone.name.wire().len();
+        (length(b).cmp(&length(a))).then_with(|| a.name.cmp(&b.name))
+    });
+    zones.dedup_by(|later, earlier| later.name == earlier.name);
+}
+
 /// The SOA record for the negative answer of a name that is known alone: the name is the owner, the
 /// primary name server and the mailbox. The serial is constant, because there is no zone to
 /// transfer. `ttl` is that of the name's records, in seconds.

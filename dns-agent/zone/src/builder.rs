@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::apex::sort_zones;
 use super::name_entry::RrSet;
 use super::{
     AbsentNames, Apex, ComputedNames, Model, Name, NameEntry, NameError, Rdata, Record, Rtype,
@@ -98,11 +99,7 @@ impl ModelBuilder {
     /// above delegated names too.
     pub fn build(mut self) -> Model {
         self.remove_delegated();
-        self.zones.sort_by(|a, b| {
-            let length = |zone: &Apex| zone.name.wire().len();
-            (length(b).cmp(&length(a))).then_with(|| a.name.cmp(&b.name))
-        });
-        self.zones.dedup_by(|a, b| a.name == b.name);
+        sort_zones(&mut self.zones);
         self.sort_rrsets();
         let missing = self.missing_names();
         self.insert_missing(missing);

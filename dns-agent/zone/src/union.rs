@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::apex::sort_zones;
 use super::{
     AbsentNames, Apex, ComputedNames, Name, NameChanges, NameEntry, Window, ZoneData, reverse_range,
 };
@@ -46,7 +47,11 @@ impl<'a> Union<'a> {
         let answered = || members.iter().filter(|member| member.is_answered());
         let zones = answered().map(|member| member.data.zones());
         let zones: Vec<&[Apex]> = zones.filter(|zones| !zones.is_empty()).collect();
-        let zones = (zones.len() > 1).then(|| merge_zones(&zones));
+        let zones = (zones.len() > 1).then(|| {
+            let mut merged = zones.concat();
+            sort_zones(&mut merged);
+            merged
+        });
         let delegated = answered().map(|member| member.data.delegated_names());
         let delegated: Vec<&[Name]> = delegated.filter(|names| !names.is_empty()).collect();
         let delegated = (delegated.len() > 1).then(|| delegated.concat());
@@ -378,16 +383,4 @@ impl ZoneData for Union<'_> {
         let mut members = self.members.iter();
         members.any(|member| member.data.has_exact_name_below(name))
     }
-}
-
-/// Zones of several providers, longest name first. Of zones with the same name, the first stays.
-fn merge_zones(zones: &[&[Apex]]) -> Vec<Apex> {
-    let mut merged: Vec<Apex> = zones.concat();
-    // The sort is stable, so the zone of the higher precedence comes first.
-    merged.sort_by(|a, b| {
-        let length = |zone: &Apex| zone.name.wire().len();
-        (length(b).cmp(&length(a))).then_with(|| a.name.cmp(&b.name))
-    });
-    merged.dedup_by(|later, earlier| later.name == earlier.name);
-    merged
 }

@@ -43,8 +43,8 @@ pub use objects::{
     Service, ServiceKind, SliceReadability,
 };
 pub use policy::{
-    ClientVerdicts, DnsService, DnsSlice, Fact, Facts, LabelledNamespace, LeftOutPod, OtherPolicy,
-    Policy, PolicyKind, PolicyPod, Reach,
+    ClientJudge, ClientVerdicts, DnsService, DnsSlice, Fact, Facts, LabelledNamespace, LeftOutPod,
+    OtherPolicy, Policy, PolicyKind, PolicyPod, Reach,
 };
 pub use provenance::Provenance;
 pub use selector::{Labels, Selector, SelectorError};

@@ -37,6 +37,22 @@ impl Selector {
         self.0.iter().all(|expression| key(expression) == name)
     }
 
+    /// The memory that the conditions take in bytes, about.
+    pub(super) fn memory(&self) -> usize {
+        let text = |text: &String| size_of::<String>() + text.len();
+        let values = |expression: &Expression| match expression {
+            Expression::Exists(_) | Expression::DoesNotExist(_) => 0,
+            Expression::Equal(_, value) | Expression::NotEqual(_, value) => value.len(),
+            Expression::In(_, values) | Expression::NotIn(_, values) => {
+                values.iter().map(text).sum()
+            }
+        };
+        let expressions = self.0.iter();
+        expressions
+            .map(|it| size_of::<Expression>() + key(it).len() + values(it))
+            .sum()
+    }
+
     /// Converts a selector from the API's form.
     ///
     /// # Errors

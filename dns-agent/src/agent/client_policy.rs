@@ -15,7 +15,7 @@ use std::{
 use tracing::info;
 use zerohop_datapath::PermittedClients;
 use zerohop_kubernetes::{
-    ClientVerdicts, Event, Facts, Feed, LeftOutPod, Object, ObjectKey, PolicyKind,
+    ClientJudge, ClientVerdicts, Event, Facts, Feed, LeftOutPod, Object, ObjectKey, PolicyKind,
 };
 use zerohop_kubernetes_api::{FeedActivity, FeedHealth, SourceHealth};
 
@@ -37,6 +37,7 @@ const NEEDED_FEEDS: [Feed; 4] = [
 pub(super) struct ClientPolicy {
     fact_source: FactSource,
     facts: Facts,
+    judge: ClientJudge,
     /// The other inputs of the last evaluation.
     inputs: PolicyInputs,
     /// Whether facts changed after the last evaluation.
@@ -111,6 +112,7 @@ impl ClientPolicy {
                 FactSource::Api { .. } => Facts::awaiting(NEEDED_FEEDS),
             },
             fact_source,
+            judge: ClientJudge::default(),
             inputs: PolicyInputs::default(),
             have_facts_changed: true,
             left_out: Vec::new(),
@@ -145,7 +147,7 @@ impl ClientPolicy {
             Event::Deleted { feed, key } => self.facts.delete(feed, &key),
             Event::Unusable { feed, problem, .. } => {
                 let key = ObjectKey::new(problem.namespace, problem.name);
-                self.facts.mark_unreadable(feed, key)
+                self.facts.mark_unreadable(feed, &key)
             }
             Event::Applied { .. }
             | Event::Covered(..)
@@ -189,7 +191,7 @@ impl ClientPolicy {
                 permitted: Some(BTreeSet::new()),
                 left_out: Vec::new(),
             },
-            PolicyKnowledge::Complete => self.facts.judge_clients(served_addresses),
+            PolicyKnowledge::Complete => self.judge.judge(&mut self.facts, served_addresses),
         };
         self.inputs = inputs;
         self.log_new_exclusions(&verdicts.left_out);

@@ -206,34 +206,77 @@ fn others_are_answered_while_pods_change_beside_many_policies() {
     let cluster = WatchedCluster::new();
     let count = cluster.scale.policies;
     for number in 0..count {
-        let blocks: Vec<Value> = (0..count)
-            .map(|at| json!({"ipBlock": {"cidr": format!("10.{}.{}.0/24", at / 256, at % 256)}}))
-            .collect();
-        let policy = json!({
-            "metadata": {"namespace": ATTACKER, "name": format!("policy-{number}")},
-            "spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"to": blocks}]},
-        });
+        let name = format!("policy-{number}");
+        let policy = policy_with_blocks(ATTACKER, &name, count, 0);
         cluster.api.apply("networkpolicies", policy);
     }
-    let attacking_pod = |number: usize, turn: usize| {
-        let address = format!("10.244.9.{}", number + 1);
-        let mut pod = pod(&format!("pod-{number}"), &address);
-        pod["metadata"]["namespace"] = json!(ATTACKER);
-        pod["metadata"]["labels"]["turn"] = json!(turn.to_string());
-        pod
-    };
     for number in 0..100 {
-        cluster.api.apply("pods", attacking_pod(number, 0));
+        let pod = attacking_pod(ATTACKER, number, 0);
+        cluster.api.apply("pods", pod);
     }
     let agent = cluster.start_agent();
     cluster.attack(
         &agent,
         "policies with many ipBlocks, a pod changes 5 times a second",
         |turn| {
-            cluster.api.apply("pods", attacking_pod(turn % 100, turn));
+            let pod = attacking_pod(ATTACKER, turn % 100, turn);
+            cluster.api.apply("pods", pod);
             Duration::from_millis(200)
         },
     );
+}
+
+/// Here no namespace exceeds the limit of its policies' memory, so that all of them are evaluated.
+#[test]
+fn others_are_answered_while_policies_of_many_namespaces_change() {
+    let cluster = WatchedCluster::new();
+    let blocks = cluster.scale.policies;
+    let policies = blocks / 20;
+    let namespace = |number: usize| format!("{ATTACKER}-{}", number % 10);
+    for number in 0..10 * policies {
+        let name = format!("policy-{number}");
+        let policy = policy_with_blocks(&namespace(number), &name, blocks, 0);
+        cluster.api.apply("networkpolicies", policy);
+    }
+    for number in 0..100 {
+        let pod = attacking_pod(&namespace(number), number, 0);
+        cluster.api.apply("pods", pod);
+    }
+    let agent = cluster.start_agent();
+    cluster.attack(
+        &agent,
+        "policies of 10 namespaces with many ipBlocks, a policy and a pod change 10 times a second",
+        |turn| {
+            let number = turn % (10 * policies);
+            let name = format!("policy-{number}");
+            let policy = policy_with_blocks(&namespace(number), &name, blocks, 1 + turn % 200);
+            cluster.api.apply("networkpolicies", policy);
+            let pod = attacking_pod(&namespace(turn), turn % 100, turn);
+            cluster.api.apply("pods", pod);
+            Duration::from_millis(100)
+        },
+    );
+}
+
+/// A policy that allows egress to `count` networks, which depend on `turn`, and to no others.
+fn policy_with_blocks(namespace: &str, name: &str, count: usize, turn: usize) -> Value {
+    let network = |at: usize| format!("{}.{}.{}.0/24", 11 + turn, at / 256, at % 256);
+    let blocks: Vec<Value> = (0..count)
+        .map(|at| json!({"ipBlock": {"cidr": network(at)}}))
+        .collect();
+    json!({
+        "metadata": {"namespace": namespace, "name": name},
+        "spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"to": blocks}]},
+    })
+}
+
+/// A pod of the attacker, with a label that depends on `turn`.
+fn attacking_pod(namespace: &str, number: usize, turn: usize) -> Value {
+    let address = format!("10.244.9.{}", number + 1);
+    let mut pod = pod(&format!("pod-{number}"), &address);
+    pod["metadata"]["namespace"] = json!(namespace);
+    pod["metadata"]["labels"]["turn"] = json!(turn.to_string());
+    pod
 }
 
 impl WatchedCluster {

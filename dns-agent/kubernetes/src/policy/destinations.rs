@@ -3,21 +3,34 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use super::facts::Facts;
 use super::objects::{DnsService, Peer, Peers, PodNetwork, Policy, PolicyPod, Rule};
 use crate::objects::Port;
 
+/// The servers that receive queries to the served addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Servers {
+    /// Every destination of the queries.
+    pub(super) destinations: Vec<Destination>,
+    /// The namespaces of all servers. `None` if a server may be in any namespace.
+    pub(super) namespaces: Option<BTreeSet<Arc<str>>>,
+    /// If a process in this node's network may be a server, the pods in this network. `None` if
+    /// some of them may be unknown.
+    pub(super) host_pods: Option<Vec<Arc<PolicyPod>>>,
+}
+
 /// A destination that policies must allow for a query.
-#[derive(Clone, Debug)]
-pub(super) enum Destination<'a> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Destination {
     /// A Service address, before it is translated to an endpoint's address.
     Service {
         address: SocketAddr,
-        endpoints: Vec<ServerEndpoint<'a>>,
+        endpoints: Vec<ServerEndpoint>,
     },
     /// One of the servers, at its own address.
-    Endpoint(ServerEndpoint<'a>),
+    Endpoint(ServerEndpoint),
     /// A process in this node's network that may answer at this address, such as NodeLocal
     /// DNSCache. It gets the packets untranslated.
     Node(SocketAddr),
@@ -26,23 +39,67 @@ pub(super) enum Destination<'a> {
 }
 
 /// A server of the cluster's DNS.
-#[derive(Clone, Debug)]
-pub(super) struct ServerEndpoint<'a> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ServerEndpoint {
     pub(super) address: SocketAddr,
     /// The known pods that have this address.
-    pub(super) pods: Vec<&'a PolicyPod>,
+    pub(super) pods: Vec<Arc<PolicyPod>>,
 }
 
-impl<'a> Destination<'a> {
-    /// Every destination of queries to the served addresses.
-    pub(super) fn find_all(facts: &'a Facts, served: &[SocketAddr]) -> Vec<Destination<'a>> {
-        served
-            .iter()
+impl Servers {
+    pub(super) fn find(facts: &Facts, served: &[SocketAddr]) -> Servers {
+        let served = served.iter();
+        let destinations: Vec<_> = served
             .flat_map(|address| Destination::find_for_address(facts, *address))
-            .collect()
+            .collect();
+        let mut all = destinations.iter();
+        let may_be_on_host = all.any(|destination| matches!(destination, Destination::Node(_)));
+        let host_pods = match may_be_on_host {
+            true => facts.host_pods().map(|pods| pods.cloned().collect()),
+            false => Some(Vec::new()),
+        };
+        let mut servers = Servers {
+            destinations,
+            namespaces: None,
+            host_pods,
+        };
+        servers.namespaces = servers.find_namespaces(facts);
+        servers
     }
 
-    fn find_for_address(facts: &'a Facts, address: SocketAddr) -> Vec<Destination<'a>> {
+    /// Whether a server may be in a namespace.
+    pub(super) fn may_be_in(&self, namespace: &str) -> bool {
+        let namespaces = self.namespaces.as_ref();
+        namespaces.is_none_or(|namespaces| namespaces.contains(namespace))
+    }
+
+    fn find_namespaces(&self, facts: &Facts) -> Option<BTreeSet<Arc<str>>> {
+        // As a precaution, the Services' namespaces always count, even if all endpoints were
+        // written by hand and are pods in other namespaces.
+        let services = facts.services().flatten();
+        let mut namespaces: BTreeSet<Arc<str>> = services
+            .map(|service| service.key.namespace.clone())
+            .collect();
+        for destination in &self.destinations {
+            match destination {
+                Destination::Service { .. } => {}
+                Destination::Endpoint(endpoint) if endpoint.is_known_pod() => {
+                    let pods = endpoint.pods.iter();
+                    namespaces.extend(pods.map(|pod| pod.key.namespace.clone()));
+                }
+                Destination::Node(_) => {
+                    let pods = self.host_pods.as_ref()?.iter();
+                    namespaces.extend(pods.map(|pod| pod.key.namespace.clone()));
+                }
+                Destination::Endpoint(_) | Destination::Unknown(_) => return None,
+            }
+        }
+        Some(namespaces)
+    }
+}
+
+impl Destination {
+    fn find_for_address(facts: &Facts, address: SocketAddr) -> Vec<Destination> {
         let Some(services) = facts.services().collect::<Option<Vec<_>>>() else {
             return vec![Destination::Unknown(address)];
         };
@@ -75,32 +132,6 @@ impl<'a> Destination<'a> {
         destinations
     }
 
-    /// The namespaces of all servers. `None` if a server may be in any namespace.
-    pub(super) fn server_namespaces(
-        facts: &'a Facts,
-        destinations: &[Destination<'a>],
-    ) -> Option<BTreeSet<&'a str>> {
-        // As a precaution, the Services' namespaces always count, even if all endpoints were
-        // written by hand and are pods in other namespaces.
-        let services = facts.services().flatten();
-        let mut namespaces: BTreeSet<&str> =
-            services.map(|service| &*service.key.namespace).collect();
-        for destination in destinations {
-            match destination {
-                Destination::Service { .. } => {}
-                Destination::Endpoint(endpoint) if endpoint.is_known_pod() => {
-                    let pods = endpoint.pods.iter();
-                    namespaces.extend(pods.map(|pod| &*pod.key.namespace));
-                }
-                Destination::Node(_) => {
-                    namespaces.extend(facts.host_pods()?.map(|pod| &*pod.key.namespace));
-                }
-                Destination::Endpoint(_) | Destination::Unknown(_) => return None,
-            }
-        }
-        Some(namespaces)
-    }
-
     /// Whether a policy has a rule that provably allows a query to this destination.
     pub(super) fn is_allowed_by(&self, facts: &Facts, policy: &Policy) -> bool {
         let mut rules = policy.egress.iter().flatten();
@@ -129,11 +160,11 @@ impl<'a> Destination<'a> {
     }
 }
 
-impl<'a> ServerEndpoint<'a> {
-    fn new(facts: &'a Facts, address: SocketAddr) -> ServerEndpoint<'a> {
+impl ServerEndpoint {
+    fn new(facts: &Facts, address: SocketAddr) -> ServerEndpoint {
         ServerEndpoint {
             address,
-            pods: facts.pods_at(address.ip()).collect(),
+            pods: facts.pods_at(address.ip()).cloned().collect(),
         }
     }
 
@@ -174,7 +205,7 @@ impl<'a> ServerEndpoint<'a> {
     }
 }
 
-impl fmt::Display for Destination<'_> {
+impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Destination::Service { address, .. } | Destination::Node(address) => {
@@ -190,11 +221,11 @@ impl fmt::Display for Destination<'_> {
 
 /// The endpoints that receive queries to a Service address. `None` if the Service has no such UDP
 /// port, if there are no endpoints, or if some endpoints are unknown.
-fn find_endpoints<'a>(
-    facts: &'a Facts,
+fn find_endpoints(
+    facts: &Facts,
     service: &DnsService,
     service_address: SocketAddr,
-) -> Option<Vec<ServerEndpoint<'a>>> {
+) -> Option<Vec<ServerEndpoint>> {
     let number = Some(service_address.port());
     let mut ports = service.ports.iter();
     let port = ports.find(|port| port.protocol == "udp" && port.number.valid() == number)?;

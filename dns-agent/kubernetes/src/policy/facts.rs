@@ -2,15 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::kinds::{PolicyKind, Reach};
 use super::objects::{
-    DnsService, DnsSlice, Fact, LabelledNamespace, NAMESPACE_NAME, PodNetwork, Policy, PolicyPod,
+    DnsService, DnsSlice, Fact, LabelledNamespace, NAMESPACE_NAME, PodNetwork, PolicyPod,
 };
 use super::other_policies::{MAX_OBJECTS, OtherPolicies};
+use super::policies::{Policies, UnknownRules};
 use crate::feed::Feed;
 use crate::objects::ObjectKey;
 use crate::selector::{Labels, Selector};
+
+/// The most changed namespaces that are kept one by one between two judgements.
+const MAX_CHANGED_NAMESPACES: usize = 1_000;
 
 /// Objects by key. `None`: the object exists but can't be read.
 type ObjectsByKey<T> = BTreeMap<ObjectKey, Option<T>>;
@@ -30,13 +35,13 @@ trait ObjectStore {
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     /// All NetworkPolicies.
-    policies: ObjectsByKey<Policy>,
+    policies: Policies,
     /// Policies of the unevaluated kinds that the API server serves.
     other_policies: BTreeMap<PolicyKind, OtherPolicies>,
     /// This node's pods.
-    clients: ObjectsByKey<PolicyPod>,
+    clients: ObjectsByKey<Arc<PolicyPod>>,
     /// The cluster's DNS pods, as far as [`Feed::DnsPods`] reports them.
-    dns_pods: ObjectsByKey<PolicyPod>,
+    dns_pods: ObjectsByKey<Arc<PolicyPod>>,
     /// The Namespace of the cluster's DNS Service, as [`Feed::DnsNamespace`] reports it.
     dns_namespaces: ObjectsByKey<LabelledNamespace>,
     /// All Namespaces. Empty unless the agent lists them, or reads objects from files.
@@ -52,6 +57,7 @@ pub struct Facts {
     awaited: BTreeSet<Feed>,
     /// Whether all pods of this node are known.
     node_pods: NodePods,
+    changed_namespaces: ChangedNamespaces,
 }
 
 /// Whether all pods of this node are known.
@@ -62,6 +68,17 @@ enum NodePods {
     Known,
     /// This node's pods have not been listed, and may never be listed.
     Unlisted,
+}
+
+/// The namespaces whose NetworkPolicies or labels have changed.
+#[derive(Clone, Debug, Default)]
+pub(super) enum ChangedNamespaces {
+    /// Any namespace may have changed.
+    #[default]
+    Any,
+    /// At most [`MAX_CHANGED_NAMESPACES`]. The name is empty for a policy without readable
+    /// metadata.
+    Listed(BTreeSet<Arc<str>>),
 }
 
 impl Facts {
@@ -91,10 +108,10 @@ impl Facts {
 
     /// Whether any NetworkPolicy restricts egress. An unreadable one counts as restricting.
     pub(super) fn has_egress_policy(&self) -> bool {
-        let mut policies = self.policies.values();
-        policies.any(|policy| match policy {
-            None => true,
-            Some(policy) => policy.egress.is_some(),
+        let mut policies = self.policies.iter();
+        policies.any(|(_, policy)| match policy {
+            Err(UnknownRules::Unreadable | UnknownRules::Oversized) => true,
+            Ok(policy) => policy.egress.is_some(),
         })
     }
 
@@ -131,6 +148,9 @@ impl Facts {
 
     /// Starts a list of a feed.
     pub fn start_list(&mut self, feed: Feed) {
+        if feed == Feed::Policies {
+            self.policies.start_list();
+        }
         self.listing.insert(feed, BTreeSet::new());
     }
 
@@ -146,6 +166,9 @@ impl Facts {
         let has_changed = self
             .store_for(feed)
             .is_some_and(|store| store.retain_listed(&listed));
+        if has_changed {
+            self.changed_namespaces = ChangedNamespaces::Any;
+        }
         was_awaited || was_unlisted || has_changed
     }
 
@@ -153,37 +176,47 @@ impl Facts {
     pub fn apply(&mut self, feed: Feed, fact: Fact) -> bool {
         let key = fact.key().clone();
         self.note_listed(feed, &key);
-        match fact {
-            Fact::Policy(policy) => replace_object(&mut self.policies, key, policy),
+        let has_changed = match fact {
+            Fact::Policy(policy) => {
+                let changed = self.policies.insert(policy);
+                let has_changed = !changed.is_empty();
+                for namespace in changed {
+                    self.changed_namespaces.insert(namespace);
+                }
+                return has_changed;
+            }
             Fact::Pod(pod) => match feed {
-                Feed::DnsPods => replace_object(&mut self.dns_pods, key, pod),
-                _ => replace_object(&mut self.clients, key, pod),
+                Feed::DnsPods => replace_object(&mut self.dns_pods, key.clone(), pod.into()),
+                _ => replace_object(&mut self.clients, key.clone(), pod.into()),
             },
             Fact::Namespace(mut namespace) => {
                 // API servers before Kubernetes 1.22 may not set this label.
                 let name = key.name.to_string();
                 namespace.labels.insert(NAMESPACE_NAME.to_owned(), name);
-                match feed {
-                    Feed::DnsNamespace => replace_object(&mut self.dns_namespaces, key, namespace),
-                    _ => replace_object(&mut self.namespaces, key, namespace),
-                }
+                let namespaces = match feed {
+                    Feed::DnsNamespace => &mut self.dns_namespaces,
+                    _ => &mut self.namespaces,
+                };
+                replace_object(namespaces, key.clone(), namespace)
             }
-            Fact::Service(service) => replace_object(&mut self.services, key, service),
-            Fact::Slice(slice) => replace_object(&mut self.slices, key, slice),
-            Fact::Unreadable { .. } => self.mark_unreadable(feed, key),
+            Fact::Service(service) => replace_object(&mut self.services, key.clone(), service),
+            Fact::Slice(slice) => replace_object(&mut self.slices, key.clone(), slice),
+            Fact::Unreadable { .. } => return self.mark_unreadable(feed, &key),
             Fact::OtherPolicy(policy) => match self.other_policies.get_mut(&policy.kind) {
-                Some(policies) => policies.insert(key, policy.reach),
+                Some(policies) => policies.insert(key.clone(), policy.reach),
                 None => false,
             },
-        }
+        };
+        self.note_change(feed, &key, has_changed)
     }
 
     /// Records that an object exists but can't be read. Its previous value is dropped. Returns
     /// whether verdicts may have changed.
-    pub fn mark_unreadable(&mut self, feed: Feed, key: ObjectKey) -> bool {
-        self.note_listed(feed, &key);
-        self.store_for(feed)
-            .is_some_and(|store| store.mark_unreadable(key))
+    pub fn mark_unreadable(&mut self, feed: Feed, key: &ObjectKey) -> bool {
+        self.note_listed(feed, key);
+        let store = self.store_for(feed);
+        let has_changed = store.is_some_and(|store| store.mark_unreadable(key.clone()));
+        self.note_change(feed, key, has_changed)
     }
 
     /// Removes an object. Returns whether verdicts may have changed.
@@ -197,19 +230,20 @@ impl Facts {
         {
             listed.remove(key);
         }
-        self.store_for(feed)
-            .is_some_and(|store| store.remove_object(key))
+        let store = self.store_for(feed);
+        let has_changed = store.is_some_and(|store| store.remove_object(key));
+        self.note_change(feed, key, has_changed)
     }
 
-    /// Every NetworkPolicy. `None`: the policy can't be read.
-    pub(super) fn policies(&self) -> impl Iterator<Item = (&ObjectKey, Option<&Policy>)> {
-        let policies = self.policies.iter();
-        policies.map(|(key, policy)| (key, policy.as_ref()))
+    /// The namespaces whose NetworkPolicies or labels have changed after the last call.
+    pub(super) fn take_changed_namespaces(&mut self) -> ChangedNamespaces {
+        let none = ChangedNamespaces::Listed(BTreeSet::new());
+        std::mem::replace(&mut self.changed_namespaces, none)
     }
 
-    /// Whether there is a NetworkPolicy with this key.
-    pub(super) fn has_policy(&self, key: &ObjectKey) -> bool {
-        self.policies.contains_key(key)
+    /// The NetworkPolicies.
+    pub(super) fn policies(&self) -> &Policies {
+        &self.policies
     }
 
     /// The policies of the unevaluated kinds.
@@ -217,24 +251,13 @@ impl Facts {
         self.other_policies.iter()
     }
 
-    /// The NetworkPolicies of a namespace. `None`: the policy can't be read.
-    pub(super) fn policies_in(
-        &self,
-        namespace: &str,
-    ) -> impl Iterator<Item = (&ObjectKey, Option<&Policy>)> {
-        let policies = self.policies.range(ObjectKey::first_in(namespace)..);
-        policies
-            .take_while(move |(key, _)| key.is_in(namespace))
-            .map(|(key, policy)| (key, policy.as_ref()))
-    }
-
     /// Every pod of this node that can be read.
-    pub(super) fn clients(&self) -> impl Iterator<Item = &PolicyPod> {
+    pub(super) fn clients(&self) -> impl Iterator<Item = &Arc<PolicyPod>> {
         self.clients.values().flatten()
     }
 
     /// The pods in this node's network. `None` if some of this node's pods may be unknown.
-    pub(super) fn host_pods(&self) -> Option<impl Iterator<Item = &PolicyPod>> {
+    pub(super) fn host_pods(&self) -> Option<impl Iterator<Item = &Arc<PolicyPod>>> {
         let pods = self.clients();
         let pods = pods.filter(|pod| pod.network == PodNetwork::Host);
         (self.node_pods == NodePods::Known).then_some(pods)
@@ -247,7 +270,7 @@ impl Facts {
     }
 
     /// The known pods that have this address.
-    pub(super) fn pods_at(&self, address: IpAddr) -> impl Iterator<Item = &PolicyPod> {
+    pub(super) fn pods_at(&self, address: IpAddr) -> impl Iterator<Item = &Arc<PolicyPod>> {
         let pods = self.dns_pods.values().chain(self.clients.values());
         pods.flatten()
             .filter(move |pod| pod.addresses.contains(&address))
@@ -290,6 +313,19 @@ impl Facts {
         }
     }
 
+    /// Records in which namespace an object has changed. Returns `has_changed`.
+    fn note_change(&mut self, feed: Feed, key: &ObjectKey, has_changed: bool) -> bool {
+        match feed {
+            _ if !has_changed => {}
+            Feed::Policies => self.changed_namespaces.insert(key.namespace.clone()),
+            Feed::DnsNamespace | Feed::ClientNamespaces => {
+                self.changed_namespaces.insert(key.name.clone());
+            }
+            _ => {}
+        }
+        has_changed
+    }
+
     /// The store of a feed's objects. `None` for a feed without a store, and for a kind of policy
     /// that the API server doesn't serve.
     fn store_for(&mut self, feed: Feed) -> Option<&mut dyn ObjectStore> {
@@ -317,6 +353,18 @@ impl Facts {
     }
 }
 
+impl ChangedNamespaces {
+    fn insert(&mut self, namespace: Arc<str>) {
+        let ChangedNamespaces::Listed(namespaces) = self else {
+            return;
+        };
+        namespaces.insert(namespace);
+        if namespaces.len() > MAX_CHANGED_NAMESPACES {
+            *self = ChangedNamespaces::Any;
+        }
+    }
+}
+
 impl<T> ObjectStore for ObjectsByKey<T> {
     fn retain_listed(&mut self, listed: &BTreeSet<ObjectKey>) -> bool {
         let before = self.len();
@@ -330,6 +378,20 @@ impl<T> ObjectStore for ObjectsByKey<T> {
 
     fn remove_object(&mut self, key: &ObjectKey) -> bool {
         self.remove(key).is_some()
+    }
+}
+
+impl ObjectStore for Policies {
+    fn retain_listed(&mut self, listed: &BTreeSet<ObjectKey>) -> bool {
+        Policies::retain_listed(self, listed)
+    }
+
+    fn mark_unreadable(&mut self, key: ObjectKey) -> bool {
+        Policies::mark_unreadable(self, key)
+    }
+
+    fn remove_object(&mut self, key: &ObjectKey) -> bool {
+        self.remove(key)
     }
 }
 

@@ -5,48 +5,51 @@
 //! all peers open them.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::destinations::{Destination, ServerEndpoint};
+use super::destinations::{Destination, ServerEndpoint, Servers};
 use super::facts::Facts;
-use super::objects::{Peer, Peers, Policy, PolicyPod, Rule};
+use super::objects::{ClientGroup, Peer, Peers, Policy, PolicyPod, Rule};
+use super::policies::{UnknownRules, join_names};
 use crate::objects::ObjectKey;
 
 /// The ingress policies that must admit a query at one address.
-#[derive(Debug)]
-pub(super) struct Gate<'a> {
+#[derive(Clone, Debug)]
+pub(super) struct Gate {
     /// The address at which the query arrives.
     address: SocketAddr,
-    policies: GatePolicies<'a>,
+    policies: GatePolicies,
 }
 
 /// The policies of a gate.
-#[derive(Debug)]
-enum GatePolicies<'a> {
+#[derive(Clone, Debug)]
+enum GatePolicies {
     /// These policies select the server. One of them must admit the client at the server's port.
     Selecting {
-        policies: Vec<&'a Policy>,
-        endpoint: &'a ServerEndpoint<'a>,
+        policies: Vec<Arc<Policy>>,
+        endpoint: ServerEndpoint,
     },
     /// The server is not a known pod. Any of these policies may be the only one that selects the
     /// server, so each policy must admit the client at every port.
-    MaySelect(Vec<&'a Policy>),
-    /// This policy can't be read. It may select the server and admit no client.
-    Unreadable(&'a ObjectKey),
+    MaySelect(Vec<Arc<Policy>>),
+    /// The rules of this policy aren't known. It may select the server and admit no client.
+    Unknown(ObjectKey, UnknownRules),
 }
 
-impl<'a> Gate<'a> {
-    /// The gates on the way to these destinations.
-    pub(super) fn find_all(facts: &'a Facts, destinations: &'a [Destination<'a>]) -> Vec<Gate<'a>> {
+impl Gate {
+    /// The gates on the way to these servers.
+    pub(super) fn find_all(facts: &Facts, servers: &Servers) -> Vec<Gate> {
         let mut gates = Vec::new();
-        for destination in destinations {
+        for destination in &servers.destinations {
             match destination {
                 Destination::Endpoint(endpoint) => {
                     gates.extend(Gate::before_endpoint(facts, endpoint));
                 }
                 Destination::Node(address) => {
-                    gates.extend(Gate::before_node_address(facts, *address));
+                    let host_pods = servers.host_pods.as_deref();
+                    gates.extend(Gate::before_node_address(facts, host_pods, *address));
                 }
                 Destination::Unknown(address) => {
                     gates.extend(Gate::before_unknown_server(facts, *address));
@@ -59,7 +62,7 @@ impl<'a> Gate<'a> {
     }
 
     /// The gates before an endpoint: at most one for each pod that the endpoint may be.
-    fn before_endpoint(facts: &'a Facts, endpoint: &'a ServerEndpoint<'a>) -> Vec<Gate<'a>> {
+    fn before_endpoint(facts: &Facts, endpoint: &ServerEndpoint) -> Vec<Gate> {
         if !endpoint.is_known_pod() {
             return Gate::before_unknown_server(facts, endpoint.address)
                 .into_iter()
@@ -72,11 +75,7 @@ impl<'a> Gate<'a> {
 
     /// The gate before one pod of an endpoint. `None` if no policy restricts the pod's ingress, or
     /// if a rule opens its port to all peers.
-    fn before_pod(
-        facts: &'a Facts,
-        endpoint: &'a ServerEndpoint<'a>,
-        pod: &PolicyPod,
-    ) -> Option<Gate<'a>> {
+    fn before_pod(facts: &Facts, endpoint: &ServerEndpoint, pod: &PolicyPod) -> Option<Gate> {
         let gate = |gate_policies| {
             Some(Gate {
                 address: endpoint.address,
@@ -84,33 +83,41 @@ impl<'a> Gate<'a> {
             })
         };
         // A policy without readable metadata has an empty namespace, and may be in any namespace.
-        let in_namespace = facts.policies_in(&pod.key.namespace);
+        let all = facts.policies();
+        let in_namespace = all.in_namespace(&pod.key.namespace);
         let mut policies = Vec::new();
-        for (key, policy) in facts.policies_in("").chain(in_namespace) {
-            let Some(policy) = policy else {
-                return gate(GatePolicies::Unreadable(key));
-            };
-            if policy.ingress.is_some() && policy.pods.matches(&pod.labels) {
-                policies.push(policy);
+        for (key, policy) in all.in_namespace("").chain(in_namespace) {
+            match policy {
+                Err(unknown) => return gate(GatePolicies::Unknown(key.clone(), unknown)),
+                Ok(policy) if policy.ingress.is_some() && policy.pods.matches(&pod.labels) => {
+                    policies.push(policy.clone());
+                }
+                Ok(_) => {}
             }
         }
-        let is_open = |policy: &&Policy| {
+        let is_open = |policy: &Arc<Policy>| {
             let mut rules = policy.ingress.iter().flatten();
             rules.any(|rule| rule.peers == Peers::All && endpoint.has_port(rule))
         };
         if policies.is_empty() || policies.iter().any(is_open) {
             return None;
         }
-        gate(GatePolicies::Selecting { policies, endpoint })
+        gate(GatePolicies::Selecting {
+            policies,
+            endpoint: endpoint.clone(),
+        })
     }
 
     /// The gate before an address at which a process in this node's network answers. The process
     /// may belong to any pod in the node's network, or to no pod.
-    fn before_node_address(facts: &'a Facts, address: SocketAddr) -> Option<Gate<'a>> {
-        let Some(pods) = facts.host_pods() else {
+    fn before_node_address(
+        facts: &Facts,
+        host_pods: Option<&[Arc<PolicyPod>]>,
+        address: SocketAddr,
+    ) -> Option<Gate> {
+        let Some(pods) = host_pods else {
             return Gate::before_unknown_server(facts, address);
         };
-        let pods: Vec<_> = pods.collect();
         Gate::before_possible_server(facts, address, |key, policy| {
             let mut pods = pods.iter();
             pods.any(|pod| {
@@ -122,35 +129,37 @@ impl<'a> Gate<'a> {
     }
 
     /// The gate before an address that may belong to any pod.
-    fn before_unknown_server(facts: &'a Facts, address: SocketAddr) -> Option<Gate<'a>> {
+    fn before_unknown_server(facts: &Facts, address: SocketAddr) -> Option<Gate> {
         Gate::before_possible_server(facts, address, |_, _| true)
     }
 
     /// The gate before a server that isn't a known pod. `may_select` decides which policies may
-    /// select the server. It gets `None` for a policy that can't be read.
+    /// select the server. It gets `None` for a policy whose rules aren't known.
     fn before_possible_server(
-        facts: &'a Facts,
+        facts: &Facts,
         address: SocketAddr,
         mut may_select: impl FnMut(&ObjectKey, Option<&Policy>) -> bool,
-    ) -> Option<Gate<'a>> {
+    ) -> Option<Gate> {
         let is_open = |policy: &Policy| {
             let mut rules = policy.ingress.iter().flatten();
             rules.any(|rule| rule.peers == Peers::All && rule.ports.contain_all())
         };
         let mut policies = Vec::new();
-        for (key, policy) in facts.policies() {
-            if !may_select(key, policy) {
+        for (key, policy) in facts.policies().iter() {
+            if !may_select(key, policy.ok().map(|policy| &**policy)) {
                 continue;
             }
-            let Some(policy) = policy else {
-                let gate_policies = GatePolicies::Unreadable(key);
-                return Some(Gate {
-                    address,
-                    policies: gate_policies,
-                });
-            };
-            if policy.ingress.is_some() && !is_open(policy) {
-                policies.push(policy);
+            match policy {
+                Err(unknown) => {
+                    return Some(Gate {
+                        address,
+                        policies: GatePolicies::Unknown(key.clone(), unknown),
+                    });
+                }
+                Ok(policy) if policy.ingress.is_some() && !is_open(policy) => {
+                    policies.push(policy.clone());
+                }
+                Ok(_) => {}
             }
         }
         (!policies.is_empty()).then_some(Gate {
@@ -159,20 +168,20 @@ impl<'a> Gate<'a> {
         })
     }
 
-    /// Why it isn't certain that the policies admit a client. `None`: they provably admit the
-    /// client.
-    pub(super) fn find_objection(&self, facts: &Facts, client: &PolicyPod) -> Option<String> {
+    /// Why it isn't certain that the policies admit these clients. `None`: they provably admit
+    /// them.
+    pub(super) fn find_objection(&self, facts: &Facts, clients: ClientGroup) -> Option<String> {
         let address = self.address;
         match &self.policies {
-            GatePolicies::Unreadable(key) => Some(format!(
-                "NetworkPolicy {key} can't be read, and may restrict access to {address}"
+            GatePolicies::Unknown(key, unknown) => Some(format!(
+                "NetworkPolicy {key} {unknown}, and may restrict access to {address}"
             )),
             GatePolicies::MaySelect(policies) => {
                 let mut policies = policies.iter();
                 let policy = policies.find(|policy| {
                     let is_admitted = |rule: &Rule| {
                         rule.ports.contain_all()
-                            && admits_client(facts, policy, rule, client, address)
+                            && admits_clients(facts, policy, rule, clients, address)
                     };
                     !policy.ingress.iter().flatten().any(is_admitted)
                 })?;
@@ -182,39 +191,32 @@ impl<'a> Gate<'a> {
                 ))
             }
             GatePolicies::Selecting { policies, endpoint } => {
-                let is_admitted = |policy: &&Policy| {
+                let is_admitted = |policy: &Arc<Policy>| {
                     let mut rules = policy.ingress.iter().flatten();
                     rules.any(|rule| {
                         endpoint.has_port(rule)
-                            && admits_client(facts, policy, rule, client, address)
+                            && admits_clients(facts, policy, rule, clients, address)
                     })
                 };
                 if policies.iter().any(is_admitted) {
                     return None;
                 }
-                let names: Vec<_> = policies
-                    .iter()
-                    .map(|policy| policy.key.to_string())
-                    .collect();
-                let does = match names.len() {
-                    1 => "does",
-                    _ => "do",
-                };
+                let keys = policies.iter().map(|policy| &policy.key);
                 Some(format!(
-                    "NetworkPolicy {} {does} not provably admit this pod at {address} over UDP",
-                    names.join(", ")
+                    "{} not provably admit this pod at {address} over UDP",
+                    join_names(keys, ["does", "do"])
                 ))
             }
         }
     }
 }
 
-/// Whether the peers of a rule provably include this client when it queries this address.
-fn admits_client(
+/// Whether the peers of a rule provably include these clients when they query this address.
+fn admits_clients(
     facts: &Facts,
     policy: &Policy,
     rule: &Rule,
-    client: &PolicyPod,
+    clients: ClientGroup,
     address: SocketAddr,
 ) -> bool {
     let Peers::Listed(peers) = &rule.peers else {
@@ -223,10 +225,10 @@ fn admits_client(
     peers.iter().any(|peer| match peer {
         Peer::Pods { namespaces, pods } => {
             let is_in_namespace = match namespaces {
-                None => client.key.namespace == policy.key.namespace,
-                Some(namespaces) => facts.selects_namespace(namespaces, &client.key.namespace),
+                None => *clients.namespace == policy.key.namespace,
+                Some(namespaces) => facts.selects_namespace(namespaces, clients.namespace),
             };
-            is_in_namespace && pods.matches(&client.labels)
+            is_in_namespace && pods.matches(clients.labels)
         }
         // The client's address may be translated on the way, so the source address that the
         // server's node sees is unknown.

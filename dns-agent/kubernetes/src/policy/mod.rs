@@ -5,12 +5,13 @@
 //! therefore answered only if policies provably let its query leave the pod and enter every server
 //! of the cluster's DNS. If in doubt, Zerohop doesn't answer the pod, and its queries pass.
 //!
-//! [`destinations`] checks egress rules against the destinations of a query. [`ingress`] checks the
-//! servers' ingress rules against the client. [`possible_restrictions`] finds the pods that may be
-//! restricted by policies of kinds that Zerohop doesn't evaluate.
+//! [`egress`] checks egress rules against the [`destinations`] of a query. [`ingress`] checks the
+//! servers' ingress rules against the client. [`known_objections`] keeps the results that still
+//! hold after a change. [`possible_restrictions`] finds the pods that may be restricted by policies
+//! of kinds that Zerohop doesn't evaluate.
 //!
-//! This module does no I/O. [`Facts`] collects objects, and [`Facts::judge_clients`] judges this
-//! node's pods.
+//! This module does no I/O. [`Facts`] collects objects, and [`ClientJudge`] judges this node's
+//! pods.
 //!
 //! Network plugins enforce policies at different places. Some plugins check a query as it leaves
 //! the pod, with a ClusterIP as its destination. Other plugins check the query when it arrives,
@@ -19,11 +20,14 @@
 
 mod convert;
 mod destinations;
+mod egress;
 mod facts;
 mod ingress;
 mod kinds;
+mod known_objections;
 mod objects;
 mod other_policies;
+mod policies;
 mod possible_restrictions;
 mod verdicts;
 
@@ -34,4 +38,4 @@ pub use facts::Facts;
 pub use kinds::{PolicyKind, Reach};
 pub use objects::{DnsService, DnsSlice, Fact, LabelledNamespace, Policy, PolicyPod};
 pub use other_policies::OtherPolicy;
-pub use verdicts::{ClientVerdicts, LeftOutPod};
+pub use verdicts::{ClientJudge, ClientVerdicts, LeftOutPod};

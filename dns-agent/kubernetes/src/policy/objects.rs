@@ -1,7 +1,9 @@
 //! Kubernetes objects, reduced to the fields that client policy and the agent's `dns_path` need.
 
+use std::mem::size_of;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use ipnet::IpNet;
@@ -189,6 +191,13 @@ pub struct DnsSlice {
     pub ports: Box<[Port]>,
 }
 
+/// Pods that NetworkPolicies don't distinguish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ClientGroup<'a> {
+    pub(super) namespace: &'a Arc<str>,
+    pub(super) labels: &'a Labels,
+}
+
 impl Fact {
     /// The object's namespace and name.
     #[must_use]
@@ -201,6 +210,15 @@ impl Fact {
             Fact::Slice(slice) => &slice.key,
             Fact::OtherPolicy(policy) => &policy.key,
             Fact::Unreadable { key, .. } => key,
+        }
+    }
+}
+
+impl<'a> ClientGroup<'a> {
+    pub(super) fn of(pod: &'a PolicyPod) -> ClientGroup<'a> {
+        ClientGroup {
+            namespace: &pod.key.namespace,
+            labels: &pod.labels,
         }
     }
 }
@@ -223,6 +241,54 @@ impl Policy {
             } => !selector.is_only_about(NAMESPACE_NAME),
             Peer::Pods { .. } | Peer::Block { .. } => false,
         })
+    }
+}
+
+impl Policy {
+    /// The memory that the policy takes in bytes, about.
+    pub(super) fn memory(&self) -> usize {
+        let rules = self.egress.iter().chain(&self.ingress).flatten();
+        let rules: usize = rules.map(Rule::memory).sum();
+        let key = self.key.namespace.len() + self.key.name.len();
+        size_of::<Policy>() + key + self.pods.memory() + rules
+    }
+}
+
+impl Rule {
+    fn memory(&self) -> usize {
+        let peers = match &self.peers {
+            Peers::All => &[][..],
+            Peers::Listed(peers) => peers,
+        };
+        let ports = match &self.ports {
+            Ports::All => &[][..],
+            Ports::Listed(ports) => ports,
+        };
+        let peers: usize = peers.iter().map(Peer::memory).sum();
+        let ports: usize = ports.iter().map(PortRange::memory).sum();
+        size_of::<Rule>() + peers + ports
+    }
+}
+
+impl Peer {
+    fn memory(&self) -> usize {
+        let parts = match self {
+            Peer::Pods { namespaces, pods } => {
+                namespaces.as_ref().map_or(0, Selector::memory) + pods.memory()
+            }
+            Peer::Block { except, .. } => size_of_val(&**except),
+        };
+        size_of::<Peer>() + parts
+    }
+}
+
+impl PortRange {
+    fn memory(&self) -> usize {
+        let name = match self {
+            PortRange::Numbers(_) => 0,
+            PortRange::Name(name) => name.len(),
+        };
+        size_of::<PortRange>() + name
     }
 }
 

@@ -74,6 +74,15 @@ impl OtherPolicies {
         }
     }
 
+    /// The objects of a namespace.
+    pub(super) fn in_namespace(
+        &self,
+        namespace: &str,
+    ) -> impl Iterator<Item = (&ObjectKey, &Reach)> {
+        let objects = self.objects.range(ObjectKey::first_in(namespace)..);
+        objects.take_while(move |(key, _)| key.is_in(namespace))
+    }
+
     /// Adds or replaces an object. Returns whether the possible restrictions changed.
     pub(super) fn insert(&mut self, key: ObjectKey, reach: Reach) -> bool {
         if self.objects.len() >= MAX_STORED_OBJECTS && !self.objects.contains_key(&key) {

@@ -1,89 +1,93 @@
 //! Finds the pods that aren't answered because of policies that Zerohop doesn't evaluate.
 
-use std::collections::BTreeMap;
-
-use super::destinations::Destination;
+use super::destinations::Servers;
 use super::facts::Facts;
 use super::kinds::{PolicyKind, Reach};
-use super::other_policies::{ListCompleteness, MAX_OBJECTS};
+use super::other_policies::{ListCompleteness, MAX_OBJECTS, OtherPolicies};
 use crate::objects::ObjectKey;
 
 /// The pods that policies of unevaluated kinds may keep from the cluster's DNS.
-#[derive(Debug, Default)]
-pub(super) struct PossibleRestrictions<'a> {
-    /// Why no pod is answered. `None`: `namespaces` decides.
+#[derive(Debug)]
+pub(super) struct PossibleRestrictions {
+    /// Why no pod is answered. `None`: the policies in a pod's namespace decide.
     all_pods: Option<String>,
-    /// Namespaces whose egress may be restricted, each with one object that may restrict it.
-    namespaces: BTreeMap<&'a str, (PolicyKind, &'a ObjectKey)>,
 }
 
-impl<'a> PossibleRestrictions<'a> {
-    /// Finds the pods that unevaluated policies may keep from these destinations.
-    pub(super) fn find(
-        facts: &'a Facts,
-        destinations: &[Destination<'_>],
-    ) -> PossibleRestrictions<'a> {
-        let servers = Destination::server_namespaces(facts, destinations);
-        let mut restrictions = PossibleRestrictions::default();
-        for (kind, others) in facts.other_policies() {
-            let resource = kind.resource();
-            match others.completeness {
-                ListCompleteness::Unlisted => {
-                    return PossibleRestrictions::on_all_pods(format!(
-                        "the API server serves {resource}, which have not been listed yet"
-                    ));
-                }
-                ListCompleteness::Exceeded => {
-                    return PossibleRestrictions::on_all_pods(format!(
-                        "there are, or have been since the last list, more than {MAX_OBJECTS} \
-                         {resource}, which Zerohop doesn't evaluate"
-                    ));
-                }
-                ListCompleteness::Complete => {}
-            }
-            for (key, reach) in &others.objects {
-                if *reach == Reach::Nothing {
-                    continue;
-                }
-                if repeats_network_policy(facts, *kind, key) {
-                    continue;
-                }
-                let is_at_server = match &servers {
-                    None => true,
-                    Some(namespaces) => namespaces.contains(&*key.namespace),
-                };
-                if key.namespace.is_empty() || is_at_server {
-                    return PossibleRestrictions::on_all_pods(describe_restriction(*kind, key));
-                }
-                if *reach == Reach::Both {
-                    let first = restrictions.namespaces.entry(&key.namespace);
-                    first.or_insert((*kind, key));
-                }
-            }
+impl PossibleRestrictions {
+    /// Finds the pods that unevaluated policies may keep from these servers.
+    pub(super) fn find(facts: &Facts, servers: &Servers) -> PossibleRestrictions {
+        let mut kinds = facts.other_policies();
+        PossibleRestrictions {
+            all_pods: kinds.find_map(|(kind, others)| {
+                describe_incompleteness(*kind, others.completeness)
+                    .or_else(|| describe_restriction_of_all_pods(facts, servers, *kind, others))
+            }),
         }
-        restrictions
     }
 
     /// Whether any pod may be restricted.
-    pub(super) fn can_restrict_pods(&self) -> bool {
-        self.all_pods.is_some() || !self.namespaces.is_empty()
+    pub(super) fn can_restrict_pods(&self, facts: &Facts) -> bool {
+        let mut kinds = facts.other_policies();
+        self.all_pods.is_some()
+            || kinds.any(|(kind, others)| {
+                let mut objects = others.objects.iter();
+                objects.any(|(key, reach)| {
+                    *reach == Reach::Both && !repeats_network_policy(facts, *kind, key)
+                })
+            })
     }
 
     /// Why pods of a namespace aren't answered. `None`: no unevaluated policy can restrict them.
-    pub(super) fn find_objection(&self, namespace: &str) -> Option<String> {
+    pub(super) fn find_objection(&self, facts: &Facts, namespace: &str) -> Option<String> {
         if let Some(reason) = &self.all_pods {
             return Some(reason.clone());
         }
-        let (kind, key) = self.namespaces.get(namespace)?;
-        Some(describe_restriction(*kind, key))
+        let mut kinds = facts.other_policies();
+        kinds.find_map(|(kind, others)| {
+            let mut objects = others.in_namespace(namespace);
+            let (key, _) = objects.find(|(key, reach)| {
+                **reach == Reach::Both && !repeats_network_policy(facts, *kind, key)
+            })?;
+            Some(describe_restriction(*kind, key))
+        })
     }
+}
 
-    fn on_all_pods(reason: String) -> PossibleRestrictions<'a> {
-        PossibleRestrictions {
-            all_pods: Some(reason),
-            ..PossibleRestrictions::default()
-        }
+/// Why no pod is answered if not all objects of a kind are stored.
+fn describe_incompleteness(kind: PolicyKind, completeness: ListCompleteness) -> Option<String> {
+    let resource = kind.resource();
+    match completeness {
+        ListCompleteness::Complete => None,
+        ListCompleteness::Unlisted => Some(format!(
+            "the API server serves {resource}, which have not been listed yet"
+        )),
+        ListCompleteness::Exceeded => Some(format!(
+            "there are, or have been since the last list, more than {MAX_OBJECTS} {resource}, which \
+             Zerohop doesn't evaluate"
+        )),
     }
+}
+
+/// Why no pod is answered if an object may restrict all pods, because it has no namespace, or
+/// because a server may be in its namespace.
+fn describe_restriction_of_all_pods(
+    facts: &Facts,
+    servers: &Servers,
+    kind: PolicyKind,
+    others: &OtherPolicies,
+) -> Option<String> {
+    let may_restrict = |(key, reach): &(&ObjectKey, &Reach)| {
+        **reach != Reach::Nothing && !repeats_network_policy(facts, kind, key)
+    };
+    let object = match &servers.namespaces {
+        None => others.objects.iter().find(may_restrict),
+        Some(namespaces) => {
+            let namespaces = namespaces.iter().map(|namespace| &**namespace);
+            let mut namespaces = std::iter::once("").chain(namespaces);
+            namespaces.find_map(|namespace| others.in_namespace(namespace).find(may_restrict))
+        }
+    };
+    object.map(|(key, _)| describe_restriction(kind, key))
 }
 
 /// Whether an object is Calico's copy of a Kubernetes NetworkPolicy, which is evaluated. Calico's
@@ -91,7 +95,10 @@ impl<'a> PossibleRestrictions<'a> {
 fn repeats_network_policy(facts: &Facts, kind: PolicyKind, key: &ObjectKey) -> bool {
     let name = key.name.strip_prefix("knp.default.");
     kind.group() == "projectcalico.org"
-        && name.is_some_and(|name| facts.has_policy(&ObjectKey::new(key.namespace.clone(), name)))
+        && name.is_some_and(|name| {
+            let key = ObjectKey::new(key.namespace.clone(), name);
+            facts.policies().contains(&key)
+        })
 }
 
 /// Why a pod isn't answered if this object may restrict it.

@@ -1,18 +1,16 @@
 //! Which of this node's pods may be answered.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::destinations::Destination;
+use super::destinations::Servers;
 use super::facts::Facts;
-use super::ingress::Gate;
-use super::objects::{PodNetwork, Policy, PolicyPod, Stage};
+use super::known_objections::KnownObjections;
+use super::objects::{ClientGroup, PodNetwork, PolicyPod, Stage};
 use super::possible_restrictions::PossibleRestrictions;
 use crate::objects::ObjectKey;
-use crate::selector::Labels;
 
 /// Which pods may be answered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,28 +34,36 @@ pub struct LeftOutPod {
     pub reason: String,
 }
 
-impl Facts {
-    /// Judges which of this node's pods may be answered when they query the served addresses.
-    #[must_use]
-    pub fn judge_clients(&self, served: &[SocketAddr]) -> ClientVerdicts {
-        if !self.may_restrict() {
+/// Judges pods, and keeps what it found, so that a change costs no more than the pods that it
+/// concerns.
+#[derive(Clone, Debug, Default)]
+pub struct ClientJudge {
+    known: KnownObjections,
+}
+
+impl ClientJudge {
+    /// Judges which of this node's pods may be answered when they query the served addresses. No
+    /// other judge may judge these facts.
+    pub fn judge(&mut self, facts: &mut Facts, served: &[SocketAddr]) -> ClientVerdicts {
+        self.known.forget(&facts.take_changed_namespaces());
+        if !facts.may_restrict() {
             return ClientVerdicts::default();
         }
-        let destinations = Destination::find_all(self, served);
-        let judge = ClientJudge {
-            gates: Gate::find_all(self, &destinations),
-            restrictions: PossibleRestrictions::find(self, &destinations),
-            destinations: &destinations,
-            facts: self,
-            allowed: RefCell::default(),
-        };
-        if !judge.may_object() {
-            return ClientVerdicts::default();
-        }
+        let facts: &Facts = facts;
         let clients = || {
-            let clients = self.clients();
+            let clients = facts.clients();
             clients.filter(|pod| pod.network == PodNetwork::Own && !pod.addresses.is_empty())
         };
+        let servers = Servers::find(facts, served);
+        let restrictions = PossibleRestrictions::find(facts, &servers);
+        let groups = clients().map(|pod| ClientGroup::of(pod)).collect();
+        let is_ingress_restricted = self.known.judge(facts, servers, &groups);
+        let may_object = facts.has_egress_policy()
+            || is_ingress_restricted
+            || restrictions.can_restrict_pods(facts);
+        if !may_object {
+            return ClientVerdicts::default();
+        }
         let mut owners: BTreeMap<IpAddr, Vec<&ObjectKey>> = BTreeMap::new();
         for pod in clients() {
             for address in &pod.addresses {
@@ -66,14 +72,10 @@ impl Facts {
         }
         let mut permitted = BTreeSet::new();
         let mut left_out = Vec::new();
-        // `find_objection` depends only on a pod's namespace and labels, so pods that are equal in
-        // both share one result.
-        let mut objections: BTreeMap<(&str, &Labels), Option<String>> = BTreeMap::new();
         for pod in clients() {
-            let entry = objections.entry((&pod.key.namespace, &pod.labels));
-            let objection = entry.or_insert_with(|| judge.find_objection(pod));
             let reason = describe_ending(pod)
-                .or_else(|| objection.clone())
+                .or_else(|| restrictions.find_objection(facts, &pod.key.namespace))
+                .or_else(|| self.known.find(ClientGroup::of(pod)).cloned())
                 .or_else(|| describe_other_owner(pod, &owners));
             match reason {
                 None => permitted.extend(pod.addresses.iter().copied()),
@@ -88,102 +90,6 @@ impl Facts {
             permitted: Some(permitted),
             left_out,
         }
-    }
-}
-
-/// Judges pods by the policies that apply to them.
-struct ClientJudge<'a> {
-    facts: &'a Facts,
-    destinations: &'a [Destination<'a>],
-    gates: Vec<Gate<'a>>,
-    restrictions: PossibleRestrictions<'a>,
-    /// For each policy that selects a pod, which destinations its egress rules allow. That doesn't
-    /// depend on the pod, and a policy may have thousands of rules.
-    allowed: RefCell<BTreeMap<&'a ObjectKey, Vec<bool>>>,
-}
-
-impl<'a> ClientJudge<'a> {
-    /// Whether policies may keep any pod from the cluster's DNS. Unlike [`Facts::may_restrict`],
-    /// this considers what the policies say.
-    fn may_object(&self) -> bool {
-        self.facts.has_egress_policy()
-            || !self.gates.is_empty()
-            || self.restrictions.can_restrict_pods()
-    }
-
-    /// Why policies may forbid a pod's queries. `None`: the policies provably permit the queries.
-    /// Depends only on the pod's namespace and labels.
-    fn find_objection(&self, pod: &PolicyPod) -> Option<String> {
-        if let Some(reason) = self.restrictions.find_objection(&pod.key.namespace) {
-            return Some(reason);
-        }
-        self.find_egress_objection(pod).or_else(|| {
-            let mut gates = self.gates.iter();
-            gates.find_map(|gate| gate.find_objection(self.facts, pod))
-        })
-    }
-
-    /// Why egress policies may forbid a pod's queries. `None`: the policies provably permit the
-    /// queries.
-    fn find_egress_objection(&self, pod: &PolicyPod) -> Option<String> {
-        // A policy without readable metadata has an empty namespace, and may apply to any pod.
-        if self.facts.policies_in("").next().is_some() {
-            return Some(
-                "a NetworkPolicy in an unknown namespace can't be read, and may apply to this pod"
-                    .to_owned(),
-            );
-        }
-        let mut policies: Vec<(&'a ObjectKey, &'a Policy)> = Vec::new();
-        for (key, policy) in self.facts.policies_in(&pod.key.namespace) {
-            let Some(policy) = policy else {
-                return Some(format!(
-                    "NetworkPolicy {key} can't be read, and may apply to this pod"
-                ));
-            };
-            if policy.egress.is_some() && policy.pods.matches(&pod.labels) {
-                policies.push((key, policy));
-            }
-        }
-        if policies.is_empty() {
-            return None;
-        }
-        let names = || {
-            let names = policies.iter().map(|(key, _)| key.to_string());
-            names.collect::<Vec<_>>().join(", ")
-        };
-        if self.destinations.is_empty() {
-            return Some(format!(
-                "NetworkPolicy {} restricts this pod's egress, and no address of the cluster's DNS is known",
-                names()
-            ));
-        }
-        let forbidden = self.destinations.iter().enumerate().find(|(at, _)| {
-            let mut policies = policies.iter();
-            !policies.any(|(key, policy)| self.is_allowed(key, policy, *at))
-        });
-        let (_, forbidden) = forbidden?;
-        let does = match policies.len() {
-            1 => "does",
-            _ => "do",
-        };
-        Some(format!(
-            "NetworkPolicy {} {does} not provably let this pod reach {forbidden} over UDP",
-            names()
-        ))
-    }
-
-    /// Whether the egress rules of a policy allow the destination with this index.
-    fn is_allowed(&self, key: &'a ObjectKey, policy: &Policy, destination: usize) -> bool {
-        if let Some(allowed) = self.allowed.borrow().get(key) {
-            return allowed[destination];
-        }
-        let destinations = self.destinations.iter();
-        let allowed: Vec<bool> = destinations
-            .map(|destination| destination.is_allowed_by(self.facts, policy))
-            .collect();
-        let is_allowed = allowed[destination];
-        self.allowed.borrow_mut().insert(key, allowed);
-        is_allowed
     }
 }
 

@@ -1,6 +1,6 @@
 use std::fs;
 
-use zerohop_kubernetes::{ObjectKey, Selector, ServiceKind};
+use zerohop_kubernetes::{ClientJudge, ObjectKey, Selector, ServiceKind};
 
 use super::*;
 
@@ -143,8 +143,9 @@ fn other_kinds_are_ignored() {
 fn policies_of_unsupported_kinds_restrict_clients() {
     let served = ["10.96.0.10:53".parse().unwrap()];
     let is_restricted = |text: &str| {
-        let objects = read_text(text).unwrap();
-        objects.facts.judge_clients(&served).permitted.is_some()
+        let mut facts = read_text(text).unwrap().facts;
+        let verdicts = ClientJudge::default().judge(&mut facts, &served);
+        verdicts.permitted.is_some()
     };
     let policy =
         "kind: CiliumNetworkPolicy\nmetadata: {name: a, namespace: b}\nspec: {egress: []}\n";

@@ -18,7 +18,7 @@ fn deny() -> Value {
 /// The verdicts in a cluster with these pods and policies. The DNS pods must be permitted, and are
 /// removed from the result.
 fn judge_pods(objects: impl IntoIterator<Item = Value>) -> ClientVerdicts {
-    let mut verdicts = verdicts(&facts(dns(53).into_iter().chain(objects)));
+    let mut verdicts = verdicts(&mut facts(dns(53).into_iter().chain(objects)));
     if let Some(permitted) = &mut verdicts.permitted {
         for dns in ["10.244.0.9", "10.244.1.9"] {
             let is_permitted = permitted.remove(&dns.parse().unwrap());

@@ -21,14 +21,14 @@ fn cluster_with(policies: impl IntoIterator<Item = Value>) -> Facts {
 fn the_end_of_a_list_removes_objects_that_it_did_not_return() {
     let mut facts = cluster_with([deny()]);
     facts.start_list(Feed::Policies);
-    assert!(objection(&facts).is_some());
+    assert!(objection(&mut facts).is_some());
     facts.finish_list(Feed::Policies);
     assert!(!facts.may_restrict());
 
     facts.start_list(Feed::Policies);
     facts.apply(Feed::Policies, fact(deny()));
     facts.finish_list(Feed::Policies);
-    assert!(objection(&facts).is_some());
+    assert!(objection(&mut facts).is_some());
 }
 
 #[test]
@@ -49,13 +49,13 @@ fn no_feed_is_awaited_after_all_required_feeds_were_listed() {
 #[test]
 fn a_policy_that_no_longer_covers_egress_restricts_no_pod() {
     let mut facts = cluster_with([deny()]);
-    assert!(objection(&facts).is_some());
+    assert!(objection(&mut facts).is_some());
     let ingress = policy(
         "deny",
         json!({"podSelector": {}, "policyTypes": ["Ingress"]}),
     );
     facts.apply(Feed::Policies, fact(ingress));
-    assert_eq!(verdicts(&facts), ClientVerdicts::default());
+    assert_eq!(verdicts(&mut facts), ClientVerdicts::default());
     let key = ObjectKey::new("shop", "deny");
     facts.delete(Feed::Policies, &key);
     assert!(!facts.may_restrict());
@@ -63,8 +63,8 @@ fn a_policy_that_no_longer_covers_egress_restricts_no_pod() {
     // A policy with an unknown type may restrict both directions.
     let unknown = policy("deny", json!({"podSelector": {}, "policyTypes": ["Other"]}));
     assert_eq!(read(unknown).unwrap_err().field, "spec.policyTypes");
-    facts.mark_unreadable(Feed::Policies, key);
-    assert!(objection(&facts).is_some());
+    facts.mark_unreadable(Feed::Policies, &key);
+    assert!(objection(&mut facts).is_some());
 }
 
 #[test]
@@ -81,11 +81,11 @@ fn dns_pods_are_not_clients() {
     facts.insert(fact(web()));
     let to_pods = json!({"podSelector": {}, "egress": [{"to": [{"namespaceSelector": {}}]}]});
     facts.insert(fact(policy("dns", to_pods)));
-    assert_eq!(objection(&facts), None);
-    let verdicts = verdicts(&facts);
+    assert_eq!(objection(&mut facts), None);
+    let verdicts = verdicts(&mut facts);
     assert_eq!(verdicts.permitted.unwrap().len(), 1);
     facts.delete(Feed::DnsPods, &ObjectKey::new("kube-system", "coredns-1"));
-    assert!(objection(&facts).is_some());
+    assert!(objection(&mut facts).is_some());
 }
 
 #[test]
@@ -95,11 +95,11 @@ fn an_unreadable_policy_applies_to_every_pod_in_its_namespace() {
         json!({"podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Egress"]}),
     );
     let mut facts = cluster_with([other]);
-    assert_eq!(objection(&facts), None);
-    facts.mark_unreadable(Feed::Policies, ObjectKey::new("elsewhere", "bad"));
-    assert_eq!(objection(&facts), None);
-    facts.mark_unreadable(Feed::Policies, ObjectKey::new("shop", "bad"));
-    let reason = objection(&facts).unwrap();
+    assert_eq!(objection(&mut facts), None);
+    facts.mark_unreadable(Feed::Policies, &ObjectKey::new("elsewhere", "bad"));
+    assert_eq!(objection(&mut facts), None);
+    facts.mark_unreadable(Feed::Policies, &ObjectKey::new("shop", "bad"));
+    let reason = objection(&mut facts).unwrap();
     assert!(
         reason.contains("NetworkPolicy shop/bad can't be read"),
         "another reason: {reason}"
@@ -107,10 +107,10 @@ fn an_unreadable_policy_applies_to_every_pod_in_its_namespace() {
     // The policy becomes readable.
     let good = policy("bad", json!({"podSelector": {}, "egress": [{}]}));
     facts.apply(Feed::Policies, fact(good));
-    assert_eq!(objection(&facts), None);
+    assert_eq!(objection(&mut facts), None);
     // The namespace of this policy is unknown.
-    facts.mark_unreadable(Feed::Policies, ObjectKey::new("", ""));
-    assert!(objection(&facts).is_some());
+    facts.mark_unreadable(Feed::Policies, &ObjectKey::new("", ""));
+    assert!(objection(&mut facts).is_some());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Tests of client policy: pods are judged by objects in the form of the API.
 
+mod changes;
 mod clients;
 mod destinations;
 mod facts;
@@ -9,12 +10,14 @@ mod random;
 mod reference_model;
 mod rules;
 
+use std::net::SocketAddr;
+
 use k8s_openapi::api::{
     core::v1 as core, discovery::v1 as discovery, networking::v1 as networking,
 };
 use serde_json::{Value, json};
 
-use super::{ClientVerdicts, Fact, Facts, Policy};
+use super::{ClientJudge, ClientVerdicts, Fact, Facts, Policy};
 use crate::{ApiPod, ObjectError};
 
 /// The ClusterIP and port of the cluster's DNS.
@@ -126,12 +129,17 @@ fn dns(port: u16) -> Vec<Value> {
     ]
 }
 
-fn verdicts(facts: &Facts) -> ClientVerdicts {
-    facts.judge_clients(&[SERVED.parse().unwrap()])
+/// The verdicts of a judge who knows nothing from earlier judgements.
+fn judge(facts: &mut Facts, served: &[SocketAddr]) -> ClientVerdicts {
+    ClientJudge::default().judge(facts, served)
+}
+
+fn verdicts(facts: &mut Facts) -> ClientVerdicts {
+    judge(facts, &[SERVED.parse().unwrap()])
 }
 
 /// Why `shop/web` isn't answered. `None` if it is answered.
-fn objection(facts: &Facts) -> Option<String> {
+fn objection(facts: &mut Facts) -> Option<String> {
     let verdicts = verdicts(facts);
     let mut left_out = verdicts.left_out.into_iter();
     let reason = left_out
@@ -154,5 +162,5 @@ fn may_query(port: u16, policies: &[Value]) -> bool {
     let policies = policies.iter().enumerate();
     let policies = policies.map(|(at, spec)| policy(&format!("p{at}"), spec.clone()));
     let all = dns(port).into_iter().chain([web()]).chain(policies);
-    objection(&facts(all)).is_none()
+    objection(&mut facts(all)).is_none()
 }

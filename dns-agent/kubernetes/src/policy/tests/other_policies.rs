@@ -11,7 +11,7 @@ use crate::{
     policy::other_policies::MAX_OBJECTS,
 };
 
-fn kind(resource: &str) -> PolicyKind {
+pub(super) fn kind(resource: &str) -> PolicyKind {
     let mut all = PolicyKind::all();
     all.find(|kind| kind.resource() == resource)
         .unwrap_or_else(|| panic!("{resource} is not a kind of policy that Zerohop lists"))
@@ -39,14 +39,14 @@ fn cluster() -> Facts {
 }
 
 /// The pods that aren't answered, and why. DNS pods are omitted.
-fn left_out(facts: &Facts) -> Vec<(String, String)> {
+fn left_out(facts: &mut Facts) -> Vec<(String, String)> {
     let left_out = verdicts(facts).left_out.into_iter();
     let left_out = left_out.filter(|pod| !pod.pod.starts_with("kube-system/"));
     left_out.map(|pod| (pod.pod, pod.reason)).collect()
 }
 
 /// The pods that aren't answered. DNS pods are omitted.
-fn left_out_pods(facts: &Facts) -> Vec<String> {
+fn left_out_pods(facts: &mut Facts) -> Vec<String> {
     left_out(facts).into_iter().map(|(pod, _)| pod).collect()
 }
 
@@ -122,13 +122,13 @@ fn objects_exclude_the_pods_that_they_may_restrict() {
         let mut facts = cluster();
         facts.insert(other(resource, namespace, spec.clone()));
         assert_eq!(
-            left_out_pods(&facts),
+            left_out_pods(&mut facts),
             left_out,
             "{resource} {namespace:?} {spec}"
         );
         // The default verdicts permit every pod.
         if left_out.is_empty() {
-            assert_eq!(verdicts(&facts), ClientVerdicts::default());
+            assert_eq!(verdicts(&mut facts), ClientVerdicts::default());
         }
     }
 }
@@ -139,7 +139,7 @@ fn the_reason_names_the_object() {
     let resource = "ciliumnetworkpolicies.cilium.io";
     facts.insert(other(resource, Some("shop"), json!({"egress": []})));
     assert_eq!(
-        left_out(&facts),
+        left_out(&mut facts),
         [(
             "shop/web".to_owned(),
             "CiliumNetworkPolicy shop/p (cilium.io) may restrict this pod, and Zerohop doesn't evaluate this kind"
@@ -148,7 +148,7 @@ fn the_reason_names_the_object() {
     );
     let resource = "clusternetworkpolicies.policy.networking.k8s.io";
     facts.insert(other(resource, None, json!({})));
-    let (_, reason) = &left_out(&facts)[0];
+    let (_, reason) = &left_out(&mut facts)[0];
     assert_eq!(
         reason,
         "ClusterNetworkPolicy p (policy.networking.k8s.io) may restrict this pod, and Zerohop doesn't evaluate this kind"
@@ -161,10 +161,10 @@ fn any_object_may_restrict_unknown_servers() {
     let mut objects = dns(53);
     objects.truncate(4);
     let mut facts = facts(objects.into_iter().chain([web()]));
-    assert_eq!(left_out_pods(&facts), [] as [&str; 0]);
+    assert_eq!(left_out_pods(&mut facts), [] as [&str; 0]);
     let resource = "ciliumnetworkpolicies.cilium.io";
     facts.insert(other(resource, Some("elsewhere"), json!({"ingress": []})));
-    assert_eq!(left_out_pods(&facts), ["shop/web"]);
+    assert_eq!(left_out_pods(&mut facts), ["shop/web"]);
 }
 
 #[test]
@@ -173,11 +173,11 @@ fn no_pod_is_answered_until_a_served_kind_is_listed() {
     let feed = Feed::OtherPolicies(cilium);
     let mut facts = cluster();
     facts.set_served_kinds([]);
-    assert_eq!(verdicts(&facts), ClientVerdicts::default());
+    assert_eq!(verdicts(&mut facts), ClientVerdicts::default());
     facts.set_served_kinds([cilium]);
     let all_pods = ["lab/db", "shop/web"];
-    assert_eq!(left_out_pods(&facts), all_pods);
-    let (_, reason) = &left_out(&facts)[0];
+    assert_eq!(left_out_pods(&mut facts), all_pods);
+    let (_, reason) = &left_out(&mut facts)[0];
     assert!(
         reason.contains("serves ciliumnetworkpolicies.cilium.io"),
         "{reason}"
@@ -188,29 +188,29 @@ fn no_pod_is_answered_until_a_served_kind_is_listed() {
         feed,
         other(cilium.resource(), Some("shop"), json!({"egress": []})),
     );
-    assert_eq!(left_out_pods(&facts), all_pods);
+    assert_eq!(left_out_pods(&mut facts), all_pods);
     assert!(facts.finish_list(feed));
-    assert_eq!(left_out_pods(&facts), ["shop/web"]);
+    assert_eq!(left_out_pods(&mut facts), ["shop/web"]);
 
     // An unreadable object may apply to every pod in its namespace. If its namespace is unknown, it
     // may apply to every pod.
-    facts.mark_unreadable(feed, ObjectKey::new("lab", "bad"));
-    assert_eq!(left_out_pods(&facts), all_pods);
+    facts.mark_unreadable(feed, &ObjectKey::new("lab", "bad"));
+    assert_eq!(left_out_pods(&mut facts), all_pods);
     facts.delete(feed, &ObjectKey::new("shop", "p"));
-    assert_eq!(left_out_pods(&facts), ["lab/db"]);
-    facts.mark_unreadable(feed, ObjectKey::new("", ""));
-    assert_eq!(left_out_pods(&facts), all_pods);
+    assert_eq!(left_out_pods(&mut facts), ["lab/db"]);
+    facts.mark_unreadable(feed, &ObjectKey::new("", ""));
+    assert_eq!(left_out_pods(&mut facts), all_pods);
 
     // The API server stops serving the kind, and serves it again.
     facts.set_served_kinds([]);
-    assert_eq!(verdicts(&facts), ClientVerdicts::default());
+    assert_eq!(verdicts(&mut facts), ClientVerdicts::default());
     facts.apply(
         feed,
         other(cilium.resource(), Some("shop"), json!({"egress": []})),
     );
-    assert_eq!(verdicts(&facts), ClientVerdicts::default());
+    assert_eq!(verdicts(&mut facts), ClientVerdicts::default());
     facts.set_served_kinds([cilium]);
-    assert_eq!(left_out_pods(&facts), all_pods);
+    assert_eq!(left_out_pods(&mut facts), all_pods);
 }
 
 #[test]
@@ -235,22 +235,22 @@ fn no_pod_is_answered_above_the_object_limit() {
         facts.finish_list(feed);
     };
     list(&mut facts, MAX_OBJECTS);
-    assert_eq!(verdicts(&facts), ClientVerdicts::default());
+    assert_eq!(verdicts(&mut facts), ClientVerdicts::default());
     // An object that is stored already changes nothing. One more object exceeds the limit.
     facts.apply(feed, numbered(0));
-    assert_eq!(verdicts(&facts), ClientVerdicts::default());
+    assert_eq!(verdicts(&mut facts), ClientVerdicts::default());
     facts.apply(feed, numbered(MAX_OBJECTS));
-    assert_eq!(left_out_pods(&facts), ["lab/db", "shop/web"]);
-    let (_, reason) = &left_out(&facts)[0];
+    assert_eq!(left_out_pods(&mut facts), ["lab/db", "shop/web"]);
+    let (_, reason) = &left_out(&mut facts)[0];
     assert!(
         reason.contains("more than 10000 ciliumnetworkpolicies.cilium.io"),
         "{reason}"
     );
     // Of these, only MAX_OBJECTS + 1 are recorded as listed.
     list(&mut facts, MAX_OBJECTS + 5);
-    assert_eq!(left_out_pods(&facts), ["lab/db", "shop/web"]);
+    assert_eq!(left_out_pods(&mut facts), ["lab/db", "shop/web"]);
     list(&mut facts, MAX_OBJECTS);
-    assert_eq!(verdicts(&facts), ClientVerdicts::default());
+    assert_eq!(verdicts(&mut facts), ClientVerdicts::default());
 }
 
 #[test]
@@ -266,7 +266,7 @@ fn an_object_deleted_during_a_list_does_not_count() {
     );
     facts.delete(feed, &ObjectKey::new("shop", "p"));
     facts.finish_list(feed);
-    assert_eq!(verdicts(&facts), ClientVerdicts::default());
+    assert_eq!(verdicts(&mut facts), ClientVerdicts::default());
 }
 
 /// A watch broke off. Before the next list, all objects were replaced by objects with other names.
@@ -294,8 +294,8 @@ fn a_list_that_replaces_every_object_is_complete() {
         }
         facts.finish_list(feed);
     }
-    assert_eq!(left_out_pods(&facts), ["shop/web"]);
-    let (_, reason) = &left_out(&facts)[0];
+    assert_eq!(left_out_pods(&mut facts), ["shop/web"]);
+    let (_, reason) = &left_out(&mut facts)[0];
     assert!(reason.contains("shop/b9999"), "{reason}");
 }
 
@@ -310,10 +310,10 @@ fn calico_copies_of_network_policies_are_ignored() {
     let mut facts = cluster();
     facts.insert(super::fact(open));
     facts.insert(calico_policy("knp.default.out"));
-    assert_eq!(left_out_pods(&facts), [] as [&str; 0]);
+    assert_eq!(left_out_pods(&mut facts), [] as [&str; 0]);
     // No known NetworkPolicy has this name.
     facts.insert(calico_policy("knp.default.other"));
-    assert_eq!(left_out_pods(&facts), ["shop/web"]);
+    assert_eq!(left_out_pods(&mut facts), ["shop/web"]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _}
 use serde_json::{Value, json};
 
 use super::{
-    fact,
+    fact, judge,
     reference_model::{
         ModelCluster, ModelLabels, ModelNetwork, ModelPeer, ModelPod, ModelPolicy, ModelPort,
         ModelRule, ModelSelector, SERVICE,
@@ -28,11 +28,11 @@ const NAMESPACE_LABELS: [(&str, [&str; 3]); 2] = [
 ];
 
 /// The objects of a cluster that the agent receives.
-struct AgentInput {
+pub(super) struct AgentInput {
     /// All objects except the DNS pods.
-    objects: Vec<Value>,
+    pub(super) objects: Vec<Value>,
     /// The DNS pods that the Service selects.
-    servers: Vec<Value>,
+    pub(super) servers: Vec<Value>,
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn judge_input(input: &AgentInput) -> impl Fn(&ModelPod) -> bool {
         facts.apply(Feed::DnsPods, fact(server.clone()));
     }
     let served = (SERVICE.0, SERVICE.1).into();
-    let permitted = facts.judge_clients(&[served]).permitted;
+    let permitted = judge(&mut facts, &[served]).permitted;
     move |pod| {
         let address = pod.address.into();
         permitted
@@ -94,7 +94,7 @@ fn judge_input(input: &AgentInput) -> impl Fn(&ModelPod) -> bool {
 
 /// The objects of a cluster, sometimes without one Namespace or one server. All policies are
 /// included.
-fn agent_input(random: &mut StdRng, cluster: &ModelCluster) -> AgentInput {
+pub(super) fn agent_input(random: &mut StdRng, cluster: &ModelCluster) -> AgentInput {
     let mut objects = cluster.objects();
     if random.random_bool(0.1) {
         let missing = *NAMESPACES.choose(random).unwrap();
@@ -114,7 +114,7 @@ fn agent_input(random: &mut StdRng, cluster: &ModelCluster) -> AgentInput {
     AgentInput { objects, servers }
 }
 
-fn cluster(random: &mut StdRng) -> ModelCluster {
+pub(super) fn cluster(random: &mut StdRng) -> ModelCluster {
     let namespaces = NAMESPACES.map(|name| {
         let mut labels = labels(random, &NAMESPACE_LABELS[..1]);
         labels.insert("kubernetes.io/metadata.name", name);

@@ -442,8 +442,7 @@ mod tests {
     fn the_first_addresses_of_each_family_fit() {
         let v4 = |number: u8| SocketAddr::from(([10, 0, 0, number], 53));
         let v6 = SocketAddr::from(([0xfd00, 0, 0, 0, 0, 0, 0, 1], 53));
-        // 20 is more than `MAX_SERVED`.
-        let all: Vec<_> = (0..20).map(v4).chain([v6]).collect();
+        let all: Vec<_> = (0..=MAX_SERVED as u8).map(v4).chain([v6]).collect();
         let fit = first_of_each_family(all.clone());
         assert_eq!(fit, [&all[..MAX_SERVED], &[v6]].concat());
         assert!(check_counts(&fit, &[]).is_ok() && check_counts(&all, &[]).is_err());

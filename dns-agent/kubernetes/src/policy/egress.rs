@@ -41,7 +41,7 @@ impl<'a> EgressJudge<'a> {
         let mut policies: Vec<(&'a ObjectKey, &'a Policy)> = Vec::new();
         for (key, policy) in all.in_namespace(clients.namespace) {
             match policy {
-                Err(unknown) => {
+                Err(unknown) if unknown.may_restrict_egress() => {
                     return Some(format!(
                         "NetworkPolicy {key} {unknown}, and may apply to this pod"
                     ));
@@ -49,7 +49,7 @@ impl<'a> EgressJudge<'a> {
                 Ok(policy) if policy.egress.is_some() && policy.pods.matches(clients.labels) => {
                     policies.push((key, policy));
                 }
-                Ok(_) => {}
+                Ok(_) | Err(_) => {}
             }
         }
         if policies.is_empty() {

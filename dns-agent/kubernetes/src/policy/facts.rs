@@ -9,7 +9,7 @@ use super::objects::{
     DnsService, DnsSlice, Fact, LabelledNamespace, NAMESPACE_NAME, PodNetwork, PolicyPod,
 };
 use super::other_policies::{MAX_OBJECTS, OtherPolicies};
-use super::policies::{Policies, UnknownRules};
+use super::policies::Policies;
 use crate::feed::Feed;
 use crate::objects::ObjectKey;
 use crate::selector::{Labels, Selector};
@@ -110,7 +110,7 @@ impl Facts {
     pub(super) fn has_egress_policy(&self) -> bool {
         let mut policies = self.policies.iter();
         policies.any(|(_, policy)| match policy {
-            Err(UnknownRules::Unreadable | UnknownRules::Oversized) => true,
+            Err(unknown) => unknown.may_restrict_egress(),
             Ok(policy) => policy.egress.is_some(),
         })
     }

@@ -88,11 +88,13 @@ impl Gate {
         let mut policies = Vec::new();
         for (key, policy) in all.in_namespace("").chain(in_namespace) {
             match policy {
-                Err(unknown) => return gate(GatePolicies::Unknown(key.clone(), unknown)),
+                Err(unknown) if unknown.may_restrict_ingress() => {
+                    return gate(GatePolicies::Unknown(key.clone(), unknown));
+                }
                 Ok(policy) if policy.ingress.is_some() && policy.pods.matches(&pod.labels) => {
                     policies.push(policy.clone());
                 }
-                Ok(_) => {}
+                Ok(_) | Err(_) => {}
             }
         }
         let is_open = |policy: &Arc<Policy>| {
@@ -150,7 +152,7 @@ impl Gate {
                 continue;
             }
             match policy {
-                Err(unknown) => {
+                Err(unknown) if unknown.may_restrict_ingress() => {
                     return Some(Gate {
                         address,
                         policies: GatePolicies::Unknown(key.clone(), unknown),
@@ -159,7 +161,7 @@ impl Gate {
                 Ok(policy) if policy.ingress.is_some() && !is_open(policy) => {
                     policies.push(policy.clone());
                 }
-                Ok(_) => {}
+                Ok(_) | Err(_) => {}
             }
         }
         (!policies.is_empty()).then_some(Gate {

@@ -40,8 +40,28 @@ pub(super) struct Policies {
 pub(super) enum UnknownRules {
     /// The policy can't be read.
     Unreadable,
-    /// The policy's namespace is oversized.
-    Oversized,
+    /// The policy's namespace is oversized. Only the directions are known that the policy
+    /// restricts.
+    Oversized { egress: bool, ingress: bool },
+}
+
+impl UnknownRules {
+    fn forget(policy: &Policy) -> UnknownRules {
+        UnknownRules::Oversized {
+            egress: policy.egress.is_some(),
+            ingress: policy.ingress.is_some(),
+        }
+    }
+
+    /// Whether the policy may restrict the egress of pods in its namespace.
+    pub(super) fn may_restrict_egress(self) -> bool {
+        !matches!(self, UnknownRules::Oversized { egress: false, .. })
+    }
+
+    /// Whether the policy may restrict the ingress of pods in its namespace.
+    pub(super) fn may_restrict_ingress(self) -> bool {
+        !matches!(self, UnknownRules::Oversized { ingress: false, .. })
+    }
 }
 
 impl Policies {
@@ -81,16 +101,16 @@ impl Policies {
     pub(super) fn insert(&mut self, policy: Policy) -> BTreeSet<Arc<str>> {
         let mut changed = BTreeSet::new();
         let key = policy.key.clone();
-        if self.oversized.contains(&key.namespace) {
-            self.replace(key, Err(UnknownRules::Oversized));
-            return changed;
-        }
-        let policy = Arc::new(policy);
-        if self.by_key.get(&key) == Some(&Ok(policy.clone())) {
+        let is_oversized = self.oversized.contains(&key.namespace);
+        let policy = match is_oversized {
+            true => Err(UnknownRules::forget(&policy)),
+            false => Ok(Arc::new(policy)),
+        };
+        if self.by_key.get(&key) == Some(&policy) {
             return changed;
         }
         let namespace = key.namespace.clone();
-        self.replace(key, Ok(policy));
+        self.replace(key, policy);
         if self.memory.get(&namespace) > Some(&MAX_NAMESPACE_MEMORY) {
             self.forget_namespace(&namespace);
         }
@@ -118,7 +138,7 @@ impl Policies {
     /// Records that a policy exists but can't be read. Returns whether that is new.
     pub(super) fn mark_unreadable(&mut self, key: ObjectKey) -> bool {
         let unreadable = Err(UnknownRules::Unreadable);
-        if self.oversized.contains(&key.namespace) || self.by_key.get(&key) == Some(&unreadable) {
+        if self.by_key.get(&key) == Some(&unreadable) {
             return false;
         }
         self.replace(key, unreadable);
@@ -141,7 +161,9 @@ impl Policies {
     fn forget_namespace(&mut self, namespace: &Arc<str>) {
         let policies = self.by_key.range_mut(ObjectKey::first_in(namespace)..);
         for (_, policy) in policies.take_while(|(key, _)| key.is_in(namespace)) {
-            *policy = Err(UnknownRules::Oversized);
+            if let Ok(known) = policy {
+                *policy = Err(UnknownRules::forget(known));
+            }
         }
         let memory = self.memory.remove(namespace).unwrap_or_default();
         self.total_memory -= memory;
@@ -177,7 +199,7 @@ impl fmt::Display for UnknownRules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             UnknownRules::Unreadable => f.write_str("can't be read"),
-            UnknownRules::Oversized => write!(
+            UnknownRules::Oversized { .. } => write!(
                 f,
                 "isn't evaluated, because its namespace has too many policies (at most {} MiB in a \
                  namespace, and {} MiB in all)",

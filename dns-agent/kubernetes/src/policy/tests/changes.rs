@@ -208,6 +208,31 @@ fn a_namespace_with_too_many_policies_is_left_out_alone() {
 }
 
 #[test]
+fn forgotten_policies_restrict_only_their_directions() {
+    let mut facts = Facts::default();
+    // The server is not a known pod, so ingress policies of any namespace may select it.
+    facts.insert(fact(pod("shop", "web", "10.244.0.2", json!({}))));
+    facts.insert(fact(pod("large", "web", "10.244.0.3", json!({}))));
+    facts.insert(fact(json!({
+        "kind": "NetworkPolicy",
+        "metadata": {"namespace": "large", "name": "in"},
+        "spec": {"podSelector": {}, "ingress": [{}]},
+    })));
+    let count = MAX_NAMESPACE_MEMORY / 40;
+    facts.insert(blocks("large", "p", count));
+    assert_eq!(left_out_namespaces(&mut facts), ["large", "shop"]);
+    facts.delete(Feed::Policies, &ObjectKey::new("large", "in"));
+    assert_eq!(left_out_namespaces(&mut facts), ["large"]);
+    let mut ingress = blocks("large", "p", count);
+    if let Fact::Policy(policy) = &mut ingress {
+        policy.ingress = policy.egress.take();
+    }
+    facts.delete(Feed::Policies, &ObjectKey::new("large", "p"));
+    facts.insert(ingress);
+    assert_eq!(left_out_namespaces(&mut facts), ["large", "shop"]);
+}
+
+#[test]
 fn the_largest_namespace_is_left_out_if_all_have_too_many_policies() {
     let mut facts = Facts::default();
     for object in dns(53) {

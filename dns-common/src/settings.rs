@@ -12,14 +12,15 @@ use crate::names::HashKey;
 pub const SETTINGS_COPIES: u32 = 4;
 
 /// The maximum number of served addresses of each address family.
-pub const MAX_SERVED: usize = 64;
+pub const MAX_SERVED: usize = 16;
 
 /// The maximum number of allowed networks of each address family.
 pub const MAX_ALLOWED: usize = 16;
 
 /// The maximum number of suffixes, and of zones. A /12 network takes sixteen of each for its
-/// reverse zones. A power of two, so that the kernel program can mask positions.
-pub const MAX_SUFFIXES: usize = 256;
+/// reverse zones. A power of two, so that the kernel program can mask positions. Not 256, because
+/// verifiers would then process up to 909,000 instructions, of the million that they allow.
+pub const MAX_SUFFIXES: usize = 128;
 
 /// The maximum number of permitted client addresses, both address families together.
 pub const MAX_CLIENTS: u32 = 8192;

@@ -216,11 +216,7 @@ impl Intake for HostsIntake {
             );
         } else if let Some(reason) = error {
             if status.error.as_ref() != Some(&reason) {
-                error!(
-                    "the hosts file {path} can't be read, so its {} names of the last reading stay \
-                     in force: {reason}",
-                    status.names
-                );
+                error!("{}", describe_unreadable(status, &reason));
             }
             status.error = Some(reason);
         }
@@ -245,11 +241,7 @@ impl Intake for HostsIntake {
         for (status, checked) in &self.statuses {
             let path = status.path.display();
             match &status.error {
-                Some(reason) => report.degraded.push(format!(
-                    "the hosts file {path} can't be read, so its {} names of the last reading stay \
-                     in force: {reason}",
-                    status.names
-                )),
+                Some(reason) => report.degraded.push(describe_unreadable(status, reason)),
                 None if status.loaded.is_empty() => report
                     .missing
                     .push(format!("the hosts file {path} is not read yet")),
@@ -323,6 +315,16 @@ async fn watch(path: &Path) -> Option<PathWatch> {
         );
     });
     watch.ok()
+}
+
+/// The error of a file that can't be read.
+fn describe_unreadable(status: &HostsFileStatus, reason: &str) -> String {
+    format!(
+        "the hosts file {} can't be read, so its {} names of the last reading stay in force: \
+         {reason}",
+        status.path.display(),
+        status.names
+    )
 }
 
 impl HostsSender {

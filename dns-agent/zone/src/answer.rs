@@ -385,6 +385,48 @@ pub trait ZoneData {
     }
 }
 
+impl<T: ZoneData + ?Sized> ZoneData for &T {
+    fn zones(&self) -> &[Apex] {
+        (**self).zones()
+    }
+
+    fn delegated_names(&self) -> &[Name] {
+        (**self).delegated_names()
+    }
+
+    fn entry_within(&self, name: &Name, window: Window) -> Option<Arc<NameEntry>> {
+        (**self).entry_within(name, window)
+    }
+
+    fn has_address(&self, name: &Name, address: IpAddr) -> bool {
+        (**self).has_address(name, address)
+    }
+
+    fn visit(&self, window: Window, see: &mut dyn FnMut(&Name, &NameEntry)) {
+        (**self).visit(window, see);
+    }
+
+    fn pass_suffixes(&self) -> BTreeSet<Name> {
+        (**self).pass_suffixes()
+    }
+
+    fn is_delegated(&self, name: &Name) -> bool {
+        (**self).is_delegated(name)
+    }
+
+    fn may_know(&self, name: &Name) -> bool {
+        (**self).may_know(name)
+    }
+
+    fn exact_names_below(&self, name: &Name) -> &[Name] {
+        (**self).exact_names_below(name)
+    }
+
+    fn has_exact_name_below(&self, name: &Name) -> bool {
+        (**self).has_exact_name_below(name)
+    }
+}
+
 /// Read access to zone data that changes.
 pub trait LiveZoneData: Send + Sync {
     /// Calls `see` with the current data. Changes wait until `see` returns.

@@ -42,9 +42,9 @@ pub trait Provider: Send + Sync {
     /// explain.
     fn reasons_for_absence(&self, name: &Name, rtype: Rtype) -> Vec<String>;
 
-    /// The next names of a zone, or, with `None`, outside all zones, and the position after them.
-    /// `None` after the last name. There may be no names before the end. A caller may change the
-    /// provider between two steps.
+    /// The next names of a zone, or, with `None`, outside all zones, which are all names of a
+    /// provider without zones. Also returns the position after them. `None` after the last name.
+    /// There may be no names before the end. A caller may change the provider between two steps.
     fn walk(&self, zone: Option<&Name>, from: &WalkPosition) -> Option<(Vec<Name>, WalkPosition)>;
 }
 

@@ -1,18 +1,21 @@
 //! Measures what large Services cost the agent: an event, a question, and the start. Everything
-//! runs in this process, without an API server and without sockets.
+//! runs in this process, without an API server.
 
 use std::{
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
     sync::{Arc, RwLock},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
+use tokio::task::JoinSet;
 use zerohop_datapath::{DatapathConfig, KernelTables, grace::Rcu, program::EbpfObject, table_size};
 use zerohop_kubernetes::{
     Endpoint, EndpointScope, EndpointSlice, Feed, Index, Namespace, Object, ObjectKey, Port,
     PortNumber, Service, ServiceKind, SliceReadability, ZoneSettings,
 };
 use zerohop_resolver::{
+    Resolver, Sockets, Upstreams,
     message::{QueryAction, respond},
     query::Transport,
 };
@@ -24,6 +27,11 @@ use super::median;
 const SLICE: usize = 100;
 /// The time for repetitions of one measurement.
 const REPEAT: Duration = Duration::from_millis(300);
+
+/// The questions that each name gets over a socket.
+const SOCKET_QUESTIONS: usize = 5_000;
+/// The name of the large Service.
+const LARGE: &str = "big.large.svc.cluster.local";
 
 /// A headless Service, and what else refers to it.
 #[derive(Clone, Copy)]
@@ -44,6 +52,10 @@ pub(crate) struct Costs {
     pub(crate) question: Duration,
     /// The same for SRV.
     pub(crate) srv_question: Duration,
+    /// A question of type A for the Service, over a UDP socket on loopback and back.
+    pub(crate) socket_question: Duration,
+    /// The same for a Service with one address.
+    pub(crate) small_socket_question: Duration,
 }
 
 /// Measures a Service with all EndpointSlices watched, beside 100 small ones.
@@ -83,7 +95,7 @@ pub(crate) fn measure(config: &DatapathConfig, service: LargeService) -> Result<
     // Through the union of all providers, as the resolver asks.
     let providers = Providers::new(vec![Arc::new(RwLock::new(index))]);
     let ask = |rtype| {
-        let query = build_query(1, &Name::parse("big.large.svc.cluster.local")?, rtype);
+        let query = build_query(1, &Name::parse(LARGE)?, rtype);
         let mut rotation = 0;
         repeat(|| {
             rotation += 1;
@@ -94,12 +106,52 @@ pub(crate) fn measure(config: &DatapathConfig, service: LargeService) -> Result<
             }
         })
     };
+    let [socket_question, small_socket_question] =
+        ask_over_socket(&providers, [LARGE, "service-0.small.svc.cluster.local"])?;
     Ok(Costs {
         start,
         event,
         question: ask(Rtype::A)?,
         srv_question: ask(Rtype::SRV)?,
+        socket_question,
+        small_socket_question,
     })
+}
+
+/// Measures questions of type A that a resolver on loopback answers, in turns.
+fn ask_over_socket<const N: usize>(
+    providers: &Providers,
+    names: [&str; N],
+) -> Result<[Duration; N]> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    client.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let mut tasks = JoinSet::new();
+    runtime.block_on(async {
+        let sockets = Sockets::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+        client.connect(sockets.address())?;
+        let resolver = Resolver::new(Arc::new(providers.clone()), Upstreams::default());
+        Arc::new(resolver).spawn_servers(sockets, &mut tasks);
+        anyhow::Ok(())
+    })?;
+    let mut times = [const { Vec::new() }; N];
+    let mut reply = [0; 4096];
+    for _ in 0..SOCKET_QUESTIONS {
+        for (name, times) in names.iter().zip(&mut times) {
+            let query = build_query(1, &Name::parse(name)?, Rtype::A);
+            let before = Instant::now();
+            client.send(&query)?;
+            let length = client
+                .recv(&mut reply)
+                .context("the resolver doesn't reply")?;
+            times.push(before.elapsed().as_secs_f64());
+            ensure!(length > query.len(), "the reply has no answer");
+        }
+    }
+    Ok(times.map(|times| Duration::from_secs_f64(median(&times))))
 }
 
 /// Runs `work` for some time, at least three times. Returns the median.
@@ -147,7 +199,7 @@ fn objects(service: LargeService) -> Vec<Object> {
     for number in 0..service.aliases {
         objects.push(Object::Service(Service {
             key: ObjectKey::new("small", format!("alias-{number}")),
-            kind: ServiceKind::ExternalName("big.large.svc.cluster.local".into()),
+            kind: ServiceKind::ExternalName(LARGE.into()),
             ports: [].into(),
         }));
     }

@@ -281,14 +281,14 @@ fn measure_costs(options: &BenchmarkOptions) -> Result<()> {
     println!();
     println!("A headless Service: times in microseconds, medians; the start in milliseconds");
     println!(
-        "{:>9} {:>6} {:>7} {:>10} {:>10} {:>10} {:>10}",
-        "endpoints", "ports", "aliases", "start", "event", "A", "SRV"
+        "{:>9} {:>6} {:>7} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
+        "endpoints", "ports", "aliases", "start", "event", "A", "SRV", "A socket", "small A"
     );
     for service in services {
         let costs = costs::measure(&config(), service)?;
         let micros = |time: Duration| time.as_secs_f64() * 1e6;
         println!(
-            "{:>9} {:>6} {:>7} {:>10.1} {:>10.1} {:>10.2} {:>10.2}",
+            "{:>9} {:>6} {:>7} {:>10.1} {:>10.1} {:>10.2} {:>10.2} {:>10.2} {:>10.2}",
             service.endpoints,
             service.ports,
             service.aliases,
@@ -296,6 +296,8 @@ fn measure_costs(options: &BenchmarkOptions) -> Result<()> {
             micros(costs.event),
             micros(costs.question),
             micros(costs.srv_question),
+            micros(costs.socket_question),
+            micros(costs.small_socket_question),
         );
     }
     Ok(())

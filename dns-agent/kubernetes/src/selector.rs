@@ -7,13 +7,20 @@ use std::str::FromStr;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use kube_core::labels::{self, Expression, SelectorExt as _};
 
+/// What an allocation takes in bytes besides its contents, about.
+const ALLOCATION_MEMORY: usize = 16;
+/// The fewest values in a node of a set, except for the last one.
+const VALUES_PER_NODE: usize = 5;
+/// The memory of a node of a set of values in bytes, with an equal share of the nodes above it.
+const NODE_MEMORY: usize = 320;
+
 /// An object's labels.
 pub type Labels = BTreeMap<String, String>;
 
 /// Conditions on an object's labels. A selector selects the objects for which all conditions hold.
 /// The default has no conditions and selects every object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Selector(Vec<Expression>);
+pub struct Selector(Box<[Expression]>);
 
 /// Why a text is not a selector, as a sentence for the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,17 +46,18 @@ impl Selector {
 
     /// The memory that the conditions take in bytes, about.
     pub(super) fn memory(&self) -> usize {
-        let text = |text: &String| size_of::<String>() + text.len();
+        let text = |text: &String| ALLOCATION_MEMORY + text.len();
         let values = |expression: &Expression| match expression {
             Expression::Exists(_) | Expression::DoesNotExist(_) => 0,
-            Expression::Equal(_, value) | Expression::NotEqual(_, value) => value.len(),
+            Expression::Equal(_, value) | Expression::NotEqual(_, value) => text(value),
             Expression::In(_, values) | Expression::NotIn(_, values) => {
-                values.iter().map(text).sum()
+                let texts: usize = values.iter().map(text).sum();
+                values.len().div_ceil(VALUES_PER_NODE) * NODE_MEMORY + texts
             }
         };
         let expressions = self.0.iter();
         expressions
-            .map(|it| size_of::<Expression>() + key(it).len() + values(it))
+            .map(|it| size_of::<Expression>() + text(key(it)) + values(it))
             .sum()
     }
 
@@ -102,7 +110,7 @@ impl FromStr for Selector {
             expressions.push(parser.parse_expression()?);
         }
         match parser.rest.trim_start() {
-            "" => Ok(Selector(expressions)),
+            "" => Ok(Selector(expressions.into())),
             _ => Err(parser.missing("a comma or the end")),
         }
     }

@@ -17,13 +17,28 @@ use crate::objects::{
 };
 use crate::selector::{Labels, Selector};
 
+/// The most bytes of a Pod's labels that are read. The API server limits the length of each label,
+/// and not their number.
+const MAX_LABEL_BYTES: usize = 64 << 10;
+
 impl Fact {
     /// Reads a Pod.
     ///
     /// # Errors
-    /// If the Pod has no name, or an address that can't be parsed.
+    /// If the Pod has no name, an address that can't be parsed, or labels of more than
+    /// [`MAX_LABEL_BYTES`].
     pub fn from_pod(pod: &ApiPod) -> Result<Fact, ObjectError> {
         let key = key("Pod", &pod.metadata)?;
+        let labels = labels(pod.metadata.labels.as_ref());
+        let bytes: usize = labels
+            .iter()
+            .map(|(key, value)| key.len() + value.len())
+            .sum();
+        if bytes > MAX_LABEL_BYTES {
+            let reason = format!("have {bytes} bytes: at most {MAX_LABEL_BYTES} are read");
+            let field = "metadata.labels".to_owned();
+            return Err(Problem::with_key("Pod", &key, field, reason));
+        }
         let status = pod.status.as_ref();
         let phase = status.and_then(|status| status.phase.as_deref());
         let has_ended = matches!(phase, Some("Succeeded" | "Failed"));
@@ -38,7 +53,7 @@ impl Fact {
         let ports = ports.flat_map(|container| container.ports.as_deref().unwrap_or_default());
         let ports = ports.filter(|port| port.protocol.as_deref() == Some("UDP"));
         Ok(Fact::Pod(PolicyPod {
-            labels: labels(pod.metadata.labels.as_ref()),
+            labels,
             addresses,
             stage: if is_ending {
                 Stage::Ending

@@ -1,16 +1,16 @@
 //! The destinations of queries to the cluster's DNS, and the egress rules that allow them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::facts::Facts;
+use super::facts::{Facts, NamespaceLabels};
 use super::objects::{DnsService, Peer, Peers, PodNetwork, Policy, PolicyPod, Rule};
 use crate::objects::Port;
 
 /// The servers that receive queries to the served addresses.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Servers {
     /// Every destination of the queries.
     pub(super) destinations: Vec<Destination>,
@@ -20,6 +20,9 @@ pub(super) struct Servers {
     /// some of them may be unknown.
     pub(super) host_pods: Option<Vec<Arc<PolicyPod>>>,
 }
+
+/// What is known about the labels of Namespaces, by their names.
+pub(super) type LabelsByNamespace<'a> = BTreeMap<Arc<str>, NamespaceLabels<'a>>;
 
 /// A destination that policies must allow for a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,13 +135,42 @@ impl Destination {
         destinations
     }
 
-    /// Whether a policy has a rule that provably allows a query to this destination.
-    pub(super) fn is_allowed_by(&self, facts: &Facts, policy: &Policy) -> bool {
-        let mut rules = policy.egress.iter().flatten();
-        rules.any(|rule| self.is_allowed_by_rule(facts, policy, rule))
+    /// The labels of the namespaces of the pods at these destinations.
+    pub(super) fn namespace_labels<'a>(
+        destinations: &[Destination],
+        facts: &'a Facts,
+    ) -> LabelsByNamespace<'a> {
+        let pods = destinations.iter().flat_map(Destination::pods);
+        let namespaces: BTreeSet<&Arc<str>> = pods.map(|pod| &pod.key.namespace).collect();
+        let namespaces = namespaces.into_iter();
+        namespaces
+            .map(|namespace| (namespace.clone(), facts.namespace_labels(namespace)))
+            .collect()
     }
 
-    fn is_allowed_by_rule(&self, facts: &Facts, policy: &Policy, rule: &Rule) -> bool {
+    /// Whether a policy has a rule that provably allows a query to this destination. `labels` are
+    /// from [`Destination::namespace_labels`].
+    pub(super) fn is_allowed_by(&self, labels: &LabelsByNamespace<'_>, policy: &Policy) -> bool {
+        let mut rules = policy.egress.iter().flatten();
+        rules.any(|rule| self.is_allowed_by_rule(labels, policy, rule))
+    }
+
+    /// The known pods at this destination.
+    fn pods(&self) -> impl Iterator<Item = &Arc<PolicyPod>> {
+        let endpoints = match self {
+            Destination::Service { endpoints, .. } => endpoints.as_slice(),
+            Destination::Endpoint(endpoint) => std::slice::from_ref(endpoint),
+            Destination::Node(_) | Destination::Unknown(_) => &[],
+        };
+        endpoints.iter().flat_map(|endpoint| &endpoint.pods)
+    }
+
+    fn is_allowed_by_rule(
+        &self,
+        labels: &LabelsByNamespace<'_>,
+        policy: &Policy,
+        rule: &Rule,
+    ) -> bool {
         match self {
             Destination::Service { address, endpoints } => {
                 // Network plugins enforce selectors on translated packets, which have a pod's
@@ -146,11 +178,11 @@ impl Destination {
                 allows_address(rule, *address)
                     || endpoints
                         .iter()
-                        .all(|endpoint| endpoint.is_selected_by_rule(facts, policy, rule))
+                        .all(|endpoint| endpoint.is_selected_by_rule(labels, policy, rule))
             }
             Destination::Endpoint(endpoint) => {
                 allows_address(rule, endpoint.address)
-                    || endpoint.is_selected_by_rule(facts, policy, rule)
+                    || endpoint.is_selected_by_rule(labels, policy, rule)
                     // Both conditions above ignore a port name in a rule for all peers.
                     || rule.peers == Peers::All && endpoint.has_port(rule)
             }
@@ -176,7 +208,12 @@ impl ServerEndpoint {
     }
 
     /// Whether a rule provably selects the pod behind the endpoint, and its port.
-    fn is_selected_by_rule(&self, facts: &Facts, policy: &Policy, rule: &Rule) -> bool {
+    fn is_selected_by_rule(
+        &self,
+        labels: &LabelsByNamespace<'_>,
+        policy: &Policy,
+        rule: &Rule,
+    ) -> bool {
         let Peers::Listed(peers) = &rule.peers else {
             return false;
         };
@@ -185,7 +222,7 @@ impl ServerEndpoint {
             && peers.any(|peer| {
                 // If several pods claim the same address, the server may be any of them.
                 let mut pods = self.pods.iter();
-                !self.pods.is_empty() && pods.all(|pod| selects_pod(facts, policy, peer, pod))
+                !self.pods.is_empty() && pods.all(|pod| selects_pod(labels, policy, peer, pod))
             })
     }
 
@@ -274,13 +311,18 @@ fn allows_address(rule: &Rule, address: SocketAddr) -> bool {
 }
 
 /// Whether a peer of a policy's rule provably selects this pod.
-fn selects_pod(facts: &Facts, policy: &Policy, peer: &Peer, pod: &PolicyPod) -> bool {
+fn selects_pod(
+    labels: &LabelsByNamespace<'_>,
+    policy: &Policy,
+    peer: &Peer,
+    pod: &PolicyPod,
+) -> bool {
     let Peer::Pods { namespaces, pods } = peer else {
         return false;
     };
     let is_in_namespace = match namespaces {
         None => pod.key.namespace == policy.key.namespace,
-        Some(namespaces) => facts.selects_namespace(namespaces, &pod.key.namespace),
+        Some(namespaces) => labels[&pod.key.namespace].are_matched_by(namespaces),
     };
     // Kubernetes doesn't define what selectors mean for pods in their node's network.
     pod.network == PodNetwork::Own && is_in_namespace && pods.matches(&pod.labels)

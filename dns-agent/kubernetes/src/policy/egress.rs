@@ -1,89 +1,108 @@
 //! Egress policies at the clients.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::destinations::{Destination, Servers};
 use super::facts::Facts;
-use super::objects::{ClientGroup, Policy};
-use super::policies::join_names;
-use crate::objects::ObjectKey;
+use super::objects::Policy;
+use super::policies::{PolicyDirection, join_names};
+use crate::selector::Labels;
 
-/// Checks the egress policies of clients.
-pub(super) struct EgressJudge<'a> {
-    facts: &'a Facts,
+/// The egress policies of a namespace, with what they allow. That doesn't depend on the client, and
+/// a policy may have thousands of rules.
+pub(super) struct EgressPolicies<'a> {
     destinations: &'a [Destination],
-    /// For each policy that selects a client, which destinations its egress rules allow. That
-    /// doesn't depend on the client, and a policy may have thousands of rules.
-    allowed: RefCell<BTreeMap<&'a ObjectKey, Vec<bool>>>,
+    /// `Err`: why all clients of the namespace may be restricted.
+    policies: Result<Vec<EgressPolicy<'a>>, String>,
 }
 
-impl<'a> EgressJudge<'a> {
-    pub(super) fn new(facts: &'a Facts, servers: &'a Servers) -> EgressJudge<'a> {
-        EgressJudge {
-            facts,
-            destinations: &servers.destinations,
-            allowed: RefCell::default(),
+struct EgressPolicy<'a> {
+    policy: &'a Policy,
+    /// For each destination, whether the policy allows it.
+    allowed: Vec<bool>,
+}
+
+impl<'a> EgressPolicies<'a> {
+    pub(super) fn of_namespace(
+        facts: &'a Facts,
+        servers: &'a Servers,
+        namespace: &'a str,
+    ) -> EgressPolicies<'a> {
+        let destinations = &servers.destinations;
+        EgressPolicies {
+            destinations,
+            policies: find_policies(facts, destinations, namespace),
         }
     }
 
-    /// Why egress policies may forbid the queries of these clients. `None`: the policies provably
-    /// permit the queries.
-    pub(super) fn find_objection(&self, clients: ClientGroup<'_>) -> Option<String> {
-        let all = self.facts.policies();
-        // A policy without readable metadata has an empty namespace, and may apply to any pod.
-        if all.in_namespace("").next().is_some() {
-            return Some(
-                "a NetworkPolicy in an unknown namespace can't be read, and may apply to this pod"
-                    .to_owned(),
-            );
-        }
-        let mut policies: Vec<(&'a ObjectKey, &'a Policy)> = Vec::new();
-        for (key, policy) in all.in_namespace(clients.namespace) {
-            match policy {
-                Err(unknown) if unknown.may_restrict_egress() => {
-                    return Some(format!(
-                        "NetworkPolicy {key} {unknown}, and may apply to this pod"
-                    ));
-                }
-                Ok(policy) if policy.egress.is_some() && policy.pods.matches(clients.labels) => {
-                    policies.push((key, policy));
-                }
-                Ok(_) | Err(_) => {}
+    /// Why egress policies may forbid the queries of clients with these labels. `None`: the
+    /// policies provably permit the queries.
+    pub(super) fn find_objection(&self, clients: &Labels) -> Option<String> {
+        let policies = match &self.policies {
+            Ok(policies) => policies,
+            Err(reason) => return Some(reason.clone()),
+        };
+        let mut selecting = Vec::new();
+        let mut is_allowed = vec![false; self.destinations.len()];
+        for EgressPolicy { policy, allowed } in policies {
+            if !policy.pods.matches(clients) {
+                continue;
+            }
+            selecting.push(&policy.key);
+            for (is_allowed, allows) in is_allowed.iter_mut().zip(allowed) {
+                *is_allowed |= allows;
             }
         }
-        if policies.is_empty() {
+        if selecting.is_empty() {
             return None;
         }
-        let keys = policies.iter().map(|(key, _)| *key);
+        let names = |verb| join_names(selecting.iter().copied(), verb);
         if self.destinations.is_empty() {
             return Some(format!(
                 "{} this pod's egress, and no address of the cluster's DNS is known",
-                join_names(keys, ["restricts", "restrict"])
+                names(["restricts", "restrict"])
             ));
         }
-        let forbidden = self.destinations.iter().enumerate().find(|(at, _)| {
-            let mut policies = policies.iter();
-            !policies.any(|(key, policy)| self.is_allowed(key, policy, *at))
-        });
-        let (_, forbidden) = forbidden?;
+        let mut destinations = self.destinations.iter().zip(is_allowed);
+        let (forbidden, _) = destinations.find(|(_, is_allowed)| !is_allowed)?;
         Some(format!(
             "{} not provably let this pod reach {forbidden} over UDP",
-            join_names(keys, ["does", "do"])
+            names(["does", "do"])
         ))
     }
+}
 
-    /// Whether the egress rules of a policy allow the destination with this index.
-    fn is_allowed(&self, key: &'a ObjectKey, policy: &Policy, destination: usize) -> bool {
-        if let Some(allowed) = self.allowed.borrow().get(key) {
-            return allowed[destination];
-        }
-        let destinations = self.destinations.iter();
-        let allowed: Vec<bool> = destinations
-            .map(|destination| destination.is_allowed_by(self.facts, policy))
-            .collect();
-        let is_allowed = allowed[destination];
-        self.allowed.borrow_mut().insert(key, allowed);
-        is_allowed
+fn find_policies<'a>(
+    facts: &'a Facts,
+    destinations: &[Destination],
+    namespace: &'a str,
+) -> Result<Vec<EgressPolicy<'a>>, String> {
+    let all = facts.policies();
+    // A policy without readable metadata has an empty namespace, and may apply to any pod.
+    if all
+        .restricting_in("", PolicyDirection::Egress)
+        .next()
+        .is_some()
+    {
+        return Err(
+            "a NetworkPolicy in an unknown namespace can't be read, and may apply to this pod"
+                .to_owned(),
+        );
     }
+    let labels = Destination::namespace_labels(destinations, facts);
+    let evaluate = |policy: &'a Arc<Policy>| {
+        let destinations = destinations.iter();
+        EgressPolicy {
+            policy,
+            allowed: destinations
+                .map(|destination| destination.is_allowed_by(&labels, policy))
+                .collect(),
+        }
+    };
+    all.restricting_in(namespace, PolicyDirection::Egress)
+        .map(|policy| match policy {
+            Ok(policy) => Ok(evaluate(policy)),
+            Err(unknown) => Err(format!("{unknown}, and may apply to this pod")),
+        })
+        .collect()
 }

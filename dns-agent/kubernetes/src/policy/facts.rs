@@ -9,7 +9,7 @@ use super::objects::{
     DnsService, DnsSlice, Fact, LabelledNamespace, NAMESPACE_NAME, PodNetwork, PolicyPod,
 };
 use super::other_policies::{MAX_OBJECTS, OtherPolicies};
-use super::policies::Policies;
+use super::policies::{Policies, PolicyDirection};
 use crate::feed::Feed;
 use crate::objects::ObjectKey;
 use crate::selector::{Labels, Selector};
@@ -35,7 +35,7 @@ trait ObjectStore {
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     /// All NetworkPolicies.
-    policies: Policies,
+    pub(super) policies: Policies,
     /// Policies of the unevaluated kinds that the API server serves.
     other_policies: BTreeMap<PolicyKind, OtherPolicies>,
     /// This node's pods.
@@ -68,6 +68,14 @@ enum NodePods {
     Known,
     /// This node's pods have not been listed, and may never be listed.
     Unlisted,
+}
+
+/// What is known about a Namespace's labels.
+pub(super) struct NamespaceLabels<'a> {
+    /// The Namespace as each feed knows it. The inner `None`: it can't be read.
+    known: [Option<&'a Option<LabelledNamespace>>; 2],
+    /// The label that every Namespace has.
+    least: Labels,
 }
 
 /// The namespaces whose NetworkPolicies or labels have changed.
@@ -108,11 +116,8 @@ impl Facts {
 
     /// Whether any NetworkPolicy restricts egress. An unreadable one counts as restricting.
     pub(super) fn has_egress_policy(&self) -> bool {
-        let mut policies = self.policies.iter();
-        policies.any(|(_, policy)| match policy {
-            Err(unknown) => unknown.may_restrict_egress(),
-            Ok(policy) => policy.egress.is_some(),
-        })
+        let mut policies = self.policies.restricting(PolicyDirection::Egress);
+        policies.next().is_some()
     }
 
     /// Adds an object, or replaces the one with the same kind and key. Pods count as pods of this
@@ -179,11 +184,7 @@ impl Facts {
         let has_changed = match fact {
             Fact::Policy(policy) => {
                 let changed = self.policies.insert(policy);
-                let has_changed = !changed.is_empty();
-                for namespace in changed {
-                    self.changed_namespaces.insert(namespace);
-                }
-                return has_changed;
+                return self.note_changed_policies(changed);
             }
             Fact::Pod(pod) => match feed {
                 Feed::DnsPods => replace_object(&mut self.dns_pods, key.clone(), pod.into()),
@@ -214,6 +215,10 @@ impl Facts {
     /// whether verdicts may have changed.
     pub fn mark_unreadable(&mut self, feed: Feed, key: &ObjectKey) -> bool {
         self.note_listed(feed, key);
+        if feed == Feed::Policies {
+            let changed = self.policies.mark_unreadable(key.clone());
+            return self.note_changed_policies(changed);
+        }
         let store = self.store_for(feed);
         let has_changed = store.is_some_and(|store| store.mark_unreadable(key.clone()));
         self.note_change(feed, key, has_changed)
@@ -294,23 +299,23 @@ impl Facts {
             .filter(|slice| slice.is_none_or(|slice| slice.service.as_ref() == Some(service)))
     }
 
-    /// Whether a selector provably matches a Namespace. If the Namespace's labels are unknown, only
-    /// the label with its name is certain.
-    pub(super) fn selects_namespace(&self, selector: &Selector, name: &str) -> bool {
-        let key = ObjectKey::new("", name);
-        let known = [&self.dns_namespaces, &self.namespaces];
-        let known: Vec<_> = known.iter().filter_map(|store| store.get(&key)).collect();
-        let label = (NAMESPACE_NAME.to_owned(), name.to_owned());
-        let least = Labels::from([label]);
-        // Two feeds may briefly know different labels of one Namespace, so both must match.
-        let mut known = known.into_iter();
-        match known.len() {
-            0 => selector.matches_at_least(&least),
-            _ => known.all(|namespace| match namespace {
-                Some(namespace) => selector.matches(&namespace.labels),
-                None => selector.matches_at_least(&least),
-            }),
+    /// What is known about a Namespace's labels.
+    pub(super) fn namespace_labels(&self, name: &Arc<str>) -> NamespaceLabels<'_> {
+        let key = ObjectKey::new("", name.clone());
+        let label = (NAMESPACE_NAME.to_owned(), name.to_string());
+        NamespaceLabels {
+            known: [&self.dns_namespaces, &self.namespaces].map(|store| store.get(&key)),
+            least: Labels::from([label]),
         }
+    }
+
+    /// Records the namespaces whose policies have changed. Returns whether there are any.
+    fn note_changed_policies(&mut self, changed: BTreeSet<Arc<str>>) -> bool {
+        let has_changed = !changed.is_empty();
+        for namespace in changed {
+            self.changed_namespaces.insert(namespace);
+        }
+        has_changed
     }
 
     /// Records in which namespace an object has changed. Returns `has_changed`.
@@ -353,6 +358,22 @@ impl Facts {
     }
 }
 
+impl NamespaceLabels<'_> {
+    /// Whether a selector provably matches the Namespace. If the Namespace's labels are unknown,
+    /// only the label with its name is certain.
+    pub(super) fn are_matched_by(&self, selector: &Selector) -> bool {
+        // Two feeds may briefly know different labels of one Namespace, so both must match.
+        let mut known = self.known.iter().flatten().peekable();
+        if known.peek().is_none() {
+            return selector.matches_at_least(&self.least);
+        }
+        known.all(|namespace| match namespace {
+            Some(namespace) => selector.matches(&namespace.labels),
+            None => selector.matches_at_least(&self.least),
+        })
+    }
+}
+
 impl ChangedNamespaces {
     fn insert(&mut self, namespace: Arc<str>) {
         let ChangedNamespaces::Listed(namespaces) = self else {
@@ -387,7 +408,7 @@ impl ObjectStore for Policies {
     }
 
     fn mark_unreadable(&mut self, key: ObjectKey) -> bool {
-        Policies::mark_unreadable(self, key)
+        !Policies::mark_unreadable(self, key).is_empty()
     }
 
     fn remove_object(&mut self, key: &ObjectKey) -> bool {

@@ -10,21 +10,29 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::destinations::{Destination, ServerEndpoint, Servers};
-use super::facts::Facts;
-use super::objects::{ClientGroup, Peer, Peers, Policy, PolicyPod, Rule};
-use super::policies::{UnknownRules, join_names};
-use crate::objects::ObjectKey;
+use super::facts::{Facts, NamespaceLabels};
+use super::objects::{Peer, Peers, Policy, PolicyPod, Rule};
+use super::policies::{PolicyDirection, UnknownPolicies, join_names};
+use crate::selector::Labels;
 
 /// The ingress policies that must admit a query at one address.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Gate {
     /// The address at which the query arrives.
     address: SocketAddr,
     policies: GatePolicies,
 }
 
+/// Clients that policies don't distinguish.
+pub(super) struct Clients<'a> {
+    pub(super) namespace: &'a str,
+    pub(super) namespace_labels: NamespaceLabels<'a>,
+    /// The labels of the pods.
+    pub(super) labels: &'a Labels,
+}
+
 /// The policies of a gate.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum GatePolicies {
     /// These policies select the server. One of them must admit the client at the server's port.
     Selecting {
@@ -34,8 +42,8 @@ enum GatePolicies {
     /// The server is not a known pod. Any of these policies may be the only one that selects the
     /// server, so each policy must admit the client at every port.
     MaySelect(Vec<Arc<Policy>>),
-    /// The rules of this policy aren't known. It may select the server and admit no client.
-    Unknown(ObjectKey, UnknownRules),
+    /// These policies may select the server and admit no client.
+    Unknown(UnknownPolicies),
 }
 
 impl Gate {
@@ -84,17 +92,14 @@ impl Gate {
         };
         // A policy without readable metadata has an empty namespace, and may be in any namespace.
         let all = facts.policies();
-        let in_namespace = all.in_namespace(&pod.key.namespace);
+        let in_namespace = all.restricting_in(&pod.key.namespace, PolicyDirection::Ingress);
+        let in_any = all.restricting_in("", PolicyDirection::Ingress);
         let mut policies = Vec::new();
-        for (key, policy) in all.in_namespace("").chain(in_namespace) {
+        for policy in in_any.chain(in_namespace) {
             match policy {
-                Err(unknown) if unknown.may_restrict_ingress() => {
-                    return gate(GatePolicies::Unknown(key.clone(), unknown));
-                }
-                Ok(policy) if policy.ingress.is_some() && policy.pods.matches(&pod.labels) => {
-                    policies.push(policy.clone());
-                }
-                Ok(_) | Err(_) => {}
+                Err(unknown) => return gate(GatePolicies::Unknown(unknown)),
+                Ok(policy) if policy.pods.matches(&pod.labels) => policies.push(policy.clone()),
+                Ok(_) => {}
             }
         }
         let is_open = |policy: &Arc<Policy>| {
@@ -120,11 +125,10 @@ impl Gate {
         let Some(pods) = host_pods else {
             return Gate::before_unknown_server(facts, address);
         };
-        Gate::before_possible_server(facts, address, |key, policy| {
+        Gate::before_possible_server(facts, address, |namespace, policy| {
             let mut pods = pods.iter();
             pods.any(|pod| {
-                let may_share_namespace =
-                    key.namespace.is_empty() || key.namespace == pod.key.namespace;
+                let may_share_namespace = namespace.is_empty() || *namespace == *pod.key.namespace;
                 may_share_namespace && policy.is_none_or(|policy| policy.pods.matches(&pod.labels))
             })
         })
@@ -136,29 +140,28 @@ impl Gate {
     }
 
     /// The gate before a server that isn't a known pod. `may_select` decides which policies may
-    /// select the server. It gets `None` for a policy whose rules aren't known.
+    /// select the server. It gets the policy's namespace, and `None` if the rules aren't known.
     fn before_possible_server(
         facts: &Facts,
         address: SocketAddr,
-        mut may_select: impl FnMut(&ObjectKey, Option<&Policy>) -> bool,
+        mut may_select: impl FnMut(&str, Option<&Policy>) -> bool,
     ) -> Option<Gate> {
         let is_open = |policy: &Policy| {
             let mut rules = policy.ingress.iter().flatten();
             rules.any(|rule| rule.peers == Peers::All && rule.ports.contain_all())
         };
         let mut policies = Vec::new();
-        for (key, policy) in facts.policies().iter() {
-            if !may_select(key, policy.ok().map(|policy| &**policy)) {
-                continue;
-            }
+        for policy in facts.policies().restricting(PolicyDirection::Ingress) {
             match policy {
-                Err(unknown) if unknown.may_restrict_ingress() => {
+                Err(unknown) if may_select(unknown.namespace(), None) => {
                     return Some(Gate {
                         address,
-                        policies: GatePolicies::Unknown(key.clone(), unknown),
+                        policies: GatePolicies::Unknown(unknown),
                     });
                 }
-                Ok(policy) if policy.ingress.is_some() && !is_open(policy) => {
+                Ok(policy)
+                    if may_select(&policy.key.namespace, Some(policy)) && !is_open(policy) =>
+                {
                     policies.push(policy.clone());
                 }
                 Ok(_) | Err(_) => {}
@@ -172,18 +175,17 @@ impl Gate {
 
     /// Why it isn't certain that the policies admit these clients. `None`: they provably admit
     /// them.
-    pub(super) fn find_objection(&self, facts: &Facts, clients: ClientGroup) -> Option<String> {
+    pub(super) fn find_objection(&self, clients: &Clients<'_>) -> Option<String> {
         let address = self.address;
         match &self.policies {
-            GatePolicies::Unknown(key, unknown) => Some(format!(
-                "NetworkPolicy {key} {unknown}, and may restrict access to {address}"
-            )),
+            GatePolicies::Unknown(unknown) => {
+                Some(format!("{unknown}, and may restrict access to {address}"))
+            }
             GatePolicies::MaySelect(policies) => {
                 let mut policies = policies.iter();
                 let policy = policies.find(|policy| {
                     let is_admitted = |rule: &Rule| {
-                        rule.ports.contain_all()
-                            && admits_clients(facts, policy, rule, clients, address)
+                        rule.ports.contain_all() && admits_clients(policy, rule, clients, address)
                     };
                     !policy.ingress.iter().flatten().any(is_admitted)
                 })?;
@@ -196,8 +198,7 @@ impl Gate {
                 let is_admitted = |policy: &Arc<Policy>| {
                     let mut rules = policy.ingress.iter().flatten();
                     rules.any(|rule| {
-                        endpoint.has_port(rule)
-                            && admits_clients(facts, policy, rule, clients, address)
+                        endpoint.has_port(rule) && admits_clients(policy, rule, clients, address)
                     })
                 };
                 if policies.iter().any(is_admitted) {
@@ -215,10 +216,9 @@ impl Gate {
 
 /// Whether the peers of a rule provably include these clients when they query this address.
 fn admits_clients(
-    facts: &Facts,
     policy: &Policy,
     rule: &Rule,
-    clients: ClientGroup,
+    clients: &Clients<'_>,
     address: SocketAddr,
 ) -> bool {
     let Peers::Listed(peers) = &rule.peers else {
@@ -227,8 +227,8 @@ fn admits_clients(
     peers.iter().any(|peer| match peer {
         Peer::Pods { namespaces, pods } => {
             let is_in_namespace = match namespaces {
-                None => *clients.namespace == policy.key.namespace,
-                Some(namespaces) => facts.selects_namespace(namespaces, clients.namespace),
+                None => *clients.namespace == *policy.key.namespace,
+                Some(namespaces) => clients.namespace_labels.are_matched_by(namespaces),
             };
             is_in_namespace && pods.matches(clients.labels)
         }

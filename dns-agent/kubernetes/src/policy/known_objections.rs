@@ -1,79 +1,45 @@
 //! What NetworkPolicies object to the queries of pods, as far as the last judgement still holds.
 //!
 //! An objection depends on the pod's namespace and labels, on the policies and labels of that
-//! namespace, and on the servers and their namespaces. So after a change in one namespace, only the
-//! pods of this namespace are judged again, unless a server may be in it.
+//! namespace, on policies without readable metadata, and on the servers and their namespaces. So
+//! after a change in one namespace, only the pods of this namespace are judged again, unless a
+//! server may be in it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::destinations::Servers;
-use super::egress::EgressJudge;
+use super::egress::EgressPolicies;
 use super::facts::{ChangedNamespaces, Facts};
-use super::ingress::Gate;
-use super::objects::ClientGroup;
+use super::ingress::{Clients, Gate};
+use super::objects::{PodNetwork, PolicyPod};
+use crate::objects::ObjectKey;
 use crate::selector::Labels;
 
 /// Objections of NetworkPolicies, with what they depend on.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct KnownObjections {
     /// The servers, with the ingress policies before them. `None`: nothing is known.
     servers: Option<GatedServers>,
-    /// By namespace and labels, why policies may forbid the queries of such pods. `None`: they
-    /// provably permit the queries.
-    objections: BTreeMap<Arc<str>, BTreeMap<Labels, Option<String>>>,
+    by_pod: BTreeMap<ObjectKey, JudgedPod>,
 }
 
 /// Servers and the ingress policies before them.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct GatedServers {
     servers: Servers,
     gates: Vec<Gate>,
 }
 
+/// A pod that has been judged.
+#[derive(Debug)]
+pub(super) struct JudgedPod {
+    pub(super) pod: Arc<PolicyPod>,
+    /// Why policies may forbid the pod's queries. `None`: they provably permit the queries.
+    pub(super) objection: Option<Arc<str>>,
+}
+
 impl KnownObjections {
-    /// Judges the groups of clients whose objections aren't known, and forgets all other groups.
-    /// Returns whether ingress policies restrict the servers.
-    pub(super) fn judge(
-        &mut self,
-        facts: &Facts,
-        servers: Servers,
-        groups: &BTreeSet<ClientGroup<'_>>,
-    ) -> bool {
-        let known = self.servers.take();
-        let known = known.filter(|known| known.servers == servers);
-        let GatedServers { servers, gates } = self.servers.insert(known.unwrap_or_else(|| {
-            self.objections.clear();
-            GatedServers {
-                gates: Gate::find_all(facts, &servers),
-                servers,
-            }
-        }));
-        self.objections.retain(|namespace, objections| {
-            objections.retain(|labels, _| groups.contains(&ClientGroup { namespace, labels }));
-            !objections.is_empty()
-        });
-        let egress = EgressJudge::new(facts, servers);
-        for group in groups {
-            let objections = self.objections.entry(group.namespace.clone()).or_default();
-            if objections.contains_key(group.labels) {
-                continue;
-            }
-            let objection = egress.find_objection(*group).or_else(|| {
-                let mut gates = gates.iter();
-                gates.find_map(|gate| gate.find_objection(facts, *group))
-            });
-            objections.insert(group.labels.clone(), objection);
-        }
-        !gates.is_empty()
-    }
-
-    /// Why policies may forbid the queries of these clients. `None`: they provably permit the
-    /// queries. [`KnownObjections::judge`] must have judged the group.
-    pub(super) fn find(&self, group: ClientGroup<'_>) -> Option<&String> {
-        self.objections[group.namespace][group.labels].as_ref()
-    }
-
     /// Forgets what depends on the policies and the labels of these namespaces. The namespace is
     /// empty for a policy without readable metadata, which may be in any namespace.
     pub(super) fn forget(&mut self, changed: &ChangedNamespaces) {
@@ -83,12 +49,108 @@ impl KnownObjections {
         };
         match changed {
             ChangedNamespaces::Listed(changed) if !changed.iter().any(is_everywhere) => {
-                self.objections
-                    .retain(|namespace, _| !changed.contains(namespace));
+                self.by_pod
+                    .retain(|pod, _| !changed.contains(&pod.namespace));
             }
             ChangedNamespaces::Listed(_) | ChangedNamespaces::Any => {
                 *self = KnownObjections::default();
             }
         }
     }
+
+    /// Forgets everything if the servers have changed. Returns whether ingress policies restrict
+    /// them.
+    pub(super) fn update_servers(&mut self, facts: &Facts, servers: Servers) -> bool {
+        match &self.servers {
+            Some(known) if known.servers == servers => !known.gates.is_empty(),
+            _ => {
+                let gates = Gate::find_all(facts, &servers);
+                let is_restricted = !gates.is_empty();
+                *self = KnownObjections {
+                    servers: Some(GatedServers { servers, gates }),
+                    by_pod: BTreeMap::new(),
+                };
+                is_restricted
+            }
+        }
+    }
+
+    /// The judged clients, ordered by namespace and name: the pods in networks of their own that
+    /// have addresses. Judges those about which nothing is known, and forgets all other pods.
+    /// [`KnownObjections::update_servers`] must have been called.
+    pub(super) fn judge_clients(&mut self, facts: &Facts) -> impl Iterator<Item = &JudgedPod> {
+        let mut before = std::mem::take(&mut self.by_pod);
+        if let Some(GatedServers { servers, gates }) = &self.servers {
+            let clients = facts.clients().filter(|pod| is_client(pod));
+            let clients: Vec<&Arc<PolicyPod>> = clients.collect();
+            for pods in clients.chunk_by(|one, other| one.key.namespace == other.key.namespace) {
+                let mut judge = NamespaceJudge::new(facts, servers, gates, &pods[0].key.namespace);
+                for pod in pods {
+                    let known = before.remove(&pod.key);
+                    let known = known.filter(|known| known.pod.labels == pod.labels);
+                    let objection = match known {
+                        Some(known) => known.objection,
+                        None => judge.find_objection(&pod.labels),
+                    };
+                    let pod = (*pod).clone();
+                    self.by_pod
+                        .insert(pod.key.clone(), JudgedPod { pod, objection });
+                }
+            }
+        }
+        self.by_pod.values()
+    }
+}
+
+/// Judges the clients of one namespace. Clients with equal labels share one objection.
+struct NamespaceJudge<'a> {
+    facts: &'a Facts,
+    servers: &'a Servers,
+    gates: &'a [Gate],
+    namespace: &'a Arc<str>,
+    /// Read when the first client is judged.
+    egress: Option<EgressPolicies<'a>>,
+    objections: BTreeMap<&'a Labels, Option<Arc<str>>>,
+}
+
+impl<'a> NamespaceJudge<'a> {
+    fn new(
+        facts: &'a Facts,
+        servers: &'a Servers,
+        gates: &'a [Gate],
+        namespace: &'a Arc<str>,
+    ) -> NamespaceJudge<'a> {
+        NamespaceJudge {
+            facts,
+            servers,
+            gates,
+            namespace,
+            egress: None,
+            objections: BTreeMap::new(),
+        }
+    }
+
+    fn find_objection(&mut self, labels: &'a Labels) -> Option<Arc<str>> {
+        if let Some(objection) = self.objections.get(labels) {
+            return objection.clone();
+        }
+        let read_egress = || EgressPolicies::of_namespace(self.facts, self.servers, self.namespace);
+        let egress = self.egress.get_or_insert_with(read_egress);
+        let objection = egress.find_objection(labels).or_else(|| {
+            let clients = Clients {
+                namespace: self.namespace,
+                namespace_labels: self.facts.namespace_labels(self.namespace),
+                labels,
+            };
+            let mut gates = self.gates.iter();
+            gates.find_map(|gate| gate.find_objection(&clients))
+        });
+        let objection: Option<Arc<str>> = objection.map(Into::into);
+        self.objections.insert(labels, objection.clone());
+        objection
+    }
+}
+
+fn is_client(pod: &PolicyPod) -> bool {
+    pod.network == PodNetwork::Own && !pod.addresses.is_empty()
 }

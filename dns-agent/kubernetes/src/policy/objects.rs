@@ -3,7 +3,6 @@
 use std::mem::size_of;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use ipnet::IpNet;
@@ -191,13 +190,6 @@ pub struct DnsSlice {
     pub ports: Box<[Port]>,
 }
 
-/// Pods that NetworkPolicies don't distinguish.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct ClientGroup<'a> {
-    pub(super) namespace: &'a Arc<str>,
-    pub(super) labels: &'a Labels,
-}
-
 impl Fact {
     /// The object's namespace and name.
     #[must_use]
@@ -214,16 +206,14 @@ impl Fact {
     }
 }
 
-impl<'a> ClientGroup<'a> {
-    pub(super) fn of(pod: &'a PolicyPod) -> ClientGroup<'a> {
-        ClientGroup {
-            namespace: &pod.key.namespace,
-            labels: &pod.labels,
-        }
-    }
-}
-
 impl Policy {
+    /// The memory of the policy in bytes, about, without its key.
+    pub(super) fn memory(&self) -> usize {
+        let rules = self.egress.iter().chain(&self.ingress).flatten();
+        let rules: usize = rules.map(Rule::memory).sum();
+        size_of::<Policy>() + self.pods.memory() + rules
+    }
+
     /// Whether an ingress rule selects peers by a Namespace label other than `NAMESPACE_NAME`, so
     /// that the labels of clients' Namespaces must be known. Egress rules need only the labels of
     /// the Namespace of the cluster's DNS, which [`Feed::DnsNamespace`] reports.
@@ -241,16 +231,6 @@ impl Policy {
             } => !selector.is_only_about(NAMESPACE_NAME),
             Peer::Pods { .. } | Peer::Block { .. } => false,
         })
-    }
-}
-
-impl Policy {
-    /// The memory that the policy takes in bytes, about.
-    pub(super) fn memory(&self) -> usize {
-        let rules = self.egress.iter().chain(&self.ingress).flatten();
-        let rules: usize = rules.map(Rule::memory).sum();
-        let key = self.key.namespace.len() + self.key.name.len();
-        size_of::<Policy>() + key + self.pods.memory() + rules
     }
 }
 

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::destinations::Servers;
 use super::facts::Facts;
-use super::known_objections::KnownObjections;
-use super::objects::{ClientGroup, PodNetwork, PolicyPod, Stage};
+use super::known_objections::{JudgedPod, KnownObjections};
+use super::objects::{PolicyPod, Stage};
 use super::possible_restrictions::PossibleRestrictions;
 use crate::objects::ObjectKey;
 
@@ -34,9 +34,9 @@ pub struct LeftOutPod {
     pub reason: String,
 }
 
-/// Judges pods, and keeps what it found, so that a change costs no more than the pods that it
-/// concerns.
-#[derive(Clone, Debug, Default)]
+/// Judges pods, and keeps what it found: pods are compared with policies again only after a change
+/// that may concern them.
+#[derive(Debug, Default)]
 pub struct ClientJudge {
     known: KnownObjections,
 }
@@ -50,40 +50,40 @@ impl ClientJudge {
             return ClientVerdicts::default();
         }
         let facts: &Facts = facts;
-        let clients = || {
-            let clients = facts.clients();
-            clients.filter(|pod| pod.network == PodNetwork::Own && !pod.addresses.is_empty())
-        };
         let servers = Servers::find(facts, served);
         let restrictions = PossibleRestrictions::find(facts, &servers);
-        let groups = clients().map(|pod| ClientGroup::of(pod)).collect();
-        let is_ingress_restricted = self.known.judge(facts, servers, &groups);
-        let may_object = facts.has_egress_policy()
-            || is_ingress_restricted
+        let may_object = self.known.update_servers(facts, servers)
+            || facts.has_egress_policy()
             || restrictions.can_restrict_pods(facts);
         if !may_object {
             return ClientVerdicts::default();
         }
+        let judged: Vec<&JudgedPod> = self.known.judge_clients(facts).collect();
         let mut owners: BTreeMap<IpAddr, Vec<&ObjectKey>> = BTreeMap::new();
-        for pod in clients() {
+        for JudgedPod { pod, .. } in &judged {
             for address in &pod.addresses {
                 owners.entry(*address).or_default().push(&pod.key);
             }
         }
         let mut permitted = BTreeSet::new();
         let mut left_out = Vec::new();
-        for pod in clients() {
-            let reason = describe_ending(pod)
-                .or_else(|| restrictions.find_objection(facts, &pod.key.namespace))
-                .or_else(|| self.known.find(ClientGroup::of(pod)).cloned())
-                .or_else(|| describe_other_owner(pod, &owners));
-            match reason {
-                None => permitted.extend(pod.addresses.iter().copied()),
-                Some(reason) => left_out.push(LeftOutPod {
-                    pod: pod.key.to_string(),
-                    addresses: pod.addresses.to_vec(),
-                    reason,
-                }),
+        let in_namespaces =
+            judged.chunk_by(|one, other| one.pod.key.namespace == other.pod.key.namespace);
+        for judged in in_namespaces {
+            let restriction = restrictions.find_objection(facts, &judged[0].pod.key.namespace);
+            for JudgedPod { pod, objection } in judged {
+                let reason = describe_ending(pod)
+                    .or_else(|| restriction.clone())
+                    .or_else(|| objection.as_ref().map(ToString::to_string))
+                    .or_else(|| describe_other_owner(pod, &owners));
+                match reason {
+                    None => permitted.extend(pod.addresses.iter().copied()),
+                    Some(reason) => left_out.push(LeftOutPod {
+                        pod: pod.key.to_string(),
+                        addresses: pod.addresses.to_vec(),
+                        reason,
+                    }),
+                }
             }
         }
         ClientVerdicts {

@@ -5,14 +5,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IteratorRandom as _};
 use serde_json::{Value, json};
 
-use super::super::policies::{MAX_MEMORY, MAX_NAMESPACE_MEMORY};
+use super::super::objects::Peer;
+use super::super::policies::{MemoryLimits, Policies};
 use super::random::{agent_input, cluster};
-use super::{SERVED, dns, fact, pod, verdicts};
+use super::{SERVED, dns, fact, pod, read, verdicts};
 use crate::{
     ClientJudge, ClientVerdicts, Fact, Facts, Feed, ObjectKey, OtherPolicy, PolicyKind, Reach,
 };
 
 const SEQUENCES: u64 = 400;
+
+const FEEDS: [Feed; 7] = [
+    Feed::Policies,
+    Feed::Clients,
+    Feed::DnsPods,
+    Feed::ClientNamespaces,
+    Feed::DnsNamespace,
+    Feed::DnsService,
+    Feed::DnsEndpoints,
+];
 
 /// The objects that the agent has received, as the last event of each.
 type Received = BTreeMap<(Feed, ObjectKey), Fact>;
@@ -29,12 +40,18 @@ fn verdicts_after_changes_equal_those_from_the_same_objects() {
             let next = random_objects(&mut random);
             let keys: BTreeSet<_> = received.keys().chain(next.keys()).cloned().collect();
             let count = keys.len();
+            let is_list = random.random_bool(0.3);
+            if is_list {
+                FEEDS.iter().for_each(|feed| facts.start_list(*feed));
+            }
             for (feed, key) in keys.into_iter().sample(&mut random, count) {
                 match next.get(&(feed, key.clone())) {
                     Some(fact) => {
                         facts.apply(feed, fact.clone());
                         received.insert((feed, key), fact.clone());
                     }
+                    // The end of the list removes it.
+                    None if is_list => {}
                     None => {
                         facts.delete(feed, &key);
                         received.remove(&(feed, key));
@@ -45,6 +62,14 @@ fn verdicts_after_changes_equal_those_from_the_same_objects() {
                     judged += verdicts.left_out.len();
                     permitted += verdicts.permitted.as_ref().map_or(0, BTreeSet::len);
                     assert_eq!(verdicts, verdicts_of(&received), "seed {seed}");
+                }
+            }
+            if is_list {
+                for feed in FEEDS {
+                    facts.finish_list(feed);
+                    received.retain(|key, _| key.0 != feed || next.contains_key(key));
+                    let verdicts = judge.judge(&mut facts, &[SERVED.parse().unwrap()]);
+                    assert_eq!(verdicts, verdicts_of(&received), "seed {seed}, {feed:?}");
                 }
             }
         }
@@ -127,12 +152,10 @@ fn kind() -> PolicyKind {
     super::other_policies::kind("ciliumnetworkpolicies.cilium.io")
 }
 
-/// A policy that allows the served address and these many other addresses.
-fn blocks(namespace: &str, name: &str, count: usize) -> Fact {
-    let blocks = (0..count).map(|at| {
-        let cidr = format!("11.{}.{}.{}/32", at / 65536, at / 256 % 256, at % 256);
-        json!({"ipBlock": {"cidr": cidr}})
-    });
+/// A policy that allows the cluster's DNS, of about this many bytes.
+fn policy_of_size(namespace: &str, name: &str, bytes: usize) -> Fact {
+    let block = |at: usize| format!("11.{}.{}.{}/32", at / 65536, at / 256 % 256, at % 256);
+    let blocks = (0..bytes / size_of::<Peer>()).map(|at| json!({"ipBlock": {"cidr": block(at)}}));
     let all = json!({"ipBlock": {"cidr": "10.0.0.0/8"}});
     let to: Vec<Value> = blocks.chain([all]).collect();
     fact(json!({
@@ -140,6 +163,20 @@ fn blocks(namespace: &str, name: &str, count: usize) -> Fact {
         "metadata": {"namespace": namespace, "name": name},
         "spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"to": to}]},
     }))
+}
+
+/// The cluster's DNS, and one pod in each of these namespaces.
+fn facts_with_limits(namespaces: &[&str], limits: MemoryLimits) -> Facts {
+    let mut facts = Facts::default();
+    facts.policies = Policies::with_limits(limits);
+    for object in dns(53) {
+        facts.insert(fact(object));
+    }
+    for (number, namespace) in namespaces.iter().enumerate() {
+        let address = format!("10.244.2.{number}");
+        facts.insert(fact(pod(namespace, "web", &address, json!({}))));
+    }
+    facts
 }
 
 /// The namespaces of the pods that aren't answered.
@@ -151,116 +188,123 @@ fn left_out_namespaces(facts: &mut Facts) -> Vec<String> {
 
 #[test]
 fn a_namespace_with_too_many_policies_is_left_out_alone() {
-    let mut facts = Facts::default();
-    for object in dns(53) {
-        facts.insert(fact(object));
+    let limits = MemoryLimits::default();
+    let mut facts = facts_with_limits(&["shop", "large"], limits);
+    facts.insert(policy_of_size("shop", "p", 400));
+    for number in 0..3 {
+        let name = format!("p{number}");
+        facts.insert(policy_of_size("large", &name, limits.namespace / 4));
+        assert_eq!(left_out_namespaces(&mut facts), [""; 0]);
     }
-    facts.insert(fact(pod("shop", "web", "10.244.0.2", json!({}))));
-    facts.insert(fact(pod("large", "web", "10.244.0.3", json!({}))));
-    facts.insert(blocks("shop", "p", 10));
-    let count = MAX_NAMESPACE_MEMORY / 40 / 8;
-    let mut number = 0;
-    while left_out_namespaces(&mut facts).is_empty() {
-        assert!(
-            number < 8,
-            "8 policies take {MAX_NAMESPACE_MEMORY} bytes or less"
-        );
-        facts.insert(blocks("large", &format!("p{number}"), count));
-        number += 1;
-    }
-    assert!(number > 2, "{number} policies are too many");
+    facts.insert(policy_of_size("large", "p3", limits.namespace / 4));
     assert_eq!(left_out_namespaces(&mut facts), ["large"]);
-    let reason = verdicts(&mut facts).left_out.remove(0).reason;
     assert_eq!(
-        reason,
-        "NetworkPolicy large/p0 isn't evaluated, because its namespace has too many policies (at \
-         most 4 MiB in a namespace, and 32 MiB in all), and may apply to this pod"
+        verdicts(&mut facts).left_out.remove(0).reason,
+        "the NetworkPolicies of namespace large are not evaluated, because there are or were too \
+         many (at most 4 MiB in a namespace, and 32 MiB in all; if there are fewer now, restart \
+         the agent), and may apply to this pod"
     );
     // A policy that is deleted leaves room, but the rules of the others aren't known any more.
-    for number in 1..number {
-        facts.delete(
-            Feed::Policies,
-            &ObjectKey::new("large", format!("p{number}")),
-        );
+    for number in 1..4 {
+        let key = ObjectKey::new("large", format!("p{number}"));
+        facts.delete(Feed::Policies, &key);
     }
-    facts.insert(blocks("large", "small", 1));
+    facts.insert(policy_of_size("large", "small", 40));
     assert_eq!(left_out_namespaces(&mut facts), ["large"]);
-    // A list has all rules again.
-    let mut listed = facts.clone();
-    listed.start_list(Feed::Policies);
-    assert_eq!(left_out_namespaces(&mut listed), ["large"]);
+    // After a list all rules are known again.
+    facts.start_list(Feed::Policies);
+    assert_eq!(left_out_namespaces(&mut facts), ["large"]);
     for policy in [
-        blocks("large", "p0", count),
-        blocks("large", "small", 1),
-        blocks("shop", "p", 10),
+        policy_of_size("large", "p0", limits.namespace / 4),
+        policy_of_size("large", "small", 40),
+        policy_of_size("shop", "p", 400),
     ] {
-        listed.apply(Feed::Policies, policy);
+        facts.apply(Feed::Policies, policy);
+        assert_eq!(left_out_namespaces(&mut facts), ["large"]);
     }
-    assert_eq!(left_out_namespaces(&mut listed), [""; 0]);
-    listed.finish_list(Feed::Policies);
-    assert_eq!(left_out_namespaces(&mut listed), [""; 0]);
-    // So has a namespace that has lost all its policies.
-    for name in ["p0", "small"] {
-        facts.delete(Feed::Policies, &ObjectKey::new("large", name));
-    }
-    facts.insert(blocks("large", "small", 1));
+    assert!(facts.finish_list(Feed::Policies));
     assert_eq!(left_out_namespaces(&mut facts), [""; 0]);
+}
+
+#[test]
+fn the_largest_namespaces_are_left_out_if_all_policies_are_too_many() {
+    let namespaces = ["shop", "one", "three", "two"];
+    let limits = MemoryLimits {
+        namespace: 40_000,
+        all: 60_000,
+    };
+    let mut facts = facts_with_limits(&namespaces, limits);
+    facts.insert(policy_of_size("shop", "p", 400));
+    facts.insert(policy_of_size("one", "p", 10_000));
+    facts.insert(policy_of_size("two", "p", 20_000));
+    assert_eq!(left_out_namespaces(&mut facts), [""; 0]);
+    facts.insert(policy_of_size("three", "p", 30_000));
+    assert_eq!(left_out_namespaces(&mut facts), ["three"]);
+    // The order of a list doesn't matter.
+    facts.start_list(Feed::Policies);
+    for (namespace, bytes) in [
+        ("three", 30_000),
+        ("two", 20_000),
+        ("one", 10_000),
+        ("shop", 400),
+    ] {
+        facts.apply(Feed::Policies, policy_of_size(namespace, "p", bytes));
+    }
+    facts.finish_list(Feed::Policies);
+    assert_eq!(left_out_namespaces(&mut facts), ["three"]);
+}
+
+#[test]
+fn policies_that_replace_others_during_a_list_leave_no_namespace_out() {
+    let limits = MemoryLimits {
+        namespace: 40_000,
+        all: 60_000,
+    };
+    let mut facts = facts_with_limits(&["shop"], limits);
+    facts.insert(policy_of_size("shop", "old", 30_000));
+    facts.start_list(Feed::Policies);
+    facts.apply(Feed::Policies, policy_of_size("shop", "new", 30_000));
+    assert_eq!(left_out_namespaces(&mut facts), [""; 0]);
+    facts.finish_list(Feed::Policies);
+    assert_eq!(left_out_namespaces(&mut facts), [""; 0]);
+    // Twice the limit is too much during a list, too.
+    facts.start_list(Feed::Policies);
+    for name in ["new", "newer", "newest"] {
+        facts.apply(Feed::Policies, policy_of_size("shop", name, 30_000));
+    }
+    assert_eq!(left_out_namespaces(&mut facts), ["shop"]);
+    facts.finish_list(Feed::Policies);
+    assert_eq!(left_out_namespaces(&mut facts), ["shop"]);
 }
 
 #[test]
 fn forgotten_policies_restrict_only_their_directions() {
     let mut facts = Facts::default();
+    facts.policies = Policies::with_limits(MemoryLimits {
+        namespace: 40_000,
+        all: 60_000,
+    });
     // The server is not a known pod, so ingress policies of any namespace may select it.
     facts.insert(fact(pod("shop", "web", "10.244.0.2", json!({}))));
     facts.insert(fact(pod("large", "web", "10.244.0.3", json!({}))));
+    facts.insert(policy_of_size("large", "p", 40_000));
+    assert_eq!(left_out_namespaces(&mut facts), ["large"]);
     facts.insert(fact(json!({
         "kind": "NetworkPolicy",
         "metadata": {"namespace": "large", "name": "in"},
         "spec": {"podSelector": {}, "ingress": [{}]},
     })));
-    let count = MAX_NAMESPACE_MEMORY / 40;
-    facts.insert(blocks("large", "p", count));
-    assert_eq!(left_out_namespaces(&mut facts), ["large", "shop"]);
-    facts.delete(Feed::Policies, &ObjectKey::new("large", "in"));
-    assert_eq!(left_out_namespaces(&mut facts), ["large"]);
-    let mut ingress = blocks("large", "p", count);
-    if let Fact::Policy(policy) = &mut ingress {
-        policy.ingress = policy.egress.take();
-    }
-    facts.delete(Feed::Policies, &ObjectKey::new("large", "p"));
-    facts.insert(ingress);
     assert_eq!(left_out_namespaces(&mut facts), ["large", "shop"]);
 }
 
 #[test]
-fn the_largest_namespace_is_left_out_if_all_have_too_many_policies() {
-    let mut facts = Facts::default();
-    for object in dns(53) {
-        facts.insert(fact(object));
-    }
-    facts.insert(fact(pod("shop", "web", "10.244.0.2", json!({}))));
-    facts.insert(blocks("shop", "p", 10));
-    let count = MAX_NAMESPACE_MEMORY / 40 / 4;
-    let most = MAX_MEMORY / (count * 40) + 2;
-    for number in 0..most {
-        let namespace = format!("large-{number}");
-        let address = format!("10.244.2.{number}");
-        facts.insert(fact(pod(&namespace, "web", &address, json!({}))));
-        facts.insert(blocks(&namespace, "p", count + number));
-    }
-    let left_out = left_out_namespaces(&mut facts);
-    assert!(
-        !left_out.is_empty() && left_out.len() < most,
-        "{left_out:?}"
-    );
-    assert!(
-        left_out
-            .iter()
-            .all(|namespace| namespace.starts_with("large"))
-    );
-    // The last policy does not cost a small namespace its answers.
-    facts.insert(blocks("shop", "q", 10));
-    assert_eq!(left_out_namespaces(&mut facts), left_out);
+fn a_pod_with_too_many_labels_is_left_out() {
+    let labels: BTreeMap<String, String> = (0..1100)
+        .map(|at| (format!("label-{at}"), "v".repeat(60)))
+        .collect();
+    let error = read(pod("shop", "web", "10.244.0.2", json!(labels))).unwrap_err();
+    assert!(error.to_string().contains("metadata.labels"), "{error}");
+    assert!(error.to_string().contains("at most 65536"), "{error}");
 }
 
 #[test]

@@ -187,8 +187,10 @@ pub struct Suffix {
     /// Position in [`Settings::zones`] of the zone whose SOA record goes into NXDOMAIN answers
     /// below this suffix. Unused with [`Suffix::PASS`].
     pub zone: u16,
-    /// [`Suffix::AUTHORITATIVE`], [`Suffix::AUTHORITATIVE_EXCEPT_SOA`] or [`Suffix::PASS`].
+    /// [`Suffix::AUTHORITATIVE`] or [`Suffix::PASS`].
     pub action: u16,
+    /// The types whose queries pass, with [`Suffix::AUTHORITATIVE`]: a sum of [`Suffix::type_bit`].
+    pub passed_types: u64,
     /// Selects the bytes of the first used word that belong to the suffix.
     pub mask: u64,
 }
@@ -196,10 +198,16 @@ pub struct Suffix {
 impl Suffix {
     /// Queries for names without a record pass, because the name may exist.
     pub const PASS: u16 = 0;
-    /// A name without a record does not exist.
+    /// A name without a record does not exist, but queries for [`Suffix::passed_types`] pass.
     pub const AUTHORITATIVE: u16 = 1;
-    /// A name without a record does not exist, but queries for SOA pass.
-    pub const AUTHORITATIVE_EXCEPT_SOA: u16 = 2;
+
+    /// The bit of a type in [`Suffix::passed_types`]. All types from 63 share the last bit.
+    #[inline(always)]
+    #[must_use]
+    pub const fn type_bit(rtype: u16) -> u64 {
+        let bit = if rtype < 63 { rtype } else { 63 };
+        1 << bit
+    }
 
     /// The suffix `name`, in wire form and lower case.
     ///
@@ -214,6 +222,7 @@ impl Suffix {
             length: name.len() as u32,
             zone,
             action,
+            passed_types: 0,
             mask: u64::MAX << (8 * (start % 8)),
         })
     }

@@ -16,9 +16,6 @@ use crate::{
 /// long name with a search domain appended, and for every name in ip6.arpa.
 const MAX_LABELS: usize = 40;
 
-/// The type SOA (RFC 1035 section 3.2.2), in network order.
-const SOA: u16 = 6_u16.to_be();
-
 /// NXDOMAIN (RFC 1035 section 4.1.1) in the flags of the DNS header.
 const RCODE_NXDOMAIN: u16 = 3_u16.to_be();
 
@@ -30,12 +27,8 @@ pub(crate) const ONE_AUTHORITY: u16 = 1_u16.to_be();
 #[inline(always)]
 pub(crate) fn find_authoritative_suffix(query: &ParsedQuery<'_>) -> Result<MatchedSuffix, Outcome> {
     let suffix = find_suffix(query)?;
-    let is_authoritative = match suffix.action {
-        Suffix::AUTHORITATIVE => true,
-        Suffix::AUTHORITATIVE_EXCEPT_SOA => query.rtype != SOA,
-        _ => false,
-    };
-    if !is_authoritative {
+    let passes_type = suffix.passed_types & Suffix::type_bit(u16::from_be(query.rtype)) != 0;
+    if suffix.action != Suffix::AUTHORITATIVE || passes_type {
         return Err(Outcome::NotAuthoritative);
     }
     if is_meta_type(query.rtype) {
@@ -52,6 +45,7 @@ pub(crate) struct MatchedSuffix {
     pub(crate) zone: u16,
     /// What the absence of a record proves: one of the constants of [`Suffix`].
     action: u16,
+    passed_types: u64,
 }
 
 /// The longest suffix in the settings with which the name ends: the first match, because the
@@ -95,6 +89,7 @@ fn find_suffix(query: &ParsedQuery<'_>) -> Result<MatchedSuffix, Outcome> {
         length: suffix.length as usize,
         zone: suffix.zone,
         action: suffix.action,
+        passed_types: suffix.passed_types,
     })
 }
 

@@ -54,7 +54,8 @@ pub fn build_record(data: &dyn ZoneData, name: &Name, entry: &NameEntry) -> Opti
     let others_pass = match entry.other_types() {
         OtherTypes::Passed => !entry.is_alias(),
         OtherTypes::Unknown => true,
-        OtherTypes::Denied | OtherTypes::PassedAtAlias => false,
+        // A record has no room for the types that pass one by one.
+        OtherTypes::Denied | OtherTypes::PassedAtAlias => passes_types(data, name),
     };
     if rendered.len() > ANSWERS || others_pass {
         head.flags |= RecordHead::OTHER_TYPES_PASS;
@@ -149,6 +150,9 @@ fn render_computed_names(
 ) -> Option<ComputedRecords> {
     // The label "0" stands for any label, because the rendered answers don't depend on it.
     let child = name.child(b"0").ok()?;
+    if passes_types(data, &child) {
+        return None;
+    }
     let render_shared = |owner: &Name, rtype: Rtype| {
         let answer = match data.answer_within(owner, rtype, WINDOW) {
             zone::Answer::Data { answer, additional } if additional.is_empty() => answer,
@@ -282,6 +286,12 @@ fn render_answer(
         rotations,
         stride,
     })
+}
+
+/// Whether queries for some types pass in the zone of `name`.
+fn passes_types(data: &dyn ZoneData, name: &Name) -> bool {
+    let zone = data.zone_of(name);
+    zone.is_some_and(|zone| !data.zones()[zone].passed_types.is_empty())
 }
 
 /// The index in the settings of the zone that `name` belongs to. [`RecordHead::NO_ZONE`] if there

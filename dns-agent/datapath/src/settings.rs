@@ -19,7 +19,7 @@ use dns_common::{
     },
 };
 use ipnet::IpNet;
-use zerohop_zone::{AbsentNames, Answer, Name, ZoneData, render};
+use zerohop_zone::{AbsentNames, Answer, Name, Rtype, ZoneData, render};
 
 use super::{interfaces::HardwareAddress, lease::Clock, memory::Memory};
 
@@ -91,10 +91,14 @@ pub fn build_settings(
         add_allowed_network(&mut settings, *network)?;
     }
     set_card_settings(&mut settings, node_settings);
-    // The suffix, the number of its zone (unused in a pass suffix), and the action.
-    let mut suffixes: Vec<(&Name, u16, u16)> = pass_suffixes
+    let mut suffixes: Vec<SuffixToPush<'_>> = pass_suffixes
         .iter()
-        .map(|name| (name, 0, Suffix::PASS))
+        .map(|name| SuffixToPush {
+            name,
+            zone: 0,
+            action: Suffix::PASS,
+            passed_types: 0,
+        })
         .collect();
     // The zones are sorted, longest name first, so a zone that is left out never lies inside one
     // that is kept. If it did, its names would look like names of the outer zone.
@@ -113,9 +117,13 @@ pub fn build_settings(
                 .filter(|inner| inner.wire().len() > MAX_SUFFIX_LENGTH)
                 .all(|inner| *inner == apex.name || !inner.is_at_or_below(&apex.name))
         };
+        let mut passed_types = apex.passed_types.clone();
         let action = match apex.absent_names {
             AbsentNames::Denied => Suffix::AUTHORITATIVE,
-            AbsentNames::DeniedExceptSoa => Suffix::AUTHORITATIVE_EXCEPT_SOA,
+            AbsentNames::DeniedExceptSoa => {
+                passed_types.insert(Rtype::SOA);
+                Suffix::AUTHORITATIVE
+            }
             AbsentNames::Passed | AbsentNames::NotYetKnown => Suffix::PASS,
         };
         // A zone that is not published yet is not authoritative.
@@ -125,15 +133,35 @@ pub fn build_settings(
         } else {
             Suffix::PASS
         };
-        suffixes.push((&apex.name, number as u16, action));
+        let passed_types = passed_types.iter();
+        suffixes.push(SuffixToPush {
+            name: &apex.name,
+            zone: number as u16,
+            action,
+            passed_types: passed_types
+                .map(|rtype| Suffix::type_bit(rtype.to_int()))
+                .fold(0, |all, bit| all | bit),
+        });
     }
     // Longest first: the kernel uses the first suffix that matches. The order is stable, so a pass
     // suffix precedes a zone of the same name.
-    suffixes.sort_by_key(|(name, ..)| (std::cmp::Reverse(name.wire().len()), name.wire()));
-    for (name, zone, action) in suffixes {
-        push_suffix(&mut settings, name, zone, action);
+    suffixes.sort_by_key(|suffix| {
+        let wire = suffix.name.wire();
+        (std::cmp::Reverse(wire.len()), wire)
+    });
+    for suffix in suffixes {
+        push_suffix(&mut settings, &suffix);
     }
     Ok(settings)
+}
+
+/// A suffix for the settings.
+struct SuffixToPush<'a> {
+    name: &'a Name,
+    /// The number of its zone. Unused in a pass suffix.
+    zone: u16,
+    action: u16,
+    passed_types: u64,
 }
 
 /// Checks that the served addresses and allowed networks fit into the settings.
@@ -172,11 +200,20 @@ pub fn first_of_each_family(mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 ///   `inner_suffixes_fit` in [`build_settings`] ensures that.
 /// * If there are too many suffixes, no later suffix fits either. The zones that include this
 ///   suffix come later, because [`build_settings`] adds the longest suffix first.
-fn push_suffix(settings: &mut Settings, name: &Name, zone: u16, action: u16) {
+fn push_suffix(settings: &mut Settings, suffix: &SuffixToPush<'_>) {
     let number = settings.suffix_count as usize;
+    let SuffixToPush {
+        name,
+        zone,
+        action,
+        passed_types,
+    } = *suffix;
     match Suffix::new(name.wire(), zone, action) {
         Some(suffix) if number < MAX_SUFFIXES => {
-            settings.suffixes[number] = suffix;
+            settings.suffixes[number] = Suffix {
+                passed_types,
+                ..suffix
+            };
             settings.suffix_count += 1;
         }
         Some(_) => tracing::debug!(

@@ -17,7 +17,9 @@ mod reload;
 mod words;
 mod zones;
 
-use zerohop_zone::{AbsentNames, Name};
+use std::collections::BTreeSet;
+
+use zerohop_zone::{AbsentNames, Name, Rtype};
 
 pub use node_cache_effect::{NodeCacheContext, NodeCacheEffect, UpstreamService};
 pub use reload::Reload;
@@ -27,6 +29,7 @@ use cache::TtlCap;
 use finding::{CorefileFinding, CorefileProblem};
 use kubernetes::KubernetesPlugin;
 use parser::Corefile;
+use plugins::AnsweringPlugin;
 use zones::is_reverse;
 
 use super::selectors::Selectors;
@@ -50,6 +53,8 @@ pub struct AdoptedSettings {
     pub zones: Vec<AdoptedZone>,
     /// Names within these zones that are delegated to CoreDNS, with everything below them.
     pub passed: Vec<Name>,
+    /// For some of these zones, the types whose queries pass.
+    pub passed_types: Vec<(Name, BTreeSet<Rtype>)>,
     /// The TTL of records, in seconds.
     pub ttl: u32,
     /// The TTL of the `dns-version` record, in seconds.
@@ -133,8 +138,13 @@ impl ServerBlockReading {
             let result = match directive.name() {
                 "kubernetes" => continue,
                 "cache" => TtlCap::read(directive, &block_zones).map(|cap| caps.push(cap)),
-                _ => plugins::read_plugin(directive, &block_zones, &kubernetes.zones)
-                    .map(|found| findings.extend(found)),
+                _ => plugins::read_plugin(
+                    directive,
+                    AnsweringPlugin::Kubernetes,
+                    &block_zones,
+                    &kubernetes.zones,
+                )
+                .map(|found| findings.extend(found)),
             };
             findings.extend(result.err().map(CorefileFinding::about_everything));
         }
@@ -154,23 +164,38 @@ impl ServerBlockReading {
         let (ttl, mut notes) = cache::cap_ttl(kubernetes.ttl, &caps, &zones);
         // No note for `dns-version`: its cap concerns a single record.
         let (version_ttl, _) = cache::cap_ttl(VERSION_TTL, &caps, &zones);
-        notes.extend(kubernetes.note_zones(&zones));
+        let absence_in = |zone: &Name| {
+            let mut findings = findings.iter();
+            if findings.any(|finding| finding.covers_absent_names(zone)) {
+                return AbsentNames::Passed;
+            }
+            kubernetes.absence_in(zone)
+        };
+        let adopted_zones: Vec<AdoptedZone> = (zones.iter())
+            .map(|name| AdoptedZone {
+                name: name.clone(),
+                absent: absence_in(name),
+            })
+            .collect();
+        notes.extend(kubernetes.note_zones(&adopted_zones));
+        let types_in = |zone: &Name| {
+            let types = findings.iter().flat_map(|finding| finding.types_in(zone));
+            types.copied().collect::<BTreeSet<Rtype>>()
+        };
+        let passed_types = zones.iter().map(|zone| (zone.clone(), types_in(zone)));
+        let passed_types = passed_types.filter(|(_, types)| !types.is_empty());
+        let passed_types: Vec<_> = passed_types.collect();
         let reasons = finding::write_reasons(&findings, &kubernetes.zones, notes);
 
         let is_inside = |name: &Name| zones.iter().any(|zone| name.is_at_or_below(zone));
-        let passed = findings.into_iter().flat_map(|finding| finding.names);
+        let passed = findings.into_iter().flat_map(CorefileFinding::into_names);
         let mut passed: Vec<Name> = passed.filter(is_inside).collect();
         passed.sort();
         passed.dedup();
-        let zones: Vec<AdoptedZone> = (zones.into_iter())
-            .map(|name| AdoptedZone {
-                absent: kubernetes.absence_in(&name),
-                name,
-            })
-            .collect();
         let adopted = AdoptedSettings {
-            zones,
+            zones: adopted_zones,
             passed,
+            passed_types,
             ttl,
             version_ttl,
             pods: kubernetes.pods,

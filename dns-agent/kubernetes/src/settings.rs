@@ -1,10 +1,11 @@
 //! Settings of the answered zones.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use clap::ValueEnum;
 use ipnet::IpNet;
-use zerohop_zone::Name;
+use zerohop_zone::{Name, Rtype};
 
 /// The TTL of `dns-version.<zone>` in CoreDNS, in seconds.
 pub(super) const VERSION_TTL: u32 = 28800;
@@ -45,6 +46,9 @@ pub struct ZoneSettings {
     pub known_pods: KnownPods,
     /// The zones in which queries for absent names pass (CoreDNS's `fallthrough`).
     pub fallthrough_zones: Vec<Name>,
+    /// For zones, the types whose queries pass, because another plugin of CoreDNS changes their
+    /// answers.
+    pub passed_types: Vec<(Name, BTreeSet<Rtype>)>,
     /// The suffixes below which PTR records are answered.
     pub pointer_suffixes: Vec<Name>,
     /// Whether endpoints have names by topology zone.
@@ -172,6 +176,7 @@ impl Default for ZoneSettings {
             endpoint_scope: EndpointScope::All,
             known_pods: KnownPods::default(),
             fallthrough_zones: Vec::new(),
+            passed_types: Vec::new(),
             pointer_suffixes: ["in-addr.arpa", "ip6.arpa"]
                 .into_iter()
                 .flat_map(Name::parse)

@@ -108,6 +108,13 @@ impl ZoneSkeleton {
                 AbsentNames::Denied
             }
         });
+        builder.set_passed_types(|name| {
+            let passed = settings.passed_types.iter();
+            let passed = passed.filter(|(zone, _)| zone == name);
+            passed
+                .flat_map(|(_, types)| types.iter().copied())
+                .collect()
+        });
         ZoneSkeleton {
             model: builder.build(),
             domains,

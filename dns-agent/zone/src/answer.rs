@@ -87,6 +87,9 @@ pub trait ZoneData {
     /// Answers a question of class IN. An answer that is longer than `window` may be cut, but never
     /// so far that it would fit.
     fn answer_within(&self, name: &Name, rtype: Rtype, window: Window) -> Answer {
+        if self.passes_type(name, rtype) {
+            return Answer::NotAuthoritative;
+        }
         // The additional records of other types depend on the owner's addresses.
         let window = match rtype {
             Rtype::A | Rtype::AAAA => window.for_type(rtype),
@@ -167,6 +170,12 @@ pub trait ZoneData {
         }
     }
 
+    /// Whether queries for this type pass in the name's zone.
+    fn passes_type(&self, name: &Name, rtype: Rtype) -> bool {
+        let zone = self.zone_of(name);
+        zone.is_some_and(|zone| self.zones()[zone].passed_types.contains(&rtype))
+    }
+
     /// The answer for an absent name.
     #[doc(hidden)]
     fn absent_answer(&self, name: &Name, rtype: Rtype) -> Answer {
@@ -216,6 +225,9 @@ pub trait ZoneData {
             let zone = self.zone_of(&target);
             if zone.is_none() {
                 return Answer::Alias { chain, target };
+            }
+            if self.passes_type(&target, rtype) {
+                return Answer::NotAuthoritative;
             }
             if zone != self.zone_of(&chain[chain.len() - 1].owner) {
                 crossing = chain.len();

@@ -1,6 +1,8 @@
 //! The apexes of zones.
 
-use super::{Name, NameError, Rdata, Record, Soa};
+use std::collections::BTreeSet;
+
+use super::{Name, NameError, Rdata, Record, Rtype, Soa};
 
 /// The largest TTL of a SOA record, in seconds, as in CoreDNS.
 const MAX_SOA_TTL: u32 = 300;
@@ -24,6 +26,8 @@ pub struct Apex {
     pub negative_ttl: u32,
     /// How queries for absent names are answered.
     pub absent_names: AbsentNames,
+    /// The types whose queries pass for all names, because other software changes their answers.
+    pub passed_types: BTreeSet<Rtype>,
 }
 
 /// How queries for absent names in a zone are answered.
@@ -70,6 +74,7 @@ impl Apex {
             ttl,
             negative_ttl: ttl,
             absent_names: AbsentNames::default(),
+            passed_types: BTreeSet::new(),
         })
     }
 }

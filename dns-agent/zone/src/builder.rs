@@ -1,6 +1,6 @@
 //! Builds a [`Model`] from records.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::apex::sort_zones;
@@ -59,6 +59,14 @@ impl ModelBuilder {
     pub fn set_absent_names(&mut self, choose: impl Fn(&Name) -> AbsentNames) {
         for apex in &mut self.zones {
             apex.absent_names = choose(&apex.name);
+        }
+    }
+
+    /// Sets the types whose queries pass, for each zone added so far. `choose` gets the zone's
+    /// name.
+    pub fn set_passed_types(&mut self, choose: impl Fn(&Name) -> BTreeSet<Rtype>) {
+        for apex in &mut self.zones {
+            apex.passed_types = choose(&apex.name);
         }
     }
 

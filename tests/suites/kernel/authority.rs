@@ -13,17 +13,20 @@ use zerohop_datapath::{
     grace::Rcu,
     program::{EbpfObject, HookProgram, TableSize},
 };
-use zerohop_zone::{AbsentNames, Model, ModelBuilder, Name, Rdata, Record, ZoneData as _};
+use zerohop_zone::{AbsentNames, Model, ModelBuilder, Name, Rdata, Record, Rtype, ZoneData as _};
 
 use super::{
     fixture::{self, KernelFixture, TC_PASS, TestRunResult, rcode},
-    models::model,
+    models::{matches_user_plane, model, model_with_passed_types},
 };
 
 const A: u16 = 1;
 const SOA: u16 = 6;
+const MX: u16 = 15;
 const TXT: u16 = 16;
 const AAAA: u16 = 28;
+const SRV: u16 = 33;
+const HTTPS: u16 = 65;
 
 /// Two namespaces with a service each, and a pod.
 const OBJECTS: &str = "
@@ -41,6 +44,15 @@ apiVersion: v1
 kind: Pod
 metadata: {name: web-0, namespace: shop}
 status: {phase: Running, podIPs: [{ip: 10.244.0.9}]}
+";
+
+/// An alias of a Service.
+const ALIAS: &str = "
+---
+apiVersion: v1
+kind: Service
+metadata: {name: alias, namespace: shop}
+spec: {type: ExternalName, externalName: web.shop.svc.cluster.local}
 ";
 
 const NAMESPACES: &str = "
@@ -200,6 +212,55 @@ fn soa_queries_for_absent_names_pass_if_the_model_says_so() {
     assert_eq!(outcome_of(absent, SOA), Outcome::NotAuthoritative);
     assert_eq!(outcome_of("cluster.local", SOA), Outcome::Data);
     assert_eq!(outcome_of(&service(0), SOA), Outcome::NoData);
+}
+
+/// As with a plugin of CoreDNS that changes answers of some types, such as `template IN AAAA`.
+#[test]
+fn queries_for_passed_types_pass_for_all_names() {
+    let manifests = [NAMESPACES, OBJECTS, ALIAS].concat();
+    for flags in [&["--pods=insecure"][..], &["--pods=verified"], &[]] {
+        let passed = [Rtype::AAAA, Rtype::SRV, Rtype::HTTPS];
+        let model = model_with_passed_types(&manifests, flags, &passed);
+        let mut names: Vec<String> = model.entries().map(|(name, _)| name.to_string()).collect();
+        names.extend(
+            [
+                "absent.shop.svc.cluster.local",
+                "web.absent.svc.cluster.local",
+                "absent.cluster.local",
+                "10-244-0-9.shop.pod.cluster.local",
+                "10-244-0-9.absent.pod.cluster.local",
+                "absent.shop.pod.cluster.local",
+            ]
+            .map(str::to_owned),
+        );
+        let mut fixture = KernelFixture::with_model(model);
+        let (mut data, mut denied) = (0, 0);
+        for name in &names {
+            for rtype in [A, AAAA, SRV, HTTPS, SOA, TXT, MX] {
+                let query = KernelFixture::query(name, rtype);
+                let frame = query.frame();
+                let ended = fixture.run_program(HookProgram::TcPeer, &frame);
+                let is_passed = passed.iter().any(|it| it.to_int() == rtype)
+                    && name.trim_end_matches('.').ends_with("cluster.local");
+                let TestRunResult::Answered(outcome, out) = ended else {
+                    continue;
+                };
+                let reply = packet::parse_reply(&frame, &out).unwrap();
+                assert!(!is_passed, "{flags:?}: {name} {rtype} is answered");
+                data += usize::from(outcome == Outcome::Data);
+                denied += usize::from(outcome == Outcome::NxDomain);
+                let model = &fixture.model;
+                assert!(
+                    matches_user_plane(&query.message(), &reply, model),
+                    "{flags:?}: {name} {rtype}: not the user plane's reply: {reply:02x?}"
+                );
+            }
+        }
+        assert!(
+            data > 3 && denied > 3,
+            "{flags:?}: {data} answers, {denied} denials"
+        );
+    }
 }
 
 #[test]

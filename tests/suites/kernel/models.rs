@@ -3,13 +3,13 @@
 
 use clap::Parser as _;
 use dns_agent::config::{AgentCommand, Cli, Config};
-use zerohop_kubernetes::{Objects, Selectors, build_model};
+use zerohop_kubernetes::{Objects, Selectors, ZoneSettings, build_model};
 use zerohop_resolver::{
     message::{QueryAction, respond},
     query::Transport,
 };
 use zerohop_sources::manifests;
-use zerohop_zone::Model;
+use zerohop_zone::{Model, Name, Rtype};
 
 /// The serial of every zone.
 const SERIAL: u32 = 1;
@@ -20,6 +20,17 @@ pub(crate) fn model(manifests: &str, flags: &[&str]) -> Model {
     let config = config(flags);
     let objects = objects(manifests, &config.selectors);
     build_model(&objects, &config.zone, SERIAL).0
+}
+
+/// As [`model`], but queries for these types pass in the zone `cluster.local`.
+pub(crate) fn model_with_passed_types(manifests: &str, flags: &[&str], types: &[Rtype]) -> Model {
+    let config = config(flags);
+    let zone = Name::parse("cluster.local").unwrap();
+    let settings = ZoneSettings {
+        passed_types: vec![(zone, types.iter().copied().collect())],
+        ..config.zone
+    };
+    build_model(&objects(manifests, &config.selectors), &settings, SERIAL).0
 }
 
 /// Builds the agent's model of objects that are selected already and have no problems.

@@ -1,8 +1,9 @@
 //! Findings that make names pass, and their wording for people.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 
-use zerohop_zone::Name;
+use zerohop_zone::{Name, Rtype};
 
 /// The most names that a reason lists.
 const MAX_LISTED_NAMES: usize = 4;
@@ -16,6 +17,17 @@ pub(super) struct CorefileFinding {
     cause: String,
     /// The names that pass because of the cause, with everything below them.
     pub(super) names: Vec<Name>,
+    scope: FindingScope,
+}
+
+/// Which queries for a finding's names pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum FindingScope {
+    All,
+    /// Those for names that don't exist.
+    AbsentNames,
+    /// Those for these types.
+    Types(BTreeSet<Rtype>),
 }
 
 /// Why Zerohop can't draw conclusions from a line, or from the whole Corefile.
@@ -52,6 +64,32 @@ impl CorefileFinding {
             line: Some(line),
             cause: cause.into(),
             names,
+            scope: FindingScope::All,
+        }
+    }
+
+    /// A finding that makes names pass only if they don't exist.
+    pub(super) fn about_absent_names(
+        line: usize,
+        cause: impl Into<String>,
+        names: Vec<Name>,
+    ) -> CorefileFinding {
+        CorefileFinding {
+            scope: FindingScope::AbsentNames,
+            ..CorefileFinding::new(line, cause, names)
+        }
+    }
+
+    /// A finding that makes queries for these types pass.
+    pub(super) fn about_types(
+        line: usize,
+        cause: impl Into<String>,
+        names: Vec<Name>,
+        types: impl IntoIterator<Item = Rtype>,
+    ) -> CorefileFinding {
+        CorefileFinding {
+            scope: FindingScope::Types(types.into_iter().collect()),
+            ..CorefileFinding::new(line, cause, names)
         }
     }
 
@@ -61,6 +99,7 @@ impl CorefileFinding {
             line: None,
             cause: cause.into(),
             names,
+            scope: FindingScope::All,
         }
     }
 
@@ -81,17 +120,58 @@ impl CorefileFinding {
             line: problem.line,
             cause: problem.cause,
             names: vec![Name::root()],
+            scope: FindingScope::All,
         }
     }
 
     /// Whether the finding makes this whole zone pass.
     pub(super) fn covers(&self, zone: &Name) -> bool {
-        self.names.iter().any(|name| zone.is_at_or_below(name))
+        let mut names = self.names.iter();
+        self.scope == FindingScope::All && names.any(|name| zone.is_at_or_below(name))
+    }
+
+    /// Whether the finding makes the absent names of this zone pass, or some of them.
+    pub(super) fn covers_absent_names(&self, zone: &Name) -> bool {
+        self.scope == FindingScope::AbsentNames && self.concerns(zone)
+    }
+
+    /// The types whose queries the finding makes pass in this zone, or in a part of it.
+    pub(super) fn types_in(&self, zone: &Name) -> &BTreeSet<Rtype> {
+        const NONE: &BTreeSet<Rtype> = &BTreeSet::new();
+        match &self.scope {
+            FindingScope::Types(types) if self.concerns(zone) => types,
+            FindingScope::All | FindingScope::AbsentNames | FindingScope::Types(_) => NONE,
+        }
+    }
+
+    /// The names for which all queries pass.
+    pub(super) fn into_names(self) -> Vec<Name> {
+        match self.scope {
+            FindingScope::All => self.names,
+            FindingScope::AbsentNames | FindingScope::Types(_) => Vec::new(),
+        }
+    }
+
+    /// Whether this zone, or a part of it, is among the names.
+    fn concerns(&self, zone: &Name) -> bool {
+        let mut names = self.names.iter();
+        names.any(|name| zone.is_at_or_below(name) || name.is_at_or_below(zone))
     }
 
     /// The sentence that says which names of these zones pass. `None` if none do. If all zones pass
     /// entirely, or `zones` is empty, the sentence says that everything passes.
     fn note_for_zones(&self, zones: &[Name]) -> Option<Note> {
+        match &self.scope {
+            FindingScope::All => {}
+            FindingScope::AbsentNames => {
+                return self.note_for_queries(zones, "names that don't exist");
+            }
+            FindingScope::Types(types) => {
+                let types: Vec<&Rtype> = types.iter().collect();
+                let types = join_for_people(&types);
+                return self.note_for_queries(zones, &format!("queries for {types}"));
+            }
+        }
         let (whole, rest): (Vec<&Name>, Vec<&Name>) =
             zones.iter().partition(|zone| self.covers(zone));
         let is_part = |name: &&Name| rest.iter().any(|zone| name.is_at_or_below(zone));
@@ -109,6 +189,21 @@ impl CorefileFinding {
         Some(Note {
             line: self.line,
             text,
+        })
+    }
+}
+
+impl CorefileFinding {
+    /// The sentence that says in which of these zones some queries pass. `None` if in none.
+    fn note_for_queries(&self, zones: &[Name], queries: &str) -> Option<Note> {
+        let zones: Vec<&Name> = zones.iter().filter(|zone| self.concerns(zone)).collect();
+        (!zones.is_empty()).then(|| Note {
+            line: self.line,
+            text: format!(
+                "{}, so {queries} in {} pass",
+                self.cause,
+                join_for_people(&zones)
+            ),
         })
     }
 }
@@ -138,6 +233,7 @@ impl CorefileProblem {
             line: self.line,
             cause: self.cause,
             names,
+            scope: FindingScope::All,
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use zerohop_zone::{AbsentNames, Name};
 
+use super::AdoptedZone;
 use super::finding::{CorefileFinding, CorefileProblem, Note, join_for_people};
 use super::parser::{CorefileLine, Directive};
 use super::plugins::zones_or_default;
@@ -132,7 +133,7 @@ impl KubernetesPlugin {
     }
 
     /// Notes on how these zones of the plugin are answered.
-    pub(super) fn note_zones(&self, zones: &[Name]) -> Vec<Note> {
+    pub(super) fn note_zones(&self, zones: &[AdoptedZone]) -> Vec<Note> {
         let mut notes = Vec::new();
         for (absent, limit) in [
             (
@@ -141,13 +142,11 @@ impl KubernetesPlugin {
             ),
             (
                 AbsentNames::Passed,
-                "except names that `kubernetes` doesn't have, which fall through and pass",
+                "except names that `kubernetes` doesn't have, which pass",
             ),
         ] {
-            let zones: Vec<&Name> = zones
-                .iter()
-                .filter(|zone| self.absence_in(zone) == absent)
-                .collect();
+            let zones = zones.iter().filter(|zone| zone.absent == absent);
+            let zones: Vec<&Name> = zones.map(|zone| &zone.name).collect();
             if !zones.is_empty() {
                 let text = format!("Zerohop answers {}, {limit}", join_for_people(&zones));
                 notes.push(Note::new(self.line, text));

@@ -13,7 +13,7 @@ use super::blocks::ServerBlock;
 use super::cache::{self, TtlCap};
 use super::finding::{self, CorefileFinding, CorefileProblem, Note, intersect_zones};
 use super::parser::{Corefile, Directive};
-use super::plugins;
+use super::plugins::{self, AnsweringPlugin};
 use crate::node_cache::is_cluster_dns_placeholder;
 
 /// Facts about a pod of NodeLocal DNSCache that are not in its Corefile.
@@ -137,6 +137,7 @@ fn collect_effects(
             findings.push(CorefileFinding::new(line, cause, zones.clone()));
         }
         let block_zones = block.zones();
+        let answering = AnsweringPlugin::Forward;
         for directive in block.directives {
             let found = match directive.name() {
                 // `check_forwarding` has checked these.
@@ -146,9 +147,9 @@ fn collect_effects(
                     caps.push(BlockCap { cap, zones });
                     Vec::new()
                 }),
-                "hosts" => plugins::read_plugin(directive, &block_zones, &zones)
+                "hosts" => plugins::read_plugin(directive, answering, &block_zones, &zones)
                     .map(|found| add_hosts_file_finding(directive, found, &zones)),
-                _ => plugins::read_plugin(directive, &block_zones, &zones),
+                _ => plugins::read_plugin(directive, answering, &block_zones, &zones),
             };
             match found {
                 Ok(found) => {

@@ -1,5 +1,9 @@
 //! How other plugins change the answers of `kubernetes`.
 //!
+//! CoreDNS asks the plugins of a server block in an order that is compiled in (`plugin.cfg`), and
+//! not in that of the Corefile. A plugin after the one that answers gets no question that is
+//! answered.
+//!
 //! The plugins in this module, and those that its callers handle (`kubernetes` and `cache`, in
 //! NodeLocal DNSCache `bind`, `cache` and `forward`), are an allow-list. Any other plugin may
 //! answer any query. So it makes everything pass or, in NodeLocal DNSCache, all zones of its server
@@ -7,18 +11,41 @@
 
 use std::net::IpAddr;
 
-use zerohop_zone::Name;
+use zerohop_zone::{Name, Rtype};
 
 use super::finding::{CorefileFinding, CorefileProblem};
 use super::parser::{CorefileLine, Directive};
 use super::zones::{parse_name, parse_zones, reverse_trees};
 
+/// The plugin that answers the names of a server block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AnsweringPlugin {
+    Kubernetes,
+    /// In NodeLocal DNSCache.
+    Forward,
+}
+
+/// The plugins after `kubernetes` that answer questions. In CoreDNS's order those before `forward`
+/// come first.
+const AFTER_KUBERNETES: [&str; 9] = [
+    "file",
+    "auto",
+    "secondary",
+    "etcd",
+    "grpc",
+    "erratic",
+    "whoami",
+    "sign",
+    "nomad",
+];
+
 /// Finds the names that a plugin may answer or change. `block_zones` are the zones of its server
-/// block. `answered` are the zones of `kubernetes` or, in NodeLocal DNSCache, the zones for which
-/// the block receives queries. Fails if Zerohop can't tell which names the plugin may answer or
-/// change, for example for an unknown plugin.
+/// block, and `answering` answers its names. `answered` are the zones of `kubernetes` or, in
+/// NodeLocal DNSCache, the zones for which the block receives queries. Fails if Zerohop can't tell
+/// which names the plugin may answer or change, for example for an unknown plugin.
 pub(super) fn read_plugin(
     directive: &Directive,
+    answering: AnsweringPlugin,
     block_zones: &[Name],
     answered: &[Name],
 ) -> Result<Vec<CorefileFinding>, CorefileProblem> {
@@ -27,7 +54,15 @@ pub(super) fn read_plugin(
     let args = head.args();
     match directive.name() {
         // These plugins monitor answers, or manage the process.
-        "errors" | "health" | "log" | "loop" | "prometheus" | "ready" | "reload" => Ok(Vec::new()),
+        "cancel" | "debug" | "dnstap" | "errors" | "geoip" | "health" | "log" | "loop"
+        | "metadata" | "multisocket" | "pprof" | "prometheus" | "ready" | "reload" | "root"
+        | "shed" | "timeouts" | "trace" => Ok(Vec::new()),
+        // `tls` concerns other transports. `any` answers questions of type ANY, and `chaos` those
+        // of class CH, which always pass.
+        "any" | "chaos" | "tls" => Ok(Vec::new()),
+        name if answering == AnsweringPlugin::Kubernetes && AFTER_KUBERNETES.contains(&name) => {
+            Ok(Vec::new())
+        }
         // `forward` runs after `kubernetes`, for names that pass anyway.
         "forward" => Ok(Vec::new()),
         // `bufsize` only limits the size of answers over UDP.
@@ -37,11 +72,17 @@ pub(super) fn read_plugin(
         "loadbalance" => read_loadbalance(directive),
         "hosts" => read_hosts(directive, block_zones, answered),
         "rewrite" => read_rewrite(directive),
+        "minimal" if answering == AnsweringPlugin::Kubernetes => Ok(vec![read_minimal(head)]),
+        "template" if answering == AnsweringPlugin::Kubernetes => {
+            read_template(head, block_zones, answered)
+        }
         // Zones follow a class and a type.
         "template" if args.len() >= 2 => zones_finding(head, &args[2..], block_zones),
         // Zones follow a file's name.
         "file" if !args.is_empty() => zones_finding(head, &args[1..], block_zones),
-        "auto" | "etcd" | "k8s_external" => zones_finding(head, args, block_zones),
+        "acl" | "auto" | "etcd" | "k8s_external" => zones_finding(head, args, block_zones),
+        "autopath" if answering == AnsweringPlugin::Kubernetes => read_autopath(head, block_zones),
+        "azure" | "clouddns" | "route53" => read_hosted_zones(head),
         // With `catalog`, `secondary` also answers zones that the Corefile doesn't name.
         "secondary"
             if directive
@@ -81,6 +122,88 @@ fn zones_finding(
     let names = zones_or_default(head, zones, block_zones)?;
     let cause = format!("`{}` may answer names in its zones", head.name());
     Ok(vec![CorefileFinding::new(head.number, cause, names)])
+}
+
+/// `minimal` removes the additional records of answers, which only those to queries for NS and SRV
+/// have.
+fn read_minimal(head: &CorefileLine) -> CorefileFinding {
+    let cause = "`minimal` removes additional records";
+    let types = [Rtype::NS, Rtype::SRV];
+    CorefileFinding::about_types(head.number, cause, vec![Name::root()], types)
+}
+
+/// Reads `template`, which answers queries of a class and a type in its zones (CoreDNS,
+/// `plugin/template`).
+fn read_template(
+    head: &CorefileLine,
+    block_zones: &[Name],
+    answered: &[Name],
+) -> Result<Vec<CorefileFinding>, CorefileProblem> {
+    let [class, rtype, zones @ ..] = head.args() else {
+        return Err(head.problem("`template` has no class and type"));
+    };
+    match class.as_str() {
+        "IN" | "ANY" => {}
+        // Queries of other classes always pass.
+        "CH" | "CS" | "HS" | "NONE" => return Ok(Vec::new()),
+        _ => return Err(head.problem(format!("`{class}` is not a class that Zerohop knows"))),
+    }
+    if rtype == "ANY" {
+        return zones_finding(head, zones, block_zones);
+    }
+    let known: Option<Rtype> = rtype.parse().ok();
+    // CoreDNS knows neither `aaaa` nor `TYPE28`.
+    let known = known.filter(|known| known.to_string() == *rtype);
+    let unknown = || head.problem(format!("`{rtype}` is not a type that Zerohop knows"));
+    let rtype = known.ok_or_else(unknown)?;
+    let zones = zones_or_default(head, zones, block_zones)?;
+    let holds_answered = |zone: &Name| {
+        answered
+            .iter()
+            .any(|answered| answered.is_at_or_below(zone))
+    };
+    let (whole, parts) = zones.into_iter().partition(holds_answered);
+    let cause = "`template` may answer names in its zones";
+    Ok(vec![
+        CorefileFinding::about_types(head.number, cause, whole, [rtype]),
+        CorefileFinding::new(head.number, cause, parts),
+    ])
+}
+
+/// Reads `autopath`, which answers an absent name below a search domain of the client with the
+/// records of another name. Its last argument is a file or a plugin.
+fn read_autopath(
+    head: &CorefileLine,
+    block_zones: &[Name],
+) -> Result<Vec<CorefileFinding>, CorefileProblem> {
+    let [zones @ .., _search_path] = head.args() else {
+        return Err(head.problem("`autopath` has no search path"));
+    };
+    let zones = zones_or_default(head, zones, block_zones)?;
+    let cause = "`autopath` may answer absent names";
+    Ok(vec![CorefileFinding::about_absent_names(
+        head.number,
+        cause,
+        zones,
+    )])
+}
+
+/// Reads a plugin whose arguments are zones, each with an identifier before or after a colon.
+fn read_hosted_zones(head: &CorefileLine) -> Result<Vec<CorefileFinding>, CorefileProblem> {
+    let zone = |word: &String| {
+        let parts = word.split_once(':');
+        let zone = match (parts, head.name()) {
+            (Some((_group, zone)), "azure") => zone,
+            (Some((zone, _identifier)), _) => zone,
+            (None, _) => {
+                return Err(head.problem(format!("`{word}` is not a zone with an identifier")));
+            }
+        };
+        parse_name(zone).map_err(|cause| head.problem(cause))
+    };
+    let zones = head.args().iter().map(zone).collect::<Result<_, _>>()?;
+    let cause = format!("`{}` may answer names in its zones", head.name());
+    Ok(vec![CorefileFinding::new(head.number, cause, zones)])
 }
 
 /// The zones in a plugin's arguments, or `block_zones` if there are none.

@@ -178,6 +178,7 @@ fn adopt_coredns_settings(
     let AdoptedSettings {
         zones,
         passed,
+        passed_types,
         ttl,
         version_ttl,
         pods,
@@ -214,6 +215,7 @@ fn adopt_coredns_settings(
             .filter_map(|zone| reverse_network(zone))
             .collect(),
         pointer_suffixes: reverse.iter().map(|zone| zone.name.clone()).collect(),
+        passed_types,
         fallthrough_zones: passing.map(|zone| zone.name.clone()).collect(),
         cluster_domains: domains.into_iter().map(|zone| zone.name).collect(),
         ttl,

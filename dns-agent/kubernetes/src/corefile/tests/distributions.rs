@@ -5,7 +5,7 @@ use super::{Conclusions, kubeadm_settings, name};
 /// The conclusions from a Corefile that is adopted whole.
 const ADOPTED: [&str; 2] = [
     "Zerohop answers cluster.local., with NXDOMAIN for names that `kubernetes` doesn't have",
-    "Zerohop answers in-addr.arpa. and ip6.arpa., except names that `kubernetes` doesn't have, which fall through and pass",
+    "Zerohop answers in-addr.arpa. and ip6.arpa., except names that `kubernetes` doesn't have, which pass",
 ];
 
 /// `ADOPTED` for a `kubernetes` plugin on this line.

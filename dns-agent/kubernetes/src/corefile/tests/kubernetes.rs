@@ -14,6 +14,7 @@ fn defaults_are_those_of_coredns() {
     let adopted = AdoptedSettings {
         zones: vec![zone("cluster.local", AbsentNames::Denied)],
         passed: Vec::new(),
+        passed_types: Vec::new(),
         ttl: 5,
         // CoreDNS's TTL of `dns-version`. Only the plugin `cache` lowers it.
         version_ttl: 28800,
@@ -62,6 +63,7 @@ fn every_option_is_adopted() {
             zone("97.10.in-addr.arpa", AbsentNames::Denied),
         ],
         passed: Vec::new(),
+        passed_types: Vec::new(),
         ttl: 0,
         version_ttl: 28800,
         pods: PodMode::Verified,

@@ -42,6 +42,7 @@ fn kubeadm_settings(ttl: u32) -> AdoptedSettings {
             zone("ip6.arpa", AbsentNames::Passed),
         ],
         passed: Vec::new(),
+        passed_types: Vec::new(),
         ttl,
         version_ttl: 30,
         pods: PodMode::Insecure,

@@ -1,7 +1,8 @@
 //! The effect of plugins other than `kubernetes` on the conclusions.
 
-use super::{Conclusions, answered, corefile_with, kubeadm_settings, refusal};
+use super::{Conclusions, answered, corefile_with, kubeadm_settings, name, refusal};
 use crate::AdoptedSettings;
+use zerohop_zone::{AbsentNames, Rtype};
 
 /// What is answered if nothing passes.
 const ALL: &str = "cluster.local. in-addr.arpa. ip6.arpa.";
@@ -24,6 +25,32 @@ fn plugins_that_change_no_answers_make_nothing_pass() {
         // `cache` only caps TTLs.
         "cache {\n success 5000\n denial 2500 5\n prefetch 1 1m 10%\n serve_stale 1h verify\n serve_stale_policy prefer_positive\n servfail 5s\n keepttl\n disable success\n}",
         "health { }",
+        "any",
+        "cancel 1s",
+        "chaos CoreDNS-1.14 dns@example.org",
+        "debug",
+        "dnstap /tmp/dnstap.sock full",
+        "geoip /db.mmdb",
+        "metadata",
+        "multisocket",
+        "pprof",
+        "root /etc/coredns",
+        "shed",
+        "timeouts {\n read 3s\n}",
+        "tls cert.pem key.pem",
+        "trace jaeger.local",
+        // These come after `kubernetes`.
+        "file",
+        "file /db",
+        "file /db db.cluster.local {\n reload 1m\n}",
+        "auto db.cluster.local {\n directory /zones\n}",
+        "etcd cluster.local {\n path /skydns\n}",
+        "secondary x.local {\n transfer from 10.0.0.1\n catalog y.local\n}",
+        "grpc . 127.0.0.1:9005",
+        "erratic",
+        "whoami",
+        "sign db.example.org",
+        "nomad service.nomad",
     ] {
         assert_eq!(answered(&corefile_with(lines)), ALL, "{lines}");
     }
@@ -34,15 +61,17 @@ fn unknown_plugins_make_everything_pass() {
     // Also a second `kubernetes`, and known plugins whose lines Zerohop doesn't accept.
     for lines in [
         "acl {\n block\n}",
-        "any",
-        "autopath @kubernetes",
+        "route53 example.org",
+        "autopath",
         "bind 10.0.0.1",
         "dns64",
         "dnssec",
         "header {\n response set aa\n}",
         "import custom",
         "import_x",
-        "minimal",
+        "template IN aaaa",
+        "template in AAAA",
+        "template IN TYPE28",
         "tsig {\n require all\n}",
         "view v {\n expr true\n}",
         "kubernetes",
@@ -52,8 +81,6 @@ fn unknown_plugins_make_everything_pass() {
         "forward . 1.1.1.1 {\n import policy\n}",
         "template",
         "template IN A \"not a zone\" {\n}",
-        "file",
-        "secondary x.local {\n transfer from 10.0.0.1\n catalog y.local\n}",
         "cache 0",
         "cache -5",
         "cache {\n success 100 0\n}",
@@ -64,34 +91,37 @@ fn unknown_plugins_make_everything_pass() {
         assert_eq!(answered(&corefile_with(lines)), "nothing", "{lines}");
     }
     let reason =
-        "line 7: `acl` is not a plugin that Zerohop understands here, so everything passes";
-    assert_eq!(refusal(&corefile_with("acl")), reason);
+        "line 7: `dnssec` is not a plugin that Zerohop understands here, so everything passes";
+    assert_eq!(refusal(&corefile_with("dnssec")), reason);
 }
 
 #[test]
 fn plugins_with_zones_make_their_zones_pass() {
     for (lines, wanted) in [
-        ("template IN A example.org", ALL),
-        ("template IN A", "nothing"),
+        ("template IN ANY example.org", ALL),
+        ("template IN ANY", "nothing"),
+        ("template IN A db.cluster.local", "-db.cluster.local."),
+        ("template CH ANY", ALL),
         // If a cluster domain passes, the PTR records that point into it pass too.
         ("template ANY ANY local", "nothing"),
         (
             "template ANY ANY x.cluster.local y.cluster.local {\n rcode NXDOMAIN\n}",
             "-x.cluster.local. -y.cluster.local.",
         ),
-        ("file /db example.org", ALL),
-        ("file /db", "nothing"),
-        ("file /db db.cluster.local", "-db.cluster.local."),
+        ("acl example.org {\n block\n}", ALL),
         (
-            "auto db.cluster.local {\n directory /zones\n}",
+            "acl db.cluster.local {\n block type A net 10.0.0.0/8\n}",
             "-db.cluster.local.",
         ),
-        ("auto", "nothing"),
         (
-            "secondary 10.0.0.0/8 {\n transfer from 10.0.0.1\n}",
-            "-10.in-addr.arpa.",
+            "route53 example.org:Z1 db.cluster.local:Z2",
+            "-db.cluster.local.",
         ),
-        ("etcd skydns.local {\n path /skydns\n}", ALL),
+        ("azure group:db.cluster.local", "-db.cluster.local."),
+        (
+            "clouddns db.cluster.local:project:zone",
+            "-db.cluster.local.",
+        ),
         ("k8s_external example.org", ALL),
         ("k8s_external", "nothing"),
     ] {
@@ -106,6 +136,65 @@ fn plugins_with_zones_make_their_zones_pass() {
     let expected = [
         "line 3: PTR records point into cluster.local., which Zerohop doesn't answer as a cluster domain, so in-addr.arpa. and ip6.arpa. pass",
         "line 7: `template` may answer names in its zones, so cluster.local. passes",
+    ];
+    assert_eq!(reasons, expected);
+}
+
+#[test]
+fn templates_for_one_type_make_queries_for_the_type_pass() {
+    let aaaa = |zones: &[&str]| -> Vec<_> {
+        let zones = zones.iter();
+        zones
+            .map(|zone| (name(zone), [Rtype::AAAA].into()))
+            .collect()
+    };
+    let all = ["cluster.local", "in-addr.arpa", "ip6.arpa"];
+    for (lines, wanted) in [
+        ("template IN AAAA {\n rcode NXDOMAIN\n}", aaaa(&all)),
+        ("template ANY AAAA .", aaaa(&all)),
+        ("template IN AAAA local", aaaa(&["cluster.local"])),
+        ("template IN AAAA example.org", aaaa(&[])),
+        ("template IN AAAA db.cluster.local", aaaa(&[])),
+        (
+            "template IN AAAA cluster.local\n template IN HTTPS local",
+            vec![(name("cluster.local"), [Rtype::AAAA, Rtype::HTTPS].into())],
+        ),
+        (
+            "minimal",
+            all.iter()
+                .map(|zone| (name(zone), [Rtype::NS, Rtype::SRV].into()))
+                .collect(),
+        ),
+    ] {
+        let adopted = Conclusions::read(&corefile_with(lines)).adopted.unwrap();
+        assert_eq!(adopted.passed_types, wanted, "{lines}");
+    }
+    let reasons = Conclusions::read(&corefile_with("template IN AAAA .")).reasons;
+    let expected = "line 7: `template` may answer names in its zones, so queries for AAAA in \
+                    cluster.local., in-addr.arpa. and ip6.arpa. pass";
+    assert_eq!(reasons.last().unwrap(), expected);
+}
+
+#[test]
+fn autopath_makes_absent_names_pass() {
+    for (lines, passing) in [
+        ("autopath @kubernetes", true),
+        ("autopath cluster.local @kubernetes", true),
+        ("autopath shop.svc.cluster.local /etc/resolv.conf", true),
+        ("autopath example.org @kubernetes", false),
+    ] {
+        let text = corefile_with(lines);
+        assert_eq!(answered(&text), ALL, "{lines}");
+        let zones = Conclusions::read(&text).adopted.unwrap().zones;
+        let is_passed = zones[0].absent == AbsentNames::Passed;
+        assert_eq!(is_passed, passing, "{lines}");
+    }
+    let reasons = Conclusions::read(&corefile_with("autopath local @kubernetes")).reasons;
+    let expected = [
+        "line 3: Zerohop answers cluster.local., in-addr.arpa. and ip6.arpa., except names that \
+         `kubernetes` doesn't have, which pass",
+        "line 7: `autopath` may answer absent names, so names that don't exist in cluster.local. \
+         pass",
     ];
     assert_eq!(reasons, expected);
 }

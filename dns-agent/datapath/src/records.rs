@@ -55,7 +55,9 @@ pub fn build_record(data: &dyn ZoneData, name: &Name, entry: &NameEntry) -> Opti
         OtherTypes::Passed => !entry.is_alias(),
         OtherTypes::Unknown => true,
         // A record has no room for the types that pass one by one.
-        OtherTypes::Denied | OtherTypes::PassedAtAlias => passes_types(data, name),
+        OtherTypes::Denied | OtherTypes::PassedAtAlias => {
+            data.passes_queries(name) || passes_types(data, name)
+        }
     };
     if rendered.len() > ANSWERS || others_pass {
         head.flags |= RecordHead::OTHER_TYPES_PASS;
@@ -150,9 +152,6 @@ fn render_computed_names(
 ) -> Option<ComputedRecords> {
     // The label "0" stands for any label, because the rendered answers don't depend on it.
     let child = name.child(b"0").ok()?;
-    if passes_types(data, &child) {
-        return None;
-    }
     let render_shared = |owner: &Name, rtype: Rtype| {
         let answer = match data.answer_within(owner, rtype, WINDOW) {
             zone::Answer::Data { answer, additional } if additional.is_empty() => answer,
@@ -288,10 +287,14 @@ fn render_answer(
     })
 }
 
-/// Whether queries for some types pass in the zone of `name`.
+/// Whether queries for some types pass in the zone of `name`, besides ANY, which the kernel always
+/// passes.
 fn passes_types(data: &dyn ZoneData, name: &Name) -> bool {
     let zone = data.zone_of(name);
-    zone.is_some_and(|zone| !data.zones()[zone].passed_types.is_empty())
+    zone.is_some_and(|zone| {
+        let mut types = data.zones()[zone].passed_types.iter();
+        types.any(|rtype| *rtype != Rtype::ANY)
+    })
 }
 
 /// The index in the settings of the zone that `name` belongs to. [`RecordHead::NO_ZONE`] if there

@@ -118,6 +118,8 @@ pub fn build_settings(
                 .all(|inner| *inner == apex.name || !inner.is_at_or_below(&apex.name))
         };
         let mut passed_types = apex.passed_types.clone();
+        // The kernel always passes queries for ANY, which would share the bit of other types.
+        passed_types.remove(&Rtype::ANY);
         let action = match apex.absent_names {
             AbsentNames::Denied => Suffix::AUTHORITATIVE,
             AbsentNames::DeniedExceptSoa => {

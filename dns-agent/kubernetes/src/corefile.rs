@@ -14,6 +14,7 @@ mod node_cache_effect;
 mod parser;
 mod plugins;
 mod reload;
+mod rewrite;
 mod words;
 mod zones;
 
@@ -30,8 +31,10 @@ use finding::{CorefileFinding, CorefileProblem};
 use kubernetes::KubernetesPlugin;
 use parser::Corefile;
 use plugins::AnsweringPlugin;
+use rewrite::RewriteRule;
 use zones::is_reverse;
 
+use super::name_pattern::NamePattern;
 use super::selectors::Selectors;
 use super::settings::{EmptyServices, EndpointNames, PodMode, VERSION_TTL, ZonalNames};
 
@@ -55,6 +58,8 @@ pub struct AdoptedSettings {
     pub passed: Vec<Name>,
     /// For some of these zones, the types whose queries pass.
     pub passed_types: Vec<(Name, BTreeSet<Rtype>)>,
+    /// Patterns of names whose queries are rewritten, so that they pass.
+    pub rewritten: Vec<NamePattern>,
     /// The TTL of records, in seconds.
     pub ttl: u32,
     /// The TTL of the `dns-version` record, in seconds.
@@ -87,6 +92,8 @@ struct ServerBlockReading {
     kubernetes: KubernetesPlugin,
     /// The TTL caps of the block's `cache` plugins.
     caps: Vec<TtlCap>,
+    /// The patterns of the block's `rewrite` plugins.
+    rewritten: Vec<NamePattern>,
 }
 
 impl Conclusions {
@@ -133,11 +140,15 @@ impl ServerBlockReading {
         findings.extend(kubernetes.findings());
         findings.extend(block.find_unserved_names(&blocks, kubernetes.line, &kubernetes.zones));
 
-        let mut caps = Vec::new();
+        let (mut caps, mut rewritten) = (Vec::new(), Vec::new());
         for directive in block.directives {
             let result = match directive.name() {
                 "kubernetes" => continue,
                 "cache" => TtlCap::read(directive, &block_zones).map(|cap| caps.push(cap)),
+                "rewrite" => RewriteRule::read(directive).map(|rule| {
+                    findings.extend(rule.findings());
+                    rewritten.extend(rule.pattern());
+                }),
                 _ => plugins::read_plugin(
                     directive,
                     AnsweringPlugin::Kubernetes,
@@ -148,12 +159,20 @@ impl ServerBlockReading {
             };
             findings.extend(result.err().map(CorefileFinding::about_everything));
         }
-        Ok(ServerBlockReading { kubernetes, caps })
+        Ok(ServerBlockReading {
+            kubernetes,
+            caps,
+            rewritten,
+        })
     }
 
     /// Applies the findings to the zones of the `kubernetes` plugin.
     fn conclude(self, mut findings: Vec<CorefileFinding>) -> Conclusions {
-        let ServerBlockReading { kubernetes, caps } = self;
+        let ServerBlockReading {
+            kubernetes,
+            caps,
+            rewritten,
+        } = self;
         let mut zones = answered_zones(&kubernetes.zones, &findings);
         // PTR records are answered only if the domain that they point into is answered too.
         let first_domain = zones.iter().find(|zone| !is_reverse(zone));
@@ -196,6 +215,7 @@ impl ServerBlockReading {
             zones: adopted_zones,
             passed,
             passed_types,
+            rewritten,
             ttl,
             version_ttl,
             pods: kubernetes.pods,

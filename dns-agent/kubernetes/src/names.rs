@@ -380,6 +380,11 @@ impl ZoneData for View<'_> {
         self.visit_pointers(window, see);
     }
 
+    fn passes_queries(&self, name: &Name) -> bool {
+        let mut rewritten = self.index.settings().rewritten.iter();
+        rewritten.any(|pattern| pattern.matches(name))
+    }
+
     fn may_know(&self, name: &Name) -> bool {
         let mut pointers = self.index.settings().pointer_suffixes.iter();
         pointers.any(|suffix| name.is_at_or_below(suffix))

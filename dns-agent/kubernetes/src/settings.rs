@@ -7,6 +7,8 @@ use clap::ValueEnum;
 use ipnet::IpNet;
 use zerohop_zone::{Name, Rtype};
 
+use super::name_pattern::NamePattern;
+
 /// The TTL of `dns-version.<zone>` in CoreDNS, in seconds.
 pub(super) const VERSION_TTL: u32 = 28800;
 
@@ -49,6 +51,11 @@ pub struct ZoneSettings {
     /// For zones, the types whose queries pass, because another plugin of CoreDNS changes their
     /// answers.
     pub passed_types: Vec<(Name, BTreeSet<Rtype>)>,
+    /// Queries for names with one of these patterns pass, because CoreDNS rewrites them. Unlike
+    /// `passed`, this concerns neither the names below them nor their aliases, which CoreDNS
+    /// follows without rewriting. Absent names must pass in all zones, because the kernel compares
+    /// no patterns.
+    pub rewritten: Vec<NamePattern>,
     /// The suffixes below which PTR records are answered.
     pub pointer_suffixes: Vec<Name>,
     /// Whether endpoints have names by topology zone.
@@ -177,6 +184,7 @@ impl Default for ZoneSettings {
             known_pods: KnownPods::default(),
             fallthrough_zones: Vec::new(),
             passed_types: Vec::new(),
+            rewritten: Vec::new(),
             pointer_suffixes: ["in-addr.arpa", "ip6.arpa"]
                 .into_iter()
                 .flat_map(Name::parse)

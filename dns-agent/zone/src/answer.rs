@@ -62,6 +62,12 @@ pub trait ZoneData {
         suffixes
     }
 
+    /// Whether queries for a name pass, although aliases of the name are answered. The name may
+    /// have an entry.
+    fn passes_queries(&self, _name: &Name) -> bool {
+        false
+    }
+
     /// Whether a name outside all zones may be known now, or after changes of objects. An
     /// implementation that has no cheap answer looks the name up.
     fn may_know(&self, name: &Name) -> bool {
@@ -87,7 +93,7 @@ pub trait ZoneData {
     /// Answers a question of class IN. An answer that is longer than `window` may be cut, but never
     /// so far that it would fit.
     fn answer_within(&self, name: &Name, rtype: Rtype, window: Window) -> Answer {
-        if self.passes_type(name, rtype) {
+        if self.passes_type(name, rtype) || self.passes_queries(name) {
             return Answer::NotAuthoritative;
         }
         // The additional records of other types depend on the owner's addresses.
@@ -424,6 +430,10 @@ impl<T: ZoneData + ?Sized> ZoneData for &T {
 
     fn is_delegated(&self, name: &Name) -> bool {
         (**self).is_delegated(name)
+    }
+
+    fn passes_queries(&self, name: &Name) -> bool {
+        (**self).passes_queries(name)
     }
 
     fn may_know(&self, name: &Name) -> bool {

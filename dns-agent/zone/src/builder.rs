@@ -117,6 +117,7 @@ impl ModelBuilder {
                 .map(|(name, entry)| (name, Arc::new(entry)))
                 .collect(),
             delegated: self.delegated,
+            passed: BTreeSet::new(),
         }
     }
 

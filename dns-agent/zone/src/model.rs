@@ -1,6 +1,6 @@
 //! Zone data that is stored as a map.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::{Apex, LiveZoneData, Name, NameEntry, Window, ZoneData};
@@ -11,20 +11,28 @@ pub struct Model {
     pub(super) zones: Vec<Apex>,
     pub(super) entries: HashMap<Name, Arc<NameEntry>>,
     pub(super) delegated: Vec<Name>,
+    /// The names whose queries pass ([`ZoneData::passes_queries`]).
+    pub(super) passed: BTreeSet<Name>,
 }
 
 impl Model {
     /// Stores the zones, the entries and the delegated names of `data`. If `data` overrides
-    /// [`ZoneData::is_delegated`] or [`ZoneData::pass_suffixes`], their other names are lost.
+    /// [`ZoneData::is_delegated`], [`ZoneData::pass_suffixes`] or [`ZoneData::passes_queries`],
+    /// their other names are lost.
     pub fn from_zone_data(data: &dyn ZoneData) -> Model {
         let mut entries = HashMap::new();
+        let mut passed = BTreeSet::new();
         data.visit(Window::WHOLE, &mut |name, entry| {
             entries.insert(name.clone(), Arc::new(entry.clone()));
+            if data.passes_queries(name) {
+                passed.insert(name.clone());
+            }
         });
         Model {
             zones: data.zones().to_vec(),
             entries,
             delegated: data.delegated_names().to_vec(),
+            passed,
         }
     }
 
@@ -47,6 +55,10 @@ impl ZoneData for Model {
 
     fn delegated_names(&self) -> &[Name] {
         &self.delegated
+    }
+
+    fn passes_queries(&self, name: &Name) -> bool {
+        self.passed.contains(name)
     }
 
     fn entry_within(&self, name: &Name, _window: Window) -> Option<Arc<NameEntry>> {

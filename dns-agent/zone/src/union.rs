@@ -366,6 +366,11 @@ impl ZoneData for Union<'_> {
         suffixes
     }
 
+    fn passes_queries(&self, name: &Name) -> bool {
+        let mut members = self.members.iter();
+        members.any(|member| member.data.passes_queries(name))
+    }
+
     fn may_know(&self, name: &Name) -> bool {
         self.members.iter().any(|member| member.data.may_know(name))
     }

@@ -13,11 +13,12 @@ use zerohop_datapath::{
     grace::Rcu,
     program::{EbpfObject, HookProgram, TableSize},
 };
+use zerohop_kubernetes::NamePattern;
 use zerohop_zone::{AbsentNames, Model, ModelBuilder, Name, Rdata, Record, Rtype, ZoneData as _};
 
 use super::{
     fixture::{self, KernelFixture, TC_PASS, TestRunResult, rcode},
-    models::{matches_user_plane, model, model_with_passed_types},
+    models::{matches_user_plane, model, model_with_settings},
 };
 
 const A: u16 = 1;
@@ -220,7 +221,10 @@ fn queries_for_passed_types_pass_for_all_names() {
     let manifests = [NAMESPACES, OBJECTS, ALIAS].concat();
     for flags in [&["--pods=insecure"][..], &["--pods=verified"], &[]] {
         let passed = [Rtype::AAAA, Rtype::SRV, Rtype::HTTPS];
-        let model = model_with_passed_types(&manifests, flags, &passed);
+        let model = model_with_settings(&manifests, flags, |settings| {
+            let zone = Name::parse("cluster.local").unwrap();
+            settings.passed_types = vec![(zone, passed.into())];
+        });
         let mut names: Vec<String> = model.entries().map(|(name, _)| name.to_string()).collect();
         names.extend(
             [
@@ -234,7 +238,7 @@ fn queries_for_passed_types_pass_for_all_names() {
             .map(str::to_owned),
         );
         let mut fixture = KernelFixture::with_model(model);
-        let (mut data, mut denied) = (0, 0);
+        let (mut data, mut denied, mut computed) = (0, 0, 0);
         for name in &names {
             for rtype in [A, AAAA, SRV, HTTPS, SOA, TXT, MX] {
                 let query = KernelFixture::query(name, rtype);
@@ -248,6 +252,7 @@ fn queries_for_passed_types_pass_for_all_names() {
                 let reply = packet::parse_reply(&frame, &out).unwrap();
                 assert!(!is_passed, "{flags:?}: {name} {rtype} is answered");
                 data += usize::from(outcome == Outcome::Data);
+                computed += usize::from(name.starts_with("10-"));
                 denied += usize::from(outcome == Outcome::NxDomain);
                 let model = &fixture.model;
                 assert!(
@@ -257,8 +262,55 @@ fn queries_for_passed_types_pass_for_all_names() {
             }
         }
         assert!(
-            data > 3 && denied > 3,
-            "{flags:?}: {data} answers, {denied} denials"
+            data > 3 && denied > 3 && computed > 3,
+            "{flags:?}: {data} answers, {denied} denials, {computed} replies for names of pods"
+        );
+    }
+}
+
+/// As with CoreDNS's `rewrite name regex`.
+#[test]
+fn queries_for_rewritten_names_pass() {
+    let manifests = [NAMESPACES, OBJECTS, ALIAS].concat();
+    for flags in [&["--pods=insecure"][..], &["--pods=verified"], &[]] {
+        let pattern = NamePattern::from_regex("^(web|10-.*)\\.shop\\.").unwrap();
+        let model = model_with_settings(&manifests, flags, |settings| {
+            settings.rewritten = vec![pattern.clone()];
+            settings.fallthrough_zones = settings.cluster_domains.clone();
+        });
+        let mut fixture = KernelFixture::with_model(model);
+        let mut ask = |name: &str, rtype: u16| {
+            let query = KernelFixture::query(name, rtype);
+            let frame = query.frame();
+            match fixture.run_program(HookProgram::TcPeer, &frame) {
+                TestRunResult::Passed(_) => None,
+                TestRunResult::Answered(outcome, out) => {
+                    let reply = packet::parse_reply(&frame, &out).unwrap();
+                    let model = &fixture.model;
+                    assert!(
+                        matches_user_plane(&query.message(), &reply, model),
+                        "{name}"
+                    );
+                    Some(outcome)
+                }
+            }
+        };
+        for rtype in [A, AAAA, SRV, TXT] {
+            for name in [
+                "web.shop.svc.cluster.local",
+                "WEB.shop.svc.cluster.local",
+                "absent.shop.svc.cluster.local",
+                "10-244-0-9.shop.pod.cluster.local",
+            ] {
+                assert_eq!(ask(name, rtype), None, "{flags:?}: {name} {rtype}");
+            }
+        }
+        // CoreDNS follows aliases without rewriting.
+        assert_eq!(ask("alias.shop.svc.cluster.local", A), Some(Outcome::Data));
+        assert_eq!(ask("web.hidden.svc.cluster.local", A), Some(Outcome::Data));
+        assert_eq!(
+            ask("web.hidden.svc.cluster.local", AAAA),
+            Some(Outcome::NoData)
         );
     }
 }

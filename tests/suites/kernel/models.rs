@@ -9,7 +9,7 @@ use zerohop_resolver::{
     query::Transport,
 };
 use zerohop_sources::manifests;
-use zerohop_zone::{Model, Name, Rtype};
+use zerohop_zone::Model;
 
 /// The serial of every zone.
 const SERIAL: u32 = 1;
@@ -22,14 +22,15 @@ pub(crate) fn model(manifests: &str, flags: &[&str]) -> Model {
     build_model(&objects, &config.zone, SERIAL).0
 }
 
-/// As [`model`], but queries for these types pass in the zone `cluster.local`.
-pub(crate) fn model_with_passed_types(manifests: &str, flags: &[&str], types: &[Rtype]) -> Model {
+/// As [`model`], with settings that CoreDNS's Corefile makes and flags do not.
+pub(crate) fn model_with_settings(
+    manifests: &str,
+    flags: &[&str],
+    change: impl FnOnce(&mut ZoneSettings),
+) -> Model {
     let config = config(flags);
-    let zone = Name::parse("cluster.local").unwrap();
-    let settings = ZoneSettings {
-        passed_types: vec![(zone, types.iter().copied().collect())],
-        ..config.zone
-    };
+    let mut settings = config.zone;
+    change(&mut settings);
     build_model(&objects(manifests, &config.selectors), &settings, SERIAL).0
 }
 

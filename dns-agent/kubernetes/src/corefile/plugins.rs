@@ -15,6 +15,7 @@ use zerohop_zone::{Name, Rtype};
 
 use super::finding::{CorefileFinding, CorefileProblem};
 use super::parser::{CorefileLine, Directive};
+use super::rewrite::RewriteRule;
 use super::zones::{parse_name, parse_zones, reverse_trees};
 
 /// The plugin that answers the names of a server block.
@@ -57,9 +58,18 @@ pub(super) fn read_plugin(
         "cancel" | "debug" | "dnstap" | "errors" | "geoip" | "health" | "log" | "loop"
         | "metadata" | "multisocket" | "pprof" | "prometheus" | "ready" | "reload" | "root"
         | "shed" | "timeouts" | "trace" => Ok(Vec::new()),
-        // `tls` concerns other transports. `any` answers questions of type ANY, and `chaos` those
-        // of class CH, which always pass.
-        "any" | "chaos" | "tls" => Ok(Vec::new()),
+        // `tls` concerns other transports, and `chaos` queries of class CH.
+        "chaos" | "tls" => Ok(Vec::new()),
+        "any" => {
+            let (cause, names) = ("`any` answers queries for ANY", vec![Name::root()]);
+            let types = [Rtype::ANY];
+            Ok(vec![CorefileFinding::about_types(
+                head.number,
+                cause,
+                names,
+                types,
+            )])
+        }
         name if answering == AnsweringPlugin::Kubernetes && AFTER_KUBERNETES.contains(&name) => {
             Ok(Vec::new())
         }
@@ -295,46 +305,11 @@ fn read_hosts_entry(line: &CorefileLine) -> Result<CorefileFinding, CorefileProb
     ))
 }
 
-/// Reads rules for single names and for suffixes (CoreDNS, `plugin/rewrite`). A rule doesn't change
-/// the answers to queries for the replacement name.
+/// Reads a rule of `rewrite`. A rule with a pattern of names isn't accepted here.
 fn read_rewrite(directive: &Directive) -> Result<Vec<CorefileFinding>, CorefileProblem> {
-    let head = &directive.head;
-    let mut rule: Vec<&str> = head.args().iter().map(String::as_str).collect();
-    // If the first line has at most one argument, such as `stop`, the rule is in the braces.
-    if rule.len() < 2 {
-        let words = directive.body.iter().flat_map(CorefileLine::words);
-        rule.extend(words.map(String::as_str));
-    } else if !directive.body.is_empty() {
-        return Err(head.problem("`rewrite` has both a rule and a block"));
+    let rule = RewriteRule::read(directive)?;
+    match rule.pattern() {
+        None => Ok(rule.findings()),
+        Some(_) => Err(directive.head.problem("`rewrite` has a pattern of names")),
     }
-    // CoreDNS ignores letter case in these words.
-    let rule = rule
-        .iter()
-        .map(|word| word.to_ascii_lowercase())
-        .collect::<Vec<_>>();
-    let mut rule: Vec<&str> = rule.iter().map(String::as_str).collect();
-    if let Some("stop" | "continue") = rule.first().copied() {
-        rule.remove(0);
-    }
-    let names = match rule.as_slice() {
-        ["name", from, _to] | ["name", "exact", from, _to, ..] => parse_name(from),
-        ["name", "suffix", from, _to, ..] => parse_suffix(from),
-        _ => {
-            return Err(head.problem(format!("`{head}` is not a rule that Zerohop understands")));
-        }
-    };
-    let names = vec![names.map_err(|cause| head.problem(cause))?];
-    Ok(vec![CorefileFinding::new(
-        head.number,
-        "`rewrite` replaces the name in the query",
-        names,
-    )])
-}
-
-/// The parent of the name in `text`, because names that end with `text` may be its siblings:
-/// `my-svc.cluster.local` ends with `svc.cluster.local`. This also applies if `text` has a leading
-/// dot, because a label may contain a dot.
-fn parse_suffix(text: &str) -> Result<Name, String> {
-    let name = parse_name(text.strip_prefix('.').unwrap_or(text))?;
-    Ok(name.parent().unwrap_or(name))
 }

@@ -15,6 +15,7 @@ fn defaults_are_those_of_coredns() {
         zones: vec![zone("cluster.local", AbsentNames::Denied)],
         passed: Vec::new(),
         passed_types: Vec::new(),
+        rewritten: Vec::new(),
         ttl: 5,
         // CoreDNS's TTL of `dns-version`. Only the plugin `cache` lowers it.
         version_ttl: 28800,
@@ -64,6 +65,7 @@ fn every_option_is_adopted() {
         ],
         passed: Vec::new(),
         passed_types: Vec::new(),
+        rewritten: Vec::new(),
         ttl: 0,
         version_ttl: 28800,
         pods: PodMode::Verified,

@@ -43,6 +43,7 @@ fn kubeadm_settings(ttl: u32) -> AdoptedSettings {
         ],
         passed: Vec::new(),
         passed_types: Vec::new(),
+        rewritten: Vec::new(),
         ttl,
         version_ttl: 30,
         pods: PodMode::Insecure,

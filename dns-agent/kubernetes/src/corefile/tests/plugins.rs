@@ -1,6 +1,6 @@
 //! The effect of plugins other than `kubernetes` on the conclusions.
 
-use super::{Conclusions, answered, corefile_with, kubeadm_settings, name, refusal};
+use super::{AdoptedZone, Conclusions, answered, corefile_with, kubeadm_settings, name, refusal};
 use crate::AdoptedSettings;
 use zerohop_zone::{AbsentNames, Rtype};
 
@@ -25,7 +25,6 @@ fn plugins_that_change_no_answers_make_nothing_pass() {
         // `cache` only caps TTLs.
         "cache {\n success 5000\n denial 2500 5\n prefetch 1 1m 10%\n serve_stale 1h verify\n serve_stale_policy prefer_positive\n servfail 5s\n keepttl\n disable success\n}",
         "health { }",
-        "any",
         "cancel 1s",
         "chaos CoreDNS-1.14 dns@example.org",
         "debug",
@@ -176,6 +175,47 @@ fn templates_for_one_type_make_queries_for_the_type_pass() {
 }
 
 #[test]
+fn rewritten_patterns_and_types_pass() {
+    let adopted = |lines: &str| Conclusions::read(&corefile_with(lines)).adopted.unwrap();
+    let shop = name("web.shop.svc.cluster.local");
+    for (lines, is_rewritten) in [
+        ("rewrite name regex web\\.shop\\. x", true),
+        ("rewrite stop name regex ^web\\. x answer auto", true),
+        (
+            "rewrite stop {\n name regex ^WEB\\. x\n answer auto\n}",
+            false,
+        ),
+        (
+            "rewrite name regex (.*)\\.example\\.org {1}.shop.svc.cluster.local",
+            false,
+        ),
+        ("rewrite name regex local\\.$ x", true),
+        // CoreDNS adds a dot to the texts below.
+        ("rewrite name substring shop x", true),
+        ("rewrite name substring Shop.svc x", true),
+        ("rewrite name substring shop.sv x", false),
+        ("rewrite name prefix web x", true),
+        ("rewrite name prefix we x", false),
+        ("rewrite name prefix web.shop x answer auto", true),
+    ] {
+        let adopted = adopted(lines);
+        assert_eq!(adopted.rewritten[0].matches(&shop), is_rewritten, "{lines}");
+        let passes = |zone: &AdoptedZone| zone.absent == AbsentNames::Passed;
+        assert!(adopted.zones.iter().all(passes), "{lines}");
+    }
+    let types = adopted("rewrite type aaaa A").passed_types;
+    assert_eq!(types[0], (name("cluster.local"), [Rtype::AAAA].into()));
+    for lines in ["rewrite type ANY HINFO", "any"] {
+        let types = adopted(lines).passed_types;
+        assert_eq!(
+            types[0],
+            (name("cluster.local"), [Rtype::ANY].into()),
+            "{lines}"
+        );
+    }
+}
+
+#[test]
 fn autopath_makes_absent_names_pass() {
     for (lines, passing) in [
         ("autopath @kubernetes", true),
@@ -321,10 +361,10 @@ fn rewritten_names_pass() {
         "rewrite name suffix cluster.local x",
         "rewrite name suffix local x",
         "rewrite name suffix . x",
-        "rewrite name prefix x y",
-        "rewrite name substring x y",
-        "rewrite name regex x y",
-        "rewrite type ANY HINFO",
+        "rewrite name regex x( y",
+        "rewrite name glob x y",
+        "rewrite type X A",
+        "rewrite class IN CH",
         "rewrite ttl exact x.example.org 30",
         "rewrite edns0 local set 0xffee x",
         "rewrite name exact a\\.b.example.org y",
@@ -332,8 +372,8 @@ fn rewritten_names_pass() {
     ] {
         assert_eq!(answered(&corefile_with(lines)), "nothing", "{lines}");
     }
-    let reason = "line 7: `rewrite name regex x y` is not a rule that Zerohop understands, so everything passes";
-    assert_eq!(refusal(&corefile_with("rewrite name regex x y")), reason);
+    let reason = "line 7: `rewrite class IN CH` is not a rule that Zerohop understands, so everything passes";
+    assert_eq!(refusal(&corefile_with("rewrite class IN CH")), reason);
 }
 
 #[test]

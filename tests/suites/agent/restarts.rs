@@ -21,7 +21,7 @@ use super::{
 fn a_killed_agent_is_replaced_without_a_gap() {
     let node = TestNode::new(WEB);
     // This lease outlasts the start of the next agent.
-    let long = &["--stale-after=60s"];
+    let long = &["--stale-after=300s"];
     let mut agent = node.start_persisting(long);
     assert!(node.has_hooks());
     let asked = while_asking(&node.pod, || {
@@ -148,7 +148,7 @@ fn hooks_of_a_killed_agent_pass_after_their_lease() {
 #[test]
 fn removed_pins_are_created_again() {
     let node = TestNode::new(WEB);
-    let mut agent = node.start_persisting(&["--stale-after=60s"]);
+    let mut agent = node.start_persisting(&["--stale-after=300s"]);
     // On kernels without tcx the hooks are filters, which need no pins.
     let pins = node.pins().unwrap();
     for pin in &pins {
@@ -167,7 +167,7 @@ fn removed_pins_are_created_again() {
     // The new pins keep the hooks attached, like the removed ones.
     let asked = while_asking(&node.pod, || {
         agent.end_by(Signal::SIGKILL).unwrap();
-        agent = node.start_persisting(&["--stale-after=60s"]);
+        agent = node.start_persisting(&["--stale-after=300s"]);
     });
     assert!(asked > 0, "no query was sent during the restart");
 }

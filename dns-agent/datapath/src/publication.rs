@@ -215,7 +215,8 @@ impl<G: Grace> KernelTables<G> {
     /// of `data`.
     ///
     /// During the round, absent names pass below the pass suffixes of both the old and the new
-    /// data. Only the settings published at the end of the round can deny more names.
+    /// data. Only the settings published at the end of the round can deny more names, but types
+    /// that no longer pass are denied from the beginning, like the others.
     ///
     /// # Errors
     ///

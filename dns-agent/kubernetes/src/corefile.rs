@@ -180,6 +180,12 @@ impl ServerBlockReading {
             findings.push(kubernetes.pointer_finding());
             zones = answered_zones(&zones, &findings);
         }
+        let types_in = |zone: &Name| {
+            let types = findings.iter().flat_map(|finding| finding.types_in(zone));
+            types.copied().collect::<BTreeSet<Rtype>>()
+        };
+        // A reverse zone has nothing else to answer.
+        zones.retain(|zone| !is_reverse(zone) || !types_in(zone).contains(&Rtype::PTR));
         let (ttl, mut notes) = cache::cap_ttl(kubernetes.ttl, &caps, &zones);
         // No note for `dns-version`: its cap concerns a single record.
         let (version_ttl, _) = cache::cap_ttl(VERSION_TTL, &caps, &zones);
@@ -197,10 +203,6 @@ impl ServerBlockReading {
             })
             .collect();
         notes.extend(kubernetes.note_zones(&adopted_zones));
-        let types_in = |zone: &Name| {
-            let types = findings.iter().flat_map(|finding| finding.types_in(zone));
-            types.copied().collect::<BTreeSet<Rtype>>()
-        };
         let passed_types = zones.iter().map(|zone| (zone.clone(), types_in(zone)));
         let passed_types = passed_types.filter(|(_, types)| !types.is_empty());
         let passed_types: Vec<_> = passed_types.collect();

@@ -10,9 +10,9 @@ pub enum NamePattern {
     Prefix(Box<str>),
     /// Names that contain this text.
     Substring(Box<str>),
-    /// Names in which this expression matches somewhere. Go's expressions and those of the crate
-    /// `regex` have the same meaning for names of ASCII characters, apart from syntax that only one
-    /// of them accepts.
+    /// Names in which this expression matches somewhere. For names of ASCII characters, Go's
+    /// expressions and those of the crate `regex` have the same meaning, apart from syntax that
+    /// only one of them accepts, and from [operators of classes](has_class_operator).
     Regex(Regex),
 }
 
@@ -20,8 +20,11 @@ impl NamePattern {
     /// Reads an expression in Go's syntax.
     ///
     /// # Errors
-    /// If the expression can't be read, with the reason.
+    /// If the expression can't be read, or has another meaning in Go, with the reason.
     pub fn from_regex(text: &str) -> Result<NamePattern, String> {
+        if has_class_operator(text) {
+            return Err("a class has an operator or another class".to_owned());
+        }
         let regex = Regex::new(text).map_err(|error| error.to_string())?;
         Ok(NamePattern::Regex(regex))
     }
@@ -51,3 +54,44 @@ impl PartialEq for NamePattern {
 }
 
 impl Eq for NamePattern {}
+
+/// Whether a class of characters, such as `[a-z]`, may have an operator or another class inside,
+/// which Go reads as characters.
+fn has_class_operator(text: &str) -> bool {
+    let mut chars = text.chars().peekable();
+    let mut is_inside = false;
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => {
+                chars.next();
+            }
+            '[' if is_inside && chars.peek() != Some(&':') => return true,
+            '[' => is_inside = true,
+            ']' => is_inside = false,
+            '&' | '-' | '~' if is_inside && chars.peek() == Some(&c) => return true,
+            _ => {}
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expressions_that_go_reads_differently_are_refused() {
+        for text in [r"^[a-w&&x]+\.", "[a--b]", "[a~~b]", "[a[b]]", "[[a]", "x("] {
+            assert!(NamePattern::from_regex(text).is_err(), "{text}");
+        }
+        for text in [
+            r"^[a-z-]+\.",
+            "[[:alpha:]-]*",
+            r"[\[&]",
+            "a&&b--c",
+            "[^a-z]",
+        ] {
+            assert!(NamePattern::from_regex(text).is_ok(), "{text}");
+        }
+    }
+}

@@ -52,9 +52,9 @@ pub struct ZoneSettings {
     /// answers.
     pub passed_types: Vec<(Name, BTreeSet<Rtype>)>,
     /// Queries for names with one of these patterns pass, because CoreDNS rewrites them. Unlike
-    /// `passed`, this concerns neither the names below them nor their aliases, which CoreDNS
-    /// follows without rewriting. Absent names must pass in all zones, because the kernel compares
-    /// no patterns.
+    /// `passed`, this concerns neither the names below them nor their aliases in the same zone,
+    /// which CoreDNS follows without rewriting. Absent names must pass in all zones, because the
+    /// kernel compares no patterns.
     pub rewritten: Vec<NamePattern>,
     /// The suffixes below which PTR records are answered.
     pub pointer_suffixes: Vec<Name>,

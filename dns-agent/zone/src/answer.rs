@@ -62,8 +62,8 @@ pub trait ZoneData {
         suffixes
     }
 
-    /// Whether queries for a name pass, although aliases of the name are answered. The name may
-    /// have an entry.
+    /// Whether queries for a name pass, although aliases of the name in its zone are answered. The
+    /// name may have an entry.
     fn passes_queries(&self, _name: &Name) -> bool {
         false
     }
@@ -236,6 +236,10 @@ pub trait ZoneData {
                 return Answer::NotAuthoritative;
             }
             if zone != self.zone_of(&chain[chain.len() - 1].owner) {
+                // CoreDNS asks itself for a target in another zone, but not in the same zone.
+                if self.passes_queries(&target) {
+                    return Answer::NotAuthoritative;
+                }
                 crossing = chain.len();
             }
             let Some(found) = self.find_name(&target, window) else {

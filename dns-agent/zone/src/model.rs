@@ -18,7 +18,7 @@ pub struct Model {
 impl Model {
     /// Stores the zones, the entries and the delegated names of `data`. If `data` overrides
     /// [`ZoneData::is_delegated`], [`ZoneData::pass_suffixes`] or [`ZoneData::passes_queries`],
-    /// their other names are lost.
+    /// their other names are lost, also computed names.
     pub fn from_zone_data(data: &dyn ZoneData) -> Model {
         let mut entries = HashMap::new();
         let mut passed = BTreeSet::new();

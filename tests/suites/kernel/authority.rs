@@ -268,6 +268,33 @@ fn queries_for_passed_types_pass_for_all_names() {
     }
 }
 
+/// CoreDNS asks itself for the target of an alias in another zone, and rewrites this query.
+#[test]
+fn aliases_of_rewritten_names_in_another_zone_pass() {
+    const ACROSS: &str = "
+---
+apiVersion: v1
+kind: Service
+metadata: {name: across, namespace: shop}
+spec: {type: ExternalName, externalName: web.shop.svc.other.local}
+";
+    let manifests = [NAMESPACES, OBJECTS, ACROSS].concat();
+    for (pattern, is_answered) in [("^web.*other", false), ("^absent", true)] {
+        let model = model_with_settings(&manifests, &[], |settings| {
+            settings
+                .cluster_domains
+                .push(Name::parse("other.local").unwrap());
+            settings.rewritten = vec![NamePattern::from_regex(pattern).unwrap()];
+            settings.fallthrough_zones = settings.cluster_domains.clone();
+        });
+        let mut fixture = KernelFixture::with_model(model);
+        let frame = KernelFixture::query("across.shop.svc.cluster.local", A).frame();
+        let ended = fixture.run_program(HookProgram::TcPeer, &frame);
+        let has_answer = matches!(ended, TestRunResult::Answered(Outcome::Data, _));
+        assert_eq!(has_answer, is_answered, "{pattern}: {ended:?}");
+    }
+}
+
 /// As with CoreDNS's `rewrite name regex`.
 #[test]
 fn queries_for_rewritten_names_pass() {

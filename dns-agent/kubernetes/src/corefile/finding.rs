@@ -103,13 +103,14 @@ impl CorefileFinding {
         }
     }
 
-    /// Restricts the finding to names in these zones.
+    /// Restricts the finding to names in these zones, for which all queries pass.
     pub(super) fn restricted_to(self, zones: &[Name]) -> CorefileFinding {
         let names = self.names.iter();
         CorefileFinding {
             names: names
                 .flat_map(|name| intersect_zones(name, zones))
                 .collect(),
+            scope: FindingScope::All,
             ..self
         }
     }

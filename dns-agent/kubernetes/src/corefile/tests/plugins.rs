@@ -168,6 +168,10 @@ fn templates_for_one_type_make_queries_for_the_type_pass() {
         let adopted = Conclusions::read(&corefile_with(lines)).adopted.unwrap();
         assert_eq!(adopted.passed_types, wanted, "{lines}");
     }
+    // Only PTR records are answered in reverse zones.
+    for lines in ["template IN PTR", "rewrite type PTR TXT"] {
+        assert_eq!(answered(&corefile_with(lines)), "cluster.local.", "{lines}");
+    }
     let reasons = Conclusions::read(&corefile_with("template IN AAAA .")).reasons;
     let expected = "line 7: `template` may answer names in its zones, so queries for AAAA in \
                     cluster.local., in-addr.arpa. and ip6.arpa. pass";

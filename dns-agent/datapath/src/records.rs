@@ -31,11 +31,12 @@ pub fn build_record(data: &dyn ZoneData, name: &Name, entry: &NameEntry) -> Opti
     if wire.len() < MIN_NAME || wire.len() > MAX_NAME {
         return None;
     }
+    let zone = data.zone_of(name);
     let mut head = RecordHead {
         name_length: wire.len() as u16,
         flags: 0,
         slot: 0,
-        zone: zone_number(data, name),
+        zone: zone_number(zone),
         too_large: 0,
         hash: 0,
         answers: [StoredAnswer::zeroed(); ANSWERS],
@@ -56,7 +57,7 @@ pub fn build_record(data: &dyn ZoneData, name: &Name, entry: &NameEntry) -> Opti
         OtherTypes::Unknown => true,
         // A record has no room for the types that pass one by one.
         OtherTypes::Denied | OtherTypes::PassedAtAlias => {
-            data.passes_queries(name) || passes_types(data, name)
+            data.passes_queries(name) || passes_types(data, zone)
         }
     };
     if rendered.len() > ANSWERS || others_pass {
@@ -287,20 +288,19 @@ fn render_answer(
     })
 }
 
-/// Whether queries for some types pass in the zone of `name`, besides ANY, which the kernel always
-/// passes.
-fn passes_types(data: &dyn ZoneData, name: &Name) -> bool {
-    let zone = data.zone_of(name);
+/// Whether queries for some types pass in the zone with this index, besides ANY, which the kernel
+/// always passes.
+fn passes_types(data: &dyn ZoneData, zone: Option<usize>) -> bool {
     zone.is_some_and(|zone| {
         let mut types = data.zones()[zone].passed_types.iter();
         types.any(|rtype| *rtype != Rtype::ANY)
     })
 }
 
-/// The index in the settings of the zone that `name` belongs to. [`RecordHead::NO_ZONE`] if there
-/// is none, or if the settings have no room for it.
-fn zone_number(data: &dyn ZoneData, name: &Name) -> u16 {
-    match data.zone_of(name) {
+/// The number of a name's zone in its record: its index in the settings. [`RecordHead::NO_ZONE`] if
+/// there is none, or if the settings have no room for it.
+fn zone_number(zone: Option<usize>) -> u16 {
+    match zone {
         Some(number) if number < MAX_SUFFIXES => number as u16,
         _ => RecordHead::NO_ZONE,
     }

@@ -146,7 +146,7 @@ impl ServerBlockReading {
                 "kubernetes" => continue,
                 "cache" => TtlCap::read(directive, &block_zones).map(|cap| caps.push(cap)),
                 "rewrite" => RewriteRule::read(directive).map(|rule| {
-                    findings.extend(rule.findings());
+                    findings.push(rule.finding());
                     rewritten.extend(rule.pattern());
                 }),
                 _ => plugins::read_plugin(

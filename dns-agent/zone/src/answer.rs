@@ -178,6 +178,11 @@ pub trait ZoneData {
 
     /// Whether queries for this type pass in the name's zone.
     fn passes_type(&self, name: &Name, rtype: Rtype) -> bool {
+        // In most data no zone passes the type, so that the name's zone need not be searched.
+        let mut zones = self.zones().iter();
+        if !zones.any(|zone| zone.passed_types.contains(&rtype)) {
+            return false;
+        }
         let zone = self.zone_of(name);
         zone.is_some_and(|zone| self.zones()[zone].passed_types.contains(&rtype))
     }

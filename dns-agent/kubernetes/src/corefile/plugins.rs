@@ -15,7 +15,7 @@ use zerohop_zone::{Name, Rtype};
 
 use super::finding::{CorefileFinding, CorefileProblem};
 use super::parser::{CorefileLine, Directive};
-use super::rewrite::RewriteRule;
+use super::rewrite::{RewriteRule, parse_type};
 use super::zones::{parse_name, parse_zones, reverse_trees};
 
 /// The plugin that answers the names of a server block.
@@ -161,11 +161,7 @@ fn read_template(
     if rtype == "ANY" {
         return zones_finding(head, zones, block_zones);
     }
-    let known: Option<Rtype> = rtype.parse().ok();
-    // CoreDNS knows neither `aaaa` nor `TYPE28`.
-    let known = known.filter(|known| known.to_string() == *rtype);
-    let unknown = || head.problem(format!("`{rtype}` is not a type that Zerohop knows"));
-    let rtype = known.ok_or_else(unknown)?;
+    let rtype = parse_type(rtype).map_err(|cause| head.problem(cause))?;
     let zones = zones_or_default(head, zones, block_zones)?;
     let holds_answered = |zone: &Name| {
         answered
@@ -309,7 +305,7 @@ fn read_hosts_entry(line: &CorefileLine) -> Result<CorefileFinding, CorefileProb
 fn read_rewrite(directive: &Directive) -> Result<Vec<CorefileFinding>, CorefileProblem> {
     let rule = RewriteRule::read(directive)?;
     match rule.pattern() {
-        None => Ok(rule.findings()),
+        None => Ok(vec![rule.finding()]),
         Some(_) => Err(directive.head.problem("`rewrite` has a pattern of names")),
     }
 }

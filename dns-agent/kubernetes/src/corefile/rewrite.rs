@@ -48,7 +48,10 @@ impl RewriteRule {
         let queries = match &words[(at + 1).min(words.len())..] {
             [from, _to] if is_name => parse_name(from).map(RewrittenQueries::Name),
             [kind, from, _to, ..] if is_name => read_name_rule(kind, from),
-            [from, _to] if is_type => read_type(from),
+            // CoreDNS ignores letter case here.
+            [from, _to] if is_type => {
+                parse_type(&from.to_ascii_uppercase()).map(RewrittenQueries::Type)
+            }
             _ => Err(format!("`{head}` is not a rule that Zerohop understands")),
         };
         let queries = queries.map_err(|cause| head.problem(cause))?;
@@ -58,11 +61,11 @@ impl RewriteRule {
         })
     }
 
-    /// The findings about the rule, without the names that have its pattern.
-    pub(super) fn findings(&self) -> Vec<CorefileFinding> {
-        let cause = "`rewrite` replaces the name in the query";
-        let finding = match &self.queries {
+    /// The finding about the rule, without the names that have its pattern.
+    pub(super) fn finding(&self) -> CorefileFinding {
+        match &self.queries {
             RewrittenQueries::Name(name) => {
+                let cause = "`rewrite` replaces the name in the query";
                 CorefileFinding::new(self.line, cause, vec![name.clone()])
             }
             RewrittenQueries::Pattern(_) => {
@@ -73,8 +76,7 @@ impl RewriteRule {
                 let cause = "`rewrite` replaces the type in the query";
                 CorefileFinding::about_types(self.line, cause, vec![Name::root()], [*rtype])
             }
-        };
-        vec![finding]
+        }
     }
 
     /// The pattern of the names that the rule concerns, if it has one.
@@ -110,14 +112,12 @@ fn read_name_rule(kind: &str, from: &str) -> Result<RewrittenQueries, String> {
     }
 }
 
-fn read_type(text: &str) -> Result<RewrittenQueries, String> {
-    let text = text.to_ascii_uppercase();
+/// Reads a type as CoreDNS writes it. `Err` holds the reason as a clause.
+pub(super) fn parse_type(text: &str) -> Result<Rtype, String> {
     let known: Option<Rtype> = text.parse().ok();
-    // CoreDNS doesn't know types by number, such as `TYPE28`.
+    // CoreDNS knows neither `aaaa` nor `TYPE28`.
     let known = known.filter(|known| known.to_string() == text);
-    known
-        .map(RewrittenQueries::Type)
-        .ok_or_else(|| format!("`{text}` is not a type that Zerohop knows"))
+    known.ok_or_else(|| format!("`{text}` is not a type that Zerohop knows"))
 }
 
 /// The parent of the name in `text`, because names that end with `text` may be its siblings:

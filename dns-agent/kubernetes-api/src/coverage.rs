@@ -29,7 +29,7 @@ use tracing::warn;
 use zerohop_kubernetes::{Covered, Event, Feed, ServiceNames};
 
 use super::{
-    api_server::ApiServer, backoff::jitter, headless_services::HeadlessServices,
+    ReceivedEvent, api_server::ApiServer, backoff::jitter, headless_services::HeadlessServices,
     health::FeedActivity, reflector::Reflector, selection::FeedSelection,
 };
 
@@ -50,7 +50,7 @@ pub(super) async fn watch_slices(
     services: Arc<HeadlessServices>,
     slices: FeedSelection,
     api: Arc<ApiServer>,
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<ReceivedEvent>,
 ) {
     let event_channel = events.clone();
     tokio::select! {
@@ -64,7 +64,7 @@ async fn follow_names(
     services: &HeadlessServices,
     slices: FeedSelection,
     api: Arc<ApiServer>,
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<ReceivedEvent>,
 ) {
     let mut watches = SliceWatches {
         slices,
@@ -107,7 +107,7 @@ struct SliceWatches {
     /// The selection that all parts share.
     slices: FeedSelection,
     api: Arc<ApiServer>,
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<ReceivedEvent>,
     allotment: Allotment,
     /// The sender of each watch's selection.
     running: Vec<watch::Sender<FeedSelection>>,
@@ -148,7 +148,7 @@ impl SliceWatches {
             Event::ListEnded(Feed::SLICES),
         ] {
             // A closed channel ends the source.
-            let _ = self.events.send(event).await;
+            let _ = self.events.send(ReceivedEvent::now(event)).await;
         }
     }
 
@@ -184,7 +184,7 @@ impl SliceWatches {
                 Event::ListStarted(feed),
                 Event::ListEnded(feed),
             ] {
-                let _ = self.events.send(event).await;
+                let _ = self.events.send(ReceivedEvent::now(event)).await;
             }
             self.api.health.set_activity(feed, FeedActivity::Resting);
         }

@@ -18,6 +18,10 @@
 //!
 //! A list that breaks off sends no [`Event::ListEnded`]. The retry sends another
 //! [`Event::ListStarted`], and the objects reported by the broken list stay reported.
+//!
+//! [`Event::Unusable`]: zerohop_kubernetes::Event::Unusable
+//! [`Event::ListStarted`]: zerohop_kubernetes::Event::ListStarted
+//! [`Event::ListEnded`]: zerohop_kubernetes::Event::ListEnded
 
 #![forbid(unsafe_code)]
 
@@ -31,6 +35,7 @@ mod headless_services;
 mod health;
 mod json_stream;
 mod object;
+mod received_event;
 mod reflector;
 mod selection;
 
@@ -41,7 +46,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::task::AbortOnDropHandle;
-use zerohop_kubernetes::{EndpointScope, Event, Feed, Labels, ObjectKey, Selectors};
+use zerohop_kubernetes::{EndpointScope, Feed, Labels, ObjectKey, Selectors};
 
 use self::{
     api_server::ApiServer, coverage::watch_slices, headless_services::HeadlessServices,
@@ -55,6 +60,7 @@ pub use self::{
     daemon_set::DaemonSet,
     discovery::{Discovery, ServedKinds},
     health::{FeedActivity, FeedHealth, RequestCounts, SourceHealth},
+    received_event::ReceivedEvent,
 };
 
 /// Reads objects from an API server until it is dropped or its event channel is closed.
@@ -138,7 +144,7 @@ impl KubernetesSource {
     pub fn start(
         client: Client,
         options: &SourceOptions,
-        events: mpsc::Sender<Event>,
+        events: mpsc::Sender<ReceivedEvent>,
     ) -> KubernetesSource {
         let feeds = SourceFeeds {
             selections: selection::object_feeds(options),
@@ -154,7 +160,7 @@ impl KubernetesSource {
     pub fn start_corefile(
         client: Client,
         corefile: &ObjectKey,
-        events: mpsc::Sender<Event>,
+        events: mpsc::Sender<ReceivedEvent>,
     ) -> KubernetesSource {
         let feeds = vec![selection::corefile(corefile)].into();
         KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
@@ -169,7 +175,7 @@ impl KubernetesSource {
         client: Client,
         scope: &PolicyScope,
         first_list_jitter: Duration,
-        events: mpsc::Sender<Event>,
+        events: mpsc::Sender<ReceivedEvent>,
     ) -> KubernetesSource {
         let feeds = selection::policies(scope).into();
         KubernetesSource::start_feeds(client, feeds, first_list_jitter, events)
@@ -182,7 +188,7 @@ impl KubernetesSource {
         client: Client,
         namespace: &str,
         labels: &Labels,
-        events: mpsc::Sender<Event>,
+        events: mpsc::Sender<ReceivedEvent>,
     ) -> KubernetesSource {
         let feeds = vec![selection::dns_pods(namespace, labels)].into();
         KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
@@ -190,7 +196,10 @@ impl KubernetesSource {
 
     /// Starts reading all Namespaces with their labels. Otherwise like [`KubernetesSource::start`].
     #[must_use]
-    pub fn start_all_namespaces(client: Client, events: mpsc::Sender<Event>) -> KubernetesSource {
+    pub fn start_all_namespaces(
+        client: Client,
+        events: mpsc::Sender<ReceivedEvent>,
+    ) -> KubernetesSource {
         let feeds = vec![selection::all_namespaces()].into();
         KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
     }
@@ -201,7 +210,7 @@ impl KubernetesSource {
     pub fn start_unevaluated_policies(
         client: Client,
         kinds: &ServedKinds,
-        events: mpsc::Sender<Event>,
+        events: mpsc::Sender<ReceivedEvent>,
     ) -> KubernetesSource {
         let policies = kinds.iter();
         let feeds = SourceFeeds {
@@ -225,7 +234,7 @@ impl KubernetesSource {
         client: Client,
         scope: &PolicyScope,
         first_list_jitter: Duration,
-        events: mpsc::Sender<Event>,
+        events: mpsc::Sender<ReceivedEvent>,
     ) -> KubernetesSource {
         let feeds = selection::dns_service_and_node_pods(scope).into();
         KubernetesSource::start_feeds(client, feeds, first_list_jitter, events)
@@ -237,7 +246,7 @@ impl KubernetesSource {
     pub fn start_upstream_services(
         client: Client,
         namespace: &str,
-        events: mpsc::Sender<Event>,
+        events: mpsc::Sender<ReceivedEvent>,
     ) -> KubernetesSource {
         let feeds = vec![selection::upstream_services(namespace)].into();
         KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
@@ -249,7 +258,7 @@ impl KubernetesSource {
     pub fn start_cache_config(
         client: Client,
         map: &ObjectKey,
-        events: mpsc::Sender<Event>,
+        events: mpsc::Sender<ReceivedEvent>,
     ) -> KubernetesSource {
         let feeds = vec![selection::cache_config(map)].into();
         KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
@@ -259,7 +268,7 @@ impl KubernetesSource {
         client: Client,
         feeds: SourceFeeds,
         first_list_jitter: Duration,
-        events: mpsc::Sender<Event>,
+        events: mpsc::Sender<ReceivedEvent>,
     ) -> KubernetesSource {
         let SourceFeeds {
             selections,

@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 use zerohop_kubernetes::Event;
 
 use super::{
+    ReceivedEvent,
     api_server::{ApiServer, Failure, MAX_SILENCE, ResponseBody},
     backoff::{Backoff, jitter},
     headless_services::HeadlessServices,
@@ -42,7 +43,10 @@ pub(super) struct Reflector {
     /// the slices of headless Services.
     services: Option<Arc<HeadlessServices>>,
     api: Arc<ApiServer>,
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<ReceivedEvent>,
+    /// When the bytes that are handled now were read from the connection. Their events may have to
+    /// wait for room.
+    read: Instant,
     next: NextRequest,
     /// The version that the next request refers to.
     version: ResourceVersion,
@@ -83,7 +87,7 @@ impl Reflector {
     pub(super) fn new(
         selection: FeedSelection,
         api: Arc<ApiServer>,
-        events: mpsc::Sender<Event>,
+        events: mpsc::Sender<ReceivedEvent>,
     ) -> Reflector {
         Reflector {
             selection,
@@ -91,6 +95,7 @@ impl Reflector {
             services: None,
             api,
             events,
+            read: Instant::now(),
             next: NextRequest::List,
             version: ResourceVersion::Any,
             backoff: Backoff::default(),
@@ -104,7 +109,7 @@ impl Reflector {
     pub(super) fn with_changing_selection(
         mut selections: watch::Receiver<FeedSelection>,
         api: Arc<ApiServer>,
-        events: mpsc::Sender<Event>,
+        events: mpsc::Sender<ReceivedEvent>,
     ) -> Reflector {
         let selection = selections.borrow_and_update().clone();
         Reflector {
@@ -167,6 +172,7 @@ impl Reflector {
         self.start_list().await;
         let mut list = ListSplitter::default();
         while let Some(bytes) = stream.next().await? {
+            self.read = Instant::now();
             list.push(&bytes)?;
             while let Some(json) = list.next()? {
                 let event = ObjectJson::new(self.selection.feed, json).applied_event();
@@ -241,6 +247,7 @@ impl Reflector {
         let opened = Instant::now();
         let mut lines = LineSplitter::default();
         while let Some(bytes) = stream.next().await? {
+            self.read = Instant::now();
             lines.push(&bytes)?;
             while let Some(line) = lines.next() {
                 phase = self
@@ -354,6 +361,10 @@ impl Reflector {
         if let Some(services) = &self.services {
             services.apply_event(&event);
         }
+        let event = ReceivedEvent {
+            event,
+            received: self.read.into_std(),
+        };
         let Err(TrySendError::Full(event)) = self.events.try_send(event) else {
             // A closed channel ends `send_events`.
             return;

@@ -20,14 +20,14 @@ use zerohop_kubernetes::{ConfigMapUpdates, EndpointScope, Event, Feed, Object, O
 
 use self::fake::{FakeApi, PendingRequest};
 use super::{
-    FeedActivity, FeedHealth, SourceHealth, SourceOptions, api_server::ApiServer,
+    FeedActivity, FeedHealth, ReceivedEvent, SourceHealth, SourceOptions, api_server::ApiServer,
     reflector::Reflector, selection,
 };
 
 /// One feed, its fake API server, and its events.
 struct FeedSetup {
     api: FakeApi,
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<ReceivedEvent>,
     health: Arc<SourceHealth>,
     feed: Feed,
     task: JoinHandle<()>,
@@ -91,18 +91,17 @@ impl FeedSetup {
     /// The events since the last call, in the form of [`describe_event`].
     fn received(&mut self) -> Vec<String> {
         std::iter::from_fn(|| self.events.try_recv().ok())
-            .map(|event| describe_event(&event))
+            .map(|received| describe_event(&received.event))
             .collect()
     }
 
     /// The next event, in the form of [`describe_event`].
     async fn event(&mut self) -> String {
         let event = timeout(Duration::from_secs(3600), self.events.recv()).await;
-        describe_event(
-            &event
-                .expect("no event within an hour")
-                .expect("the feed ended"),
-        )
+        let received = event
+            .expect("no event within an hour")
+            .expect("the feed ended");
+        describe_event(&received.event)
     }
 
     fn health(&self) -> FeedHealth {

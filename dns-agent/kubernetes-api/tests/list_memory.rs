@@ -56,7 +56,7 @@ async fn a_list_of_any_length_takes_little_memory() {
     let body = tokio::spawn(write_list(list));
     let mut applied = 0;
     loop {
-        match events.recv().await.unwrap() {
+        match events.recv().await.unwrap().event {
             Event::Applied { .. } => applied += 1,
             Event::ListEnded(feed) => {
                 assert_eq!(feed, Feed::SLICES);

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 use zerohop_datapath::pins;
 use zerohop_kubernetes::{ConfigMapUpdates, Event, Feed, ObjectKey, Reload, WriteTime};
-use zerohop_kubernetes_api::{Client, KubernetesSource, PolicyScope, SourceOptions};
+use zerohop_kubernetes_api::{Client, KubernetesSource, PolicyScope, ReceivedEvent, SourceOptions};
 
 pub(super) use self::intake::{KubernetesIntake, KubernetesSender};
 use self::{
@@ -110,7 +110,7 @@ struct KubernetesFollower {
     config: Config,
     kubernetes: config::KubernetesConfig,
     board: Arc<StatusBoard>,
-    corefiles: mpsc::Receiver<Event>,
+    corefiles: mpsc::Receiver<ReceivedEvent>,
     corefile_source: KubernetesSource,
     /// The Corefiles that CoreDNS may run with; a version is `None` if there was no ConfigMap, or
     /// no Corefile in it.
@@ -134,7 +134,7 @@ struct KubernetesFollower {
 struct ObjectReader {
     number: ReaderNumber,
     options: SourceOptions,
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<ReceivedEvent>,
     source: KubernetesSource,
 }
 
@@ -178,7 +178,7 @@ impl KubernetesFollower {
         loop {
             let plan = tokio::select! {
                 event = self.corefiles.recv() => {
-                    let Event::Corefile { text, written, updates } = event? else {
+                    let Event::Corefile { text, written, updates } = event?.event else {
                         continue;
                     };
                     self.add_corefile(text, written, updates);
@@ -357,7 +357,7 @@ async fn forward_event(
     // Waits for room first, so that no event is lost if the caller drops this future.
     let place = publisher.objects.reserve().await.ok()?;
     let event = reader.events.recv().await?;
-    place.send(ObjectEvent::received_now(event, reader.number));
+    place.send(ObjectEvent::new(event, reader.number));
     Some(())
 }
 

@@ -11,7 +11,7 @@ use super::{
 /// A source that has listed its Services, and its fake API server.
 struct CoverageSetup {
     api: FakeApi,
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<ReceivedEvent>,
     source: KubernetesSource,
     /// Writes the watch of Services.
     services: BodyWriter,
@@ -82,7 +82,7 @@ impl CoverageSetup {
     /// The events of EndpointSlices since the last call, abbreviated.
     fn received(&mut self) -> Vec<String> {
         let mut received = Vec::new();
-        while let Ok(event) = self.events.try_recv() {
+        while let Ok(ReceivedEvent { event, .. }) = self.events.try_recv() {
             match &event {
                 Event::ListStarted(Feed::Slices(_))
                 | Event::ListEnded(Feed::Slices(_))

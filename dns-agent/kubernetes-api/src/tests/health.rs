@@ -15,7 +15,7 @@ async fn start_source() -> (
     KubernetesSource,
     FakeApi,
     BTreeMap<String, PendingRequest>,
-    mpsc::Receiver<Event>,
+    mpsc::Receiver<ReceivedEvent>,
 ) {
     let options = SourceOptions {
         endpoints: EndpointScope::All,
@@ -96,7 +96,7 @@ async fn a_refused_list_does_not_affect_other_feeds() {
             }
         }
         let mut listed = Vec::new();
-        while let Ok(event) = events.try_recv() {
+        while let Ok(ReceivedEvent { event, .. }) = events.try_recv() {
             if let Event::ListEnded(feed) = event {
                 listed.push(feed);
             }

@@ -208,7 +208,7 @@ async fn events_of_slices_have_the_time_of_the_change() {
             .await
             .respond_with_list("7", &[slice]);
         assert_eq!(setup.event().await, "listing");
-        match setup.events.recv().await.unwrap() {
+        match setup.events.recv().await.unwrap().event {
             Event::Applied {
                 changed: received, ..
             } => assert_eq!(received, changed, "{annotations}"),

@@ -29,7 +29,7 @@ async fn count_requests(
 
 /// Runs the source that `start` starts, like [`count_requests`].
 async fn count_requests_of(
-    start: impl FnOnce(Client, mpsc::Sender<Event>) -> KubernetesSource,
+    start: impl FnOnce(Client, mpsc::Sender<ReceivedEvent>) -> KubernetesSource,
     time: Duration,
 ) -> (SelectionCounts, Arc<SourceHealth>) {
     let (router, mut api) = FakeApi::new();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::{fake::status, *};
 
@@ -25,7 +25,7 @@ async fn changes_are_reported_and_the_version_advances() {
     assert_eq!(setup.event().await, "+a");
     assert_eq!(setup.event().await, "-b");
     assert_eq!(setup.health().activity, FeedActivity::Watching);
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    sleep(Duration::from_secs(60)).await;
     let ended = Instant::now();
     drop(body);
     let watch = setup.api.next_request().await;
@@ -36,7 +36,7 @@ async fn changes_are_reported_and_the_version_advances() {
     assert_eq!(watch.parameter("resourceVersion"), Some("10"));
 
     let body = watch.start_body();
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    sleep(Duration::from_secs(60)).await;
     body.send_event(("BOOKMARK", bookmark("99"))).await;
     drop(body);
     let watch = setup.api.next_request().await;
@@ -162,9 +162,9 @@ async fn a_feed_lists_again_if_the_api_server_has_not_reached_its_version() {
 async fn a_silent_watch_is_abandoned_and_opened_again() {
     let (mut setup, watch) = FeedSetup::watching("7").await;
     let body = watch.start_body();
-    tokio::time::sleep(Duration::from_secs(179)).await;
+    sleep(Duration::from_secs(179)).await;
     body.send_event(("BOOKMARK", bookmark("8"))).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    sleep(Duration::from_secs(1)).await;
     assert_eq!(setup.health().age(), Some(Duration::from_secs(1)));
     let watch = setup.api.next_request().await;
     body.wait_until_closed().await;
@@ -172,7 +172,7 @@ async fn a_silent_watch_is_abandoned_and_opened_again() {
     assert_eq!(watch.parameter("resourceVersion"), Some("8"));
     // An opened watch without an event doesn't count as received data.
     let body = watch.start_body();
-    tokio::time::sleep(Duration::from_secs(100)).await;
+    sleep(Duration::from_secs(100)).await;
     assert_eq!(setup.health().age(), Some(Duration::from_secs(280)));
     // An event counts and resets the age.
     body.send_event(added("b", "9")).await;
@@ -190,7 +190,7 @@ async fn the_silence_of_several_watches_adds_up() {
     let mut watches = 0;
     while request.parameter("watch").is_some() {
         let body = request.start_body();
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        sleep(Duration::from_secs(60)).await;
         drop(body);
         watches += 1;
         assert!(watches < 10, "ten silent watches, and no list");
@@ -320,7 +320,7 @@ async fn a_feed_does_not_list_again_after_the_machine_was_suspended() {
     let (mut setup, watch) = FeedSetup::watching("7").await;
     let body = watch.start_body();
     body.send_event(("BOOKMARK", bookmark("8"))).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    sleep(Duration::from_secs(1)).await;
     // The machine was suspended, so nothing ran in between.
     tokio::time::advance(Duration::from_secs(5 * 3600)).await;
     let watch = setup.api.next_request().await;
@@ -332,4 +332,25 @@ async fn a_feed_does_not_list_again_after_the_machine_was_suspended() {
     body.send_event(added("b", "9")).await;
     assert_eq!(setup.event().await, "+b");
     assert!(setup.health().age() < Some(Duration::from_secs(1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_that_had_to_wait_have_the_time_at_which_they_were_read() {
+    let (mut setup, watch) = FeedSetup::watching("7").await;
+    let body = watch.start_body();
+    // More events than the channel holds.
+    let events = (0..2_000).map(|number| {
+        let (event_type, object) = added("b", &(number + 8).to_string());
+        format!("{}\n", json!({"type": event_type, "object": object}))
+    });
+    body.send_text(&events.collect::<String>()).await;
+    let first = setup.events.recv().await.unwrap().received;
+    sleep(Duration::from_secs(5)).await;
+    assert!(setup.health().blocked_since.is_some());
+    for _ in 1..2_000 {
+        assert_eq!(setup.events.recv().await.unwrap().received, first);
+    }
+    body.send_event(added("c", "3000")).await;
+    let later = setup.events.recv().await.unwrap().received;
+    assert_eq!(later - first, Duration::from_secs(5));
 }

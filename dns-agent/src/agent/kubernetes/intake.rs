@@ -14,7 +14,7 @@ use zerohop_kubernetes::{
     Coverage, EndpointScope, Event, Feed, Index, Object, ObjectKey, PolicyKind, Problem,
     ZoneSettings,
 };
-use zerohop_kubernetes_api::SourceHealth;
+use zerohop_kubernetes_api::{ReceivedEvent, SourceHealth};
 use zerohop_resolver::UpstreamServers;
 use zerohop_zone::{Provider, ZoneData as _};
 
@@ -424,12 +424,12 @@ impl Intake for KubernetesIntake {
 }
 
 impl ObjectEvent {
-    /// An event of this reader that was just received.
-    pub(super) fn received_now(event: Event, reader: ReaderNumber) -> ObjectEvent {
+    /// An event of this reader.
+    pub(super) fn new(event: ReceivedEvent, reader: ReaderNumber) -> ObjectEvent {
         ObjectEvent {
-            event: Box::new(event),
+            event: Box::new(event.event),
             reader,
-            received: Instant::now(),
+            received: event.received,
         }
     }
 }

@@ -14,7 +14,7 @@ use zerohop_kubernetes::{
     CacheConfig, ConfigMapData, ConfigMapUpdates, DnsService, Event, Fact, Labels,
     NodeCacheContext, Object, ObjectKey, Reload, ReloadMode, UpstreamService, WriteTime,
 };
-use zerohop_kubernetes_api::{Client, FeedActivity, KubernetesSource, SourceHealth};
+use zerohop_kubernetes_api::{Client, FeedActivity, KubernetesSource, ReceivedEvent, SourceHealth};
 
 use super::{
     config_versions::{ConfigVersions, Hold, KUBELET_DELAY, RunningPods},
@@ -74,7 +74,7 @@ pub(super) struct NodeCacheConfigs {
 /// A ConfigMap that holds a part of a node cache's configuration.
 struct WatchedConfigMap {
     source: KubernetesSource,
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<ReceivedEvent>,
     /// The ConfigMap's texts: `None` while they are not known, `Some(None)` if the ConfigMap does
     /// not exist.
     data: Option<Option<ConfigMapData>>,
@@ -86,7 +86,7 @@ struct WatchedConfigMap {
 /// The Services that a node cache may forward the cluster's names to.
 struct WatchedServices {
     source: KubernetesSource,
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<ReceivedEvent>,
     listed: ListedObjects<DnsService>,
 }
 
@@ -423,14 +423,14 @@ fn poll_sources(
 ) -> Poll<()> {
     for map in config_maps.values_mut() {
         if let Poll::Ready(Some(event)) = map.events.poll_recv(context) {
-            map.apply_event(event);
+            map.apply_event(event.event);
             return Poll::Ready(());
         }
     }
     if let Some(services) = services
         && let Poll::Ready(Some(event)) = services.events.poll_recv(context)
     {
-        services.apply_event(event);
+        services.apply_event(event.event);
         return Poll::Ready(());
     }
     Poll::Pending

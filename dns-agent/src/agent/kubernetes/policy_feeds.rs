@@ -10,7 +10,9 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 use zerohop_kubernetes::{Event, Fact, Feed, Labels, Object, ObjectKey};
-use zerohop_kubernetes_api::{Client, Discovery, KubernetesSource, PolicyScope, ServedKinds};
+use zerohop_kubernetes_api::{
+    Client, Discovery, KubernetesSource, PolicyScope, ReceivedEvent, ServedKinds,
+};
 
 use super::{
     dns_path::{DnsPath, DnsPathObserver},
@@ -105,7 +107,7 @@ struct KindDiscovery {
 /// A source with its own channel, so that no event of the source arrives after it is dropped.
 struct EventSource {
     source: KubernetesSource,
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<ReceivedEvent>,
 }
 
 /// The pods of the cluster's DNS.
@@ -166,7 +168,7 @@ impl PolicyFollower {
             event = next_event(self.namespaces.as_mut()) => event,
             event = next_event(self.unevaluated_policies.as_mut()) => event,
         };
-        event.map(Box::new).map(PolicyUpdate::Event)
+        event.map(|event| PolicyUpdate::Event(Box::new(event.event)))
     }
 
     /// Starts reading the policies of these kinds, and stops reading those of the previous kinds.
@@ -294,7 +296,7 @@ impl PolicyFollower {
 }
 
 impl EventSource {
-    fn start(start: impl FnOnce(mpsc::Sender<Event>) -> KubernetesSource) -> EventSource {
+    fn start(start: impl FnOnce(mpsc::Sender<ReceivedEvent>) -> KubernetesSource) -> EventSource {
         let (sender, events) = mpsc::channel(EVENT_QUEUE);
         EventSource {
             source: start(sender),
@@ -312,7 +314,7 @@ async fn next_served_kinds(kinds: Option<&mut KindDiscovery>) -> Option<ServedKi
 }
 
 /// The next event of a source; waits forever without one.
-async fn next_event(source: Option<&mut EventSource>) -> Option<Event> {
+async fn next_event(source: Option<&mut EventSource>) -> Option<ReceivedEvent> {
     match source {
         Some(source) => source.events.recv().await,
         None => std::future::pending().await,

@@ -116,17 +116,17 @@ pub struct KubernetesConfig {
     pub kubeconfig: Option<PathBuf>,
     /// The name of this node, whose pods are watched; `None` without `--node-name`.
     pub node_name: Option<String>,
-    /// The ConfigMap with CoreDNS's Corefile.
-    pub corefile: ObjectKey,
-    /// What the agent answers when that ConfigMap does not exist or has no Corefile.
+    /// The ConfigMap with CoreDNS's Corefile. `None`: CoreDNS's pods show it.
+    pub corefile: Option<ObjectKey>,
+    /// What the agent answers when there is no Corefile.
     pub without_corefile: WithoutCorefile,
-    /// The Service of the cluster's DNS.
-    pub dns_service: ObjectKey,
+    /// The Service of the cluster's DNS. `None`: the agent finds it.
+    pub dns_service: Option<ObjectKey>,
     /// The addresses of the cluster's DNS at which the kernel answers queries.
     pub dns_addresses: DnsAddresses,
     /// The servers of the cluster's DNS that the resolver queries for names delegated to CoreDNS
     /// and, without upstreams, for names outside the zones. If empty, the ClusterIPs of
-    /// `dns_service`.
+    /// the Service of the cluster's DNS.
     pub cluster_dns: Vec<SocketAddr>,
     /// How long the kernel answers after the API server last sent something, such as a bookmark,
     /// for the feed that has been silent longest. `None`: without limit.
@@ -370,17 +370,18 @@ fn kubernetes_config(settings: &RunSettings) -> anyhow::Result<KubernetesConfig>
     Ok(KubernetesConfig {
         kubeconfig: settings.kubeconfig.clone(),
         node_name: settings.node_name.clone(),
-        corefile: settings.corefile.0.clone(),
+        corefile: given_key(settings.corefile.as_ref()),
         without_corefile,
-        dns_service: settings.dns_service.0.clone(),
+        dns_service: given_key(settings.dns_service.as_ref()),
         dns_addresses,
         cluster_dns: upstream_addresses(settings.cluster_dns.clone()),
         max_age: settings.max_age.0,
-        daemon_set: settings
-            .daemon_set
-            .as_ref()
-            .map(|ObjectName(key)| key.clone()),
+        daemon_set: given_key(settings.daemon_set.as_ref()),
     })
+}
+
+fn given_key(given: Option<&ObjectName>) -> Option<ObjectKey> {
+    given.map(|ObjectName(key)| key.clone())
 }
 
 /// Refuses to delegate a whole cluster domain. Refuses names outside all cluster domains, because

@@ -11,6 +11,7 @@ mod hosts;
 mod metrics;
 mod network_policy;
 mod node;
+mod platforms;
 mod restarts;
 mod thread_capabilities;
 

@@ -201,7 +201,7 @@ components:
             "--set=priorityClassName=",
             "--set=maxUnavailable=10%",
             "--set=seLinuxOptions.type=spc_t",
-            "--set=corefile.name=dns",
+            "--set=configMaps={dns,dns-custom}",
         ]));
     }
 

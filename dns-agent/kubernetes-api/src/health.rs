@@ -205,16 +205,13 @@ impl SourceHealth {
     /// Counts an event that a feed sends.
     pub(super) fn count_event(&self, feed: Feed, event: &Event) {
         self.update(feed, |health| match event {
-            Event::Applied { .. }
-            | Event::Corefile { text: Some(_), .. }
-            | Event::CacheConfig { data: Some(_), .. } => health.applied += 1,
+            Event::Applied { .. } | Event::ConfigMap { data: Some(_), .. } => health.applied += 1,
             Event::Unusable { .. } => health.unusable += 1,
             Event::ListStarted(_)
             | Event::ListEnded(_)
             | Event::Covered(..)
             | Event::Deleted { .. }
-            | Event::Corefile { text: None, .. }
-            | Event::CacheConfig { data: None, .. } => {}
+            | Event::ConfigMap { data: None, .. } => {}
         });
     }
 

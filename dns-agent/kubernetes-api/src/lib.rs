@@ -154,18 +154,6 @@ impl KubernetesSource {
         KubernetesSource::start_feeds(client, feeds, options.first_list_jitter, events)
     }
 
-    /// Starts reading the ConfigMap with CoreDNS's configuration. Otherwise like
-    /// [`KubernetesSource::start`].
-    #[must_use]
-    pub fn start_corefile(
-        client: Client,
-        corefile: &ObjectKey,
-        events: mpsc::Sender<ReceivedEvent>,
-    ) -> KubernetesSource {
-        let feeds = vec![selection::corefile(corefile)].into();
-        KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
-    }
-
     /// Starts reading the objects that decide which pods may query the cluster's DNS, except those
     /// of [`KubernetesSource::start_dns_pods`], [`KubernetesSource::start_all_namespaces`] and
     /// [`KubernetesSource::start_unevaluated_policies`]. Otherwise like
@@ -225,18 +213,17 @@ impl KubernetesSource {
         KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
     }
 
-    /// Starts reading the Service of the cluster's DNS and, if `scope` names a node, the Pods of
-    /// that node. These objects show which pods answer DNS in front of CoreDNS (NodeLocal
-    /// DNSCache). A source from [`KubernetesSource::start_policies`] reads the same objects and
+    /// Starts reading the Service of the cluster's DNS and its endpoints and, if `scope` names a
+    /// node, the Pods of that node. These objects show which pods answer DNS. A source from [`KubernetesSource::start_policies`] reads the same objects and
     /// more. Otherwise like [`KubernetesSource::start`].
     #[must_use]
-    pub fn start_dns_service_and_node_pods(
+    pub fn start_dns_path(
         client: Client,
         scope: &PolicyScope,
         first_list_jitter: Duration,
         events: mpsc::Sender<ReceivedEvent>,
     ) -> KubernetesSource {
-        let feeds = selection::dns_service_and_node_pods(scope).into();
+        let feeds = selection::dns_path(scope).into();
         KubernetesSource::start_feeds(client, feeds, first_list_jitter, events)
     }
 
@@ -252,15 +239,27 @@ impl KubernetesSource {
         KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
     }
 
-    /// Starts reading a ConfigMap with the configuration of NodeLocal DNSCache. Otherwise like
-    /// [`KubernetesSource::start`].
+    /// Starts reading all Services with UDP port 53, one of which may be the cluster's DNS. Otherwise
+    /// like [`KubernetesSource::start`].
     #[must_use]
-    pub fn start_cache_config(
+    pub fn start_dns_candidates(
+        client: Client,
+        first_list_jitter: Duration,
+        events: mpsc::Sender<ReceivedEvent>,
+    ) -> KubernetesSource {
+        let feeds = vec![selection::dns_candidates()].into();
+        KubernetesSource::start_feeds(client, feeds, first_list_jitter, events)
+    }
+
+    /// Starts reading a ConfigMap with the configuration of CoreDNS or NodeLocal DNSCache. Otherwise
+    /// like [`KubernetesSource::start`].
+    #[must_use]
+    pub fn start_config_map(
         client: Client,
         map: &ObjectKey,
         events: mpsc::Sender<ReceivedEvent>,
     ) -> KubernetesSource {
-        let feeds = vec![selection::cache_config(map)].into();
+        let feeds = vec![selection::config_map(map)].into();
         KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
     }
 

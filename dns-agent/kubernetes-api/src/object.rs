@@ -10,12 +10,10 @@ use kube::core::Status;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use zerohop_kubernetes::{
-    ApiObject, ApiPod, ConfigMapData, ConfigMapUpdates, EndpointSlice, Event, Fact, Feed,
-    NodeCache, Object, ObjectKey, OtherPolicy, Problem, Service, WriteTime,
+    ApiObject, ApiPod, ConfigMapData, ConfigMapUpdates, DnsContainers, EndpointSlice, Event, Fact,
+    Feed, NodeCache, Object, ObjectKey, OtherPolicy, Problem, Service, WriteTime,
 };
 
-/// The key of the ConfigMap entry that CoreDNS reads.
-const COREFILE: &str = "Corefile";
 /// An option of NodeLocal DNSCache. The JSON of every Pod that may be NodeLocal DNSCache contains
 /// it.
 const LOCAL_IP: &[u8] = b"-localip";
@@ -113,8 +111,8 @@ impl<'a> ObjectJson<'a> {
             Feed::PolicyKinds => Err(self.problem("kind", "is unexpected here".into())),
             Feed::DnsService | Feed::UpstreamServices => self.fact(Fact::from_service),
             Feed::DnsEndpoints => self.fact(Fact::from_slice),
-            Feed::Corefile => return self.corefile(),
-            Feed::CacheConfig => return self.cache_config(),
+            Feed::ConfigMap => return self.config_map(),
+            Feed::DnsCandidates => return self.dns_candidate(),
         };
         match object {
             Ok(object) => Event::Applied {
@@ -157,25 +155,28 @@ impl<'a> ObjectJson<'a> {
         read(&self.parse::<K>()?).map(Object::Fact)
     }
 
-    fn corefile(&self) -> Event {
+    fn config_map(&self) -> Event {
         match self.parse::<core::ConfigMap>() {
-            Ok(map) => Event::Corefile {
-                written: write_time(&map.metadata),
-                updates: config_map_updates(&map),
-                text: config_map_data(map).remove(COREFILE),
-            },
-            Err(problem) => Event::unusable(self.feed, problem),
-        }
-    }
-
-    fn cache_config(&self) -> Event {
-        match self.parse::<core::ConfigMap>() {
-            Ok(map) => Event::CacheConfig {
+            Ok(map) => Event::ConfigMap {
                 written: write_time(&map.metadata),
                 updates: config_map_updates(&map),
                 data: Some(config_map_data(map)),
             },
             Err(problem) => Event::unusable(self.feed, problem),
+        }
+    }
+
+    /// Reads a Service that may be the cluster's DNS. Other Services count as deleted.
+    fn dns_candidate(&self) -> Event {
+        let feed = self.feed;
+        match self.fact(Fact::from_service) {
+            Ok(Object::Fact(Fact::Service(service))) if service.may_be_dns() => Event::Applied {
+                feed,
+                object: Object::Fact(Fact::Service(service)),
+                changed: None,
+            },
+            Ok(_) => self.deleted_event(),
+            Err(problem) => Event::unusable(feed, problem),
         }
     }
 
@@ -193,6 +194,10 @@ impl<'a> ObjectJson<'a> {
                 Err(_) => Some(NodeCache::unreadable("its Pod can't be read")),
             };
             pod.node_cache = cache.map(Box::new);
+        }
+        if let (Fact::Pod(pod), Feed::DnsPods) = (&mut fact, self.feed) {
+            let whole = self.parse::<core::Pod>()?;
+            pod.dns_containers = Some(Box::new(DnsContainers::of_pod(&whole)));
         }
         Ok(Object::Fact(fact))
     }
@@ -333,12 +338,14 @@ fn config_map_data(map: core::ConfigMap) -> ConfigMapData {
 fn object_kind(feed: Feed) -> &'static str {
     match feed {
         Feed::Namespaces | Feed::DnsNamespace | Feed::ClientNamespaces => "Namespace",
-        Feed::Services | Feed::DnsService | Feed::UpstreamServices => "Service",
+        Feed::Services | Feed::DnsService | Feed::DnsCandidates | Feed::UpstreamServices => {
+            "Service"
+        }
         Feed::Slices(_) | Feed::DnsSlices | Feed::DnsEndpoints => "EndpointSlice",
         Feed::Pods | Feed::Clients | Feed::DnsPods => "Pod",
         Feed::Policies => "NetworkPolicy",
         Feed::OtherPolicies(kind) => kind.name(),
         Feed::PolicyKinds => "APIGroup",
-        Feed::Corefile | Feed::CacheConfig => "ConfigMap",
+        Feed::ConfigMap => "ConfigMap",
     }
 }

@@ -350,10 +350,7 @@ impl Reflector {
     }
 
     async fn send_event(&mut self, event: Event) {
-        let is_listed = matches!(
-            event,
-            Event::Corefile { .. } | Event::CacheConfig { .. } | Event::Unusable { .. }
-        );
+        let is_listed = matches!(event, Event::ConfigMap { .. } | Event::Unusable { .. });
         if is_listed {
             self.single = SingleObject::Listed;
         }

@@ -110,10 +110,9 @@ pub(super) fn policies(scope: &PolicyScope) -> Vec<FeedSelection> {
     all
 }
 
-/// The objects that show which pods answer DNS in front of CoreDNS (NodeLocal DNSCache). They are a
-/// part of [`policies`].
-pub(super) fn dns_service_and_node_pods(scope: &PolicyScope) -> Vec<FeedSelection> {
-    let read = [Feed::DnsService, Feed::Clients];
+/// The objects that show which pods answer DNS. They are a part of [`policies`].
+pub(super) fn dns_path(scope: &PolicyScope) -> Vec<FeedSelection> {
+    let read = [Feed::DnsService, Feed::DnsEndpoints, Feed::Clients];
     let mut selections = policies(scope);
     selections.retain(|selection| read.contains(&selection.feed));
     selections
@@ -123,11 +122,6 @@ pub(super) fn dns_service_and_node_pods(scope: &PolicyScope) -> Vec<FeedSelectio
 pub(super) fn upstream_services(namespace: &str) -> FeedSelection {
     FeedSelection::all_of::<core::Service>(Feed::UpstreamServices, "services")
         .in_namespace::<core::Service>(namespace)
-}
-
-/// A ConfigMap with the configuration of NodeLocal DNSCache.
-pub(super) fn cache_config(key: &ObjectKey) -> FeedSelection {
-    config_map(Feed::CacheConfig, key)
 }
 
 /// The Pods with these labels in a namespace.
@@ -158,15 +152,16 @@ pub(super) fn unevaluated_policies(kind: PolicyKind, version: &str) -> FeedSelec
     }
 }
 
-/// The ConfigMap with CoreDNS's configuration.
-pub(super) fn corefile(key: &ObjectKey) -> FeedSelection {
-    config_map(Feed::Corefile, key)
-}
-
-fn config_map(feed: Feed, key: &ObjectKey) -> FeedSelection {
-    let maps = FeedSelection::all_of::<core::ConfigMap>(feed, "configmaps");
+/// A ConfigMap with the configuration of CoreDNS or NodeLocal DNSCache.
+pub(super) fn config_map(key: &ObjectKey) -> FeedSelection {
+    let maps = FeedSelection::all_of::<core::ConfigMap>(Feed::ConfigMap, "configmaps");
     let maps = maps.in_namespace::<core::ConfigMap>(&key.namespace);
     maps.with_field("metadata.name", &key.name)
+}
+
+/// All Services. The feed reports those with UDP port 53.
+pub(super) fn dns_candidates() -> FeedSelection {
+    FeedSelection::all_of::<core::Service>(Feed::DnsCandidates, "services")
 }
 
 fn slices(feed: Feed) -> FeedSelection {

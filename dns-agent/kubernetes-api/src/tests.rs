@@ -52,7 +52,7 @@ impl FeedSetup {
             ..SourceOptions::default()
         };
         let mut selections = selection::object_feeds(&options);
-        selections.push(selection::corefile(&key("kube-system", "coredns")));
+        selections.push(selection::config_map(&key("kube-system", "coredns")));
         let selection = selections
             .into_iter()
             .find(|selection| selection.feed == feed);
@@ -133,11 +133,10 @@ fn describe_event(event: &Event) -> String {
         Event::Applied { object, .. } => format!("+{}", name(object)),
         Event::Deleted { key, .. } => format!("-{}", key.name),
         Event::Unusable { problem, .. } => format!("?{problem}"),
-        Event::Corefile { text, updates, .. } => match updates {
-            ConfigMapUpdates::Propagated => format!("corefile {text:?}"),
-            ConfigMapUpdates::Never => format!("corefile {text:?}, never updated in pods again"),
+        Event::ConfigMap { data, updates, .. } => match updates {
+            ConfigMapUpdates::Propagated => format!("config map {data:?}"),
+            ConfigMapUpdates::Never => format!("config map {data:?}, never updated in pods again"),
         },
-        Event::CacheConfig { data, .. } => format!("cache config {data:?}"),
     }
 }
 

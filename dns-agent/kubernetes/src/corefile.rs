@@ -8,7 +8,10 @@
 
 mod blocks;
 mod cache;
+mod config;
 mod finding;
+mod hosts;
+mod imports;
 mod kubernetes;
 mod node_cache_effect;
 mod parser;
@@ -22,6 +25,9 @@ use std::collections::BTreeSet;
 
 use zerohop_zone::{AbsentNames, Name, Rtype};
 
+pub use config::CoreDnsConfig;
+pub(crate) use config::ListeningPorts;
+pub(crate) use imports::named_files;
 pub use node_cache_effect::{NodeCacheContext, NodeCacheEffect, UpstreamService};
 pub use reload::Reload;
 
@@ -30,7 +36,7 @@ use cache::TtlCap;
 use finding::{CorefileFinding, CorefileProblem};
 use kubernetes::KubernetesPlugin;
 use parser::Corefile;
-use plugins::AnsweringPlugin;
+use plugins::{AnsweringPlugin, PluginReader};
 use rewrite::RewriteRule;
 use zones::is_reverse;
 
@@ -101,9 +107,9 @@ impl Conclusions {
     ///
     /// CoreDNS keeps its previous Corefile if it can't load a new one. This function does not
     /// detect all such errors.
-    pub fn read(text: &str) -> Conclusions {
+    pub fn read(config: &CoreDnsConfig) -> Conclusions {
         let mut findings = Vec::new();
-        match ServerBlockReading::read(text, &mut findings) {
+        match ServerBlockReading::read(config, &mut findings) {
             Ok(reading) => reading.conclude(findings),
             Err(problem) => {
                 findings.push(CorefileFinding::about_everything(problem));
@@ -120,10 +126,10 @@ impl ServerBlockReading {
     /// Reads a Corefile, and adds the findings that make names pass to `findings`. A
     /// `CorefileProblem` makes everything pass.
     fn read(
-        text: &str,
+        config: &CoreDnsConfig,
         findings: &mut Vec<CorefileFinding>,
     ) -> Result<ServerBlockReading, CorefileProblem> {
-        let corefile = Corefile::parse(text)?;
+        let corefile = Corefile::parse(config)?;
         let unread = corefile.unread_problems();
         findings.extend(unread.map(CorefileFinding::about_everything));
         // CoreDNS refuses the whole Corefile because of an invalid `reload` in any block.
@@ -131,15 +137,24 @@ impl ServerBlockReading {
         let reloads = directives.filter(|directive| directive.name() == "reload");
         let problems = reloads.filter_map(|directive| reload::check_reload(directive).err());
         findings.extend(problems.map(CorefileFinding::about_everything));
-        let blocks = corefile.blocks.iter().map(ServerBlock::read);
+        let blocks = corefile.blocks.iter();
+        let blocks = blocks.map(|block| ServerBlock::read(block, config.ports));
         let blocks: Vec<ServerBlock<'_>> = blocks.collect::<Result<_, _>>()?;
 
         let (block, directive) = blocks::find_kubernetes(&blocks)?;
         let block_zones = block.zones();
         let kubernetes = KubernetesPlugin::read(directive, &block_zones)?;
         findings.extend(kubernetes.findings());
-        findings.extend(block.find_unserved_names(&blocks, kubernetes.line, &kubernetes.zones));
+        findings.extend(block.find_unserved_names(&blocks, &kubernetes.place, &kubernetes.zones));
 
+        let repeated = plugins::check_repetitions(block.directives);
+        findings.extend(repeated.err().map(CorefileFinding::about_everything));
+        let reader = PluginReader {
+            config,
+            answering: AnsweringPlugin::Kubernetes,
+            block_zones: &block_zones,
+            answered: &kubernetes.zones,
+        };
         let (mut caps, mut rewritten) = (Vec::new(), Vec::new());
         for directive in block.directives {
             let result = match directive.name() {
@@ -149,13 +164,12 @@ impl ServerBlockReading {
                     findings.push(rule.finding());
                     rewritten.extend(rule.pattern());
                 }),
-                _ => plugins::read_plugin(
-                    directive,
-                    AnsweringPlugin::Kubernetes,
-                    &block_zones,
-                    &kubernetes.zones,
-                )
-                .map(|found| findings.extend(found)),
+                name => {
+                    // The names that `local` answers.
+                    let local = || NamePattern::Prefix("localhost.".into());
+                    rewritten.extend((name == "local").then(local));
+                    reader.read(directive).map(|found| findings.extend(found))
+                }
             };
             findings.extend(result.err().map(CorefileFinding::about_everything));
         }

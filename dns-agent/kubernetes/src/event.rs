@@ -48,18 +48,8 @@ pub enum Event {
     /// The list has ended. Objects that the feed reported before the list, but not in the list, are
     /// gone.
     ListEnded(Feed),
-    /// CoreDNS's configuration.
-    Corefile {
-        /// The Corefile's text. `None` if there is no Corefile.
-        text: Option<String>,
-        /// When the ConfigMap was last written, if known. CoreDNS may not have loaded this version
-        /// yet.
-        written: Option<WriteTime>,
-        /// Whether the kubelet updates the Corefile in running pods.
-        updates: ConfigMapUpdates,
-    },
-    /// The ConfigMap with the configuration of NodeLocal DNSCache that this source reads.
-    CacheConfig {
+    /// The ConfigMap that this source reads.
+    ConfigMap {
         /// The ConfigMap's entries. `None` if the ConfigMap doesn't exist.
         data: Option<BTreeMap<String, String>>,
         /// When the ConfigMap was last written, if known.
@@ -90,15 +80,8 @@ pub enum WriteTime {
 }
 
 impl Event {
-    /// Reports that the ConfigMap with CoreDNS's configuration doesn't exist.
-    pub(crate) const NO_COREFILE: Event = Event::Corefile {
-        text: None,
-        written: None,
-        updates: ConfigMapUpdates::Propagated,
-    };
-
-    /// Reports that a ConfigMap of NodeLocal DNSCache doesn't exist.
-    pub(crate) const NO_CACHE_CONFIG: Event = Event::CacheConfig {
+    /// Reports that the ConfigMap doesn't exist.
+    pub(crate) const NO_CONFIG_MAP: Event = Event::ConfigMap {
         data: None,
         written: None,
         updates: ConfigMapUpdates::Propagated,
@@ -106,11 +89,7 @@ impl Event {
 
     /// Reports that the ConfigMap of this feed doesn't exist. `None` for feeds of other objects.
     pub fn absent(feed: Feed) -> Option<Event> {
-        match feed {
-            Feed::Corefile => Some(Event::NO_COREFILE),
-            Feed::CacheConfig => Some(Event::NO_CACHE_CONFIG),
-            _ => None,
-        }
+        (feed == Feed::ConfigMap).then_some(Event::NO_CONFIG_MAP)
     }
 
     /// Reports an object that can't be used and has no placeholder.

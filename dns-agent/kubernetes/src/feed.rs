@@ -19,8 +19,6 @@ pub enum Feed {
     DnsSlices,
     /// Pods.
     Pods,
-    /// The ConfigMap with CoreDNS's configuration.
-    Corefile,
     /// NetworkPolicies.
     Policies,
     /// The kinds of policies that the API server serves and the agent doesn't evaluate.
@@ -42,8 +40,10 @@ pub enum Feed {
     DnsPods,
     /// Services to which NodeLocal DNSCache may forward queries for cluster names.
     UpstreamServices,
-    /// A ConfigMap with the configuration of NodeLocal DNSCache.
-    CacheConfig,
+    /// A ConfigMap with the configuration of CoreDNS or NodeLocal DNSCache.
+    ConfigMap,
+    /// Services with UDP port 53, one of which may be the cluster's DNS.
+    DnsCandidates,
 }
 
 /// The names of the [`Feed::Slices`] feeds in logs and status, by part.
@@ -77,7 +77,6 @@ impl Feed {
             },
             Feed::DnsSlices => "EndpointSlices of the cluster's DNS",
             Feed::Pods => "Pods",
-            Feed::Corefile => "Corefile",
             Feed::Policies => "NetworkPolicies",
             Feed::PolicyKinds => "policy kinds",
             Feed::OtherPolicies(kind) => kind.resource(),
@@ -88,7 +87,8 @@ impl Feed {
             Feed::DnsEndpoints => "endpoints of the cluster's DNS",
             Feed::DnsPods => "Pods of the cluster's DNS",
             Feed::UpstreamServices => "upstream Services of NodeLocal DNSCache",
-            Feed::CacheConfig => "configuration of NodeLocal DNSCache",
+            Feed::ConfigMap => "configuration of the cluster's DNS",
+            Feed::DnsCandidates => "Services with UDP port 53",
         }
     }
 }

@@ -375,7 +375,7 @@ impl Index {
                 }
             }
             Feed::Pods => self.change_pod(key, None),
-            Feed::Corefile
+            Feed::ConfigMap
             | Feed::Policies
             | Feed::PolicyKinds
             | Feed::OtherPolicies(_)
@@ -386,7 +386,7 @@ impl Index {
             | Feed::DnsEndpoints
             | Feed::DnsPods
             | Feed::UpstreamServices
-            | Feed::CacheConfig => {}
+            | Feed::DnsCandidates => {}
         }
     }
 

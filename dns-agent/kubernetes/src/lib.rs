@@ -6,7 +6,10 @@
 
 #![forbid(unsafe_code)]
 
+mod command_flags;
+mod container_files;
 mod convert;
+mod coredns_pod;
 mod corefile;
 mod coverage;
 mod endpoints;
@@ -27,10 +30,12 @@ mod service;
 mod settings;
 mod zone_skeleton;
 
+pub use container_files::{ConfigMapData, ConfigMapTexts};
 pub use convert::{ApiContainer, ApiContainerStatus, ApiObject, ApiPod, ApiPodSpec, ApiPodStatus};
+pub use coredns_pod::{CoreDnsServer, DnsContainers};
 pub use corefile::{
-    AdoptedSettings, AdoptedZone, Conclusions, NodeCacheContext, NodeCacheEffect, Reload,
-    UpstreamService,
+    AdoptedSettings, AdoptedZone, Conclusions, CoreDnsConfig, NodeCacheContext, NodeCacheEffect,
+    Reload, UpstreamService,
 };
 pub use coverage::{Coverage, Covered, ServiceNames};
 pub use event::{ConfigMapUpdates, Event, WriteTime};
@@ -38,7 +43,7 @@ pub use feed::Feed;
 pub use index::Index;
 pub use name_pattern::NamePattern;
 pub use names::{Names, View, ViewPosition, build_model};
-pub use node_cache::{CacheAddresses, CacheConfig, ConfigMapData, NodeCache, ReloadMode};
+pub use node_cache::{CacheAddresses, CacheConfig, NodeCache, ReloadMode};
 pub use object_set::{Object, ObjectCounts, Objects};
 pub use objects::{
     Endpoint, EndpointSlice, Namespace, ObjectError, ObjectKey, Pod, Port, PortNumber, Problem,

@@ -6,21 +6,18 @@
 //! variables, because its pods and ConfigMaps may have any name. A node cache usually generates its
 //! Corefile from a template in a ConfigMap and from the ConfigMap of kube-dns.
 
-mod command_flags;
-mod mounts;
 mod stub_config;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1 as core;
 
-use self::command_flags::CommandFlags;
-use self::mounts::{FileLocation, Mounts};
 use self::stub_config::StubConfig;
+use super::command_flags::CommandFlags;
+use super::container_files::{ConfigMapData, ConfigMapTexts, FileLocation, MountForm, Mounts};
 use super::objects::ObjectKey;
 
 // Placeholders that a node cache replaces in its template.
@@ -31,9 +28,6 @@ const DNS_SERVER: &str = "__PILLAR__DNS__SERVER__";
 
 /// The longest Corefile that Zerohop reads, in bytes: the size limit of a ConfigMap.
 const MAX_COREFILE_LENGTH: usize = 1 << 20;
-
-/// The values of a ConfigMap by key.
-pub type ConfigMapData = BTreeMap<String, String>;
 
 /// A pod of NodeLocal DNSCache.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,6 +126,15 @@ impl NodeCache {
         }
     }
 
+    /// The addresses of the node cache itself. Empty if they are unknown, or any address.
+    #[must_use]
+    pub fn own_addresses(&self) -> &[IpAddr] {
+        match &self.addresses {
+            CacheAddresses::Known(known) if !known.iter().any(IpAddr::is_unspecified) => known,
+            CacheAddresses::Known(_) | CacheAddresses::Unknown => &[],
+        }
+    }
+
     /// The served addresses at which the node cache may answer.
     #[must_use]
     pub fn bound_addresses(&self, served: &[IpAddr]) -> Vec<IpAddr> {
@@ -194,10 +197,7 @@ impl CacheConfig {
     /// If the ConfigMap of the Corefile or of its template doesn't exist or lacks the key, if
     /// node-cache may refuse the ConfigMap of kube-dns, if that ConfigMap has federations, or if
     /// the Corefile is longer than 1 MiB. The error is the reason, as a clause.
-    pub fn corefile_text(
-        &self,
-        maps: &BTreeMap<ObjectKey, Option<ConfigMapData>>,
-    ) -> Result<String, String> {
+    pub fn corefile_text(&self, maps: &ConfigMapTexts) -> Result<String, String> {
         let data = |key: &ObjectKey| maps.get(key).and_then(Option::as_ref);
         let entry_text = |ConfigMapEntry { map, key }: &ConfigMapEntry| {
             let data = data(map).ok_or_else(|| format!("there is no ConfigMap {map}"))?;
@@ -252,7 +252,7 @@ impl CacheConfig {
                 key,
                 mount_form,
             } => {
-                if mount_form == mounts::MountForm::SingleFile {
+                if mount_form == MountForm::SingleFile {
                     reload_mode = ReloadMode::Never;
                 }
                 Ok(ConfigMapEntry { map, key })

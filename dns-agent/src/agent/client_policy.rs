@@ -119,6 +119,18 @@ impl ClientPolicy {
         }
     }
 
+    /// Forgets all facts, because another Service is the cluster's DNS from now on. No client is
+    /// permitted before the lists are complete again, unless no facts are needed.
+    pub(super) fn restart(&mut self) {
+        let FactSource::Api { health, .. } = &mut self.fact_source else {
+            return;
+        };
+        health.clear();
+        self.facts = Facts::awaiting(NEEDED_FEEDS);
+        self.judge = ClientJudge::default();
+        self.have_facts_changed = true;
+    }
+
     /// The permitted clients of the last evaluation.
     pub(super) fn clients(&self) -> &PermittedClients {
         &self.clients
@@ -149,10 +161,7 @@ impl ClientPolicy {
                 let key = ObjectKey::new(problem.namespace, problem.name);
                 self.facts.mark_unreadable(feed, &key)
             }
-            Event::Applied { .. }
-            | Event::Covered(..)
-            | Event::Corefile { .. }
-            | Event::CacheConfig { .. } => false,
+            Event::Applied { .. } | Event::Covered(..) | Event::ConfigMap { .. } => false,
         };
     }
 

@@ -1,34 +1,44 @@
 //! Follows the Kubernetes API: reads CoreDNS's Corefile, makes a plan from it, and reads the
 //! objects that the plan needs.
 
+mod config_maps;
 mod config_versions;
+mod coredns_configs;
 mod dns_path;
+mod dns_search;
 mod freshness;
 mod intake;
 mod node_caches;
 mod plan;
 mod policy_feeds;
 
-use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, path::Path, sync::Arc, task::Poll, time::Duration};
 
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 use tracing::{info, warn};
 use zerohop_datapath::pins;
-use zerohop_kubernetes::{ConfigMapUpdates, Event, Feed, ObjectKey, Reload, WriteTime};
-use zerohop_kubernetes_api::{Client, KubernetesSource, PolicyScope, ReceivedEvent, SourceOptions};
+use zerohop_kubernetes::{Feed, ObjectKey};
+use zerohop_kubernetes_api::{
+    Client, KubernetesSource, PolicyScope, ReceivedEvent, SourceHealth, SourceOptions,
+};
 
 pub(super) use self::intake::{KubernetesIntake, KubernetesSender};
 use self::{
-    config_versions::{ConfigVersions, Hold, KUBELET_DELAY, RunningPods},
+    config_versions::Hold,
+    coredns_configs::{ConfigsReading, CoreDnsConfigs, PodWatch},
     dns_path::DnsPath,
+    dns_search::DnsSearch,
     intake::{AnswerPlan, ObjectEvent, ReaderNumber, UrgentMessage},
     node_caches::{NodeCacheConfigs, NodeCaches},
-    plan::{CacheCorefile, Plan},
+    plan::{ClusterDns, Plan},
 };
 use super::Tasks;
 use crate::{
     admin::status_board::{KubernetesFeeds, StatusBoard},
-    config::{self, Config},
+    config::{self, Config, NetworkPolicy},
 };
 
 /// The number of events that may wait for the publisher. More events wait in the connections to the
@@ -47,50 +57,139 @@ pub(super) fn spawn_readers(
     board: &Arc<StatusBoard>,
     tasks: &mut Tasks,
 ) {
-    // Only the kernel plane depends on policies, and on the path to CoreDNS.
-    let dns_path = (!config.interfaces.is_empty()).then(|| {
-        let (path_sender, path_receiver) = watch::channel(DnsPath::default());
-        let scope = PolicyScope {
-            node: kubernetes.node_name.clone(),
-            dns: kubernetes.dns_service.clone(),
-        };
-        tasks.spawn(policy_feeds::follow(
-            client.clone(),
-            scope,
-            config.network_policy,
-            first_list_jitter(&config.bpffs),
-            sender.clone(),
-            path_sender,
-            board.clone(),
-        ));
-        path_receiver
-    });
-    let (sender, board) = (sender.clone(), board.clone());
-    tasks.spawn(follow(client, config, kubernetes, dns_path, sender, board));
+    // A search spreads everything that follows.
+    let jitter = first_list_jitter(&config.bpffs);
+    let (search_jitter, first_list_jitter_left) = match kubernetes.dns_service {
+        None => (jitter, Duration::ZERO),
+        Some(_) => (Duration::ZERO, jitter),
+    };
+    let reader = ApiReader {
+        search: DnsSearch::new(&client, kubernetes.dns_service.as_ref(), search_jitter),
+        first_list_jitter_left,
+        client,
+        config,
+        kubernetes,
+        board: board.clone(),
+        publisher: sender.clone(),
+        reader_number: ReaderNumber::default(),
+    };
+    tasks.spawn(reader.read());
 }
 
-/// Sends events and plans to the intake until the publisher, or the source of CoreDNS's Corefile or
-/// of objects, has ended. Returns the task's name.
-async fn follow(
+/// Reads the Kubernetes API. Another Service of the cluster's DNS starts everything anew, except
+/// this.
+struct ApiReader {
+    search: DnsSearch,
     client: Client,
     config: Config,
     kubernetes: config::KubernetesConfig,
-    dns_path: Option<watch::Receiver<DnsPath>>,
-    publisher: KubernetesSender,
     board: Arc<StatusBoard>,
-) -> &'static str {
-    let mut follower = KubernetesFollower::new(client, config, kubernetes, dns_path, board);
-    while let Some(plan) = follower.next_plan(&publisher).await {
-        if publisher
-            .urgent
-            .send(UrgentMessage::Plan(plan))
-            .await
-            .is_err()
-        {
-            break;
+    publisher: KubernetesSender,
+    /// The number of the newest reader of objects.
+    reader_number: ReaderNumber,
+    /// The time over which the next first lists are spread. It is zero after they have started once,
+    /// because only the start of all agents causes a burst of lists.
+    first_list_jitter_left: Duration,
+}
+
+impl ApiReader {
+    /// Sends events and plans to the intake until the publisher, or a source, has ended. Returns
+    /// the task's name.
+    async fn read(mut self) -> &'static str {
+        let ended = "the reader of the Kubernetes API";
+        self.board.set_feeds(KubernetesFeeds {
+            reasons: Vec::new(),
+            health: self
+                .search
+                .source()
+                .map(KubernetesSource::health)
+                .into_iter()
+                .collect(),
+        });
+        let Some(mut service) = self.search.next(None).await else {
+            return ended;
+        };
+        loop {
+            info!("the Service of the cluster's DNS is {service}");
+            let message = UrgentMessage::DnsService(service.clone());
+            if self.publisher.urgent.send(message).await.is_err() {
+                return ended;
+            }
+            // The facts' reader is stopped before the next message, so that no fact about an
+            // earlier Service arrives after it.
+            let mut facts = JoinSet::new();
+            let mut follower = self.start_follower(&service, &mut facts);
+            let next = tokio::select! {
+                Some(Ok(name)) = facts.join_next() => return name,
+                () = follower.send_plans(&self.publisher) => return ended,
+                next = self.search.next(Some(&service)) => next,
+            };
+            self.reader_number = follower.reader_number;
+            drop(follower);
+            facts.shutdown().await;
+            match next {
+                Some(next) => service = next,
+                None => return ended,
+            }
         }
     }
-    "the reader of the Kubernetes API"
+
+    /// Starts reading the facts about a Service, and makes plans from them.
+    fn start_follower(
+        &mut self,
+        service: &ObjectKey,
+        facts: &mut JoinSet<&'static str>,
+    ) -> KubernetesFollower {
+        let jitter = std::mem::take(&mut self.first_list_jitter_left);
+        let has_kernel_plane = !self.config.interfaces.is_empty();
+        // Only the kernel plane depends on policies and node caches, and only the search for the
+        // Corefile on pods.
+        let is_path_needed = has_kernel_plane || self.kubernetes.corefile.is_none();
+        let dns_path = is_path_needed.then(|| {
+            let (path_sender, path_receiver) = watch::channel(DnsPath::default());
+            let scope = PolicyScope {
+                node: self.kubernetes.node_name.clone(),
+                dns: service.clone(),
+            };
+            facts.spawn(policy_feeds::follow(
+                self.client.clone(),
+                scope,
+                match has_kernel_plane {
+                    true => self.config.network_policy,
+                    false => NetworkPolicy::Ignore,
+                },
+                jitter,
+                self.publisher.clone(),
+                path_sender,
+                self.board.clone(),
+            ));
+            path_receiver
+        });
+        let client = self.client.clone();
+        let (config, kubernetes) = (&self.config, &self.kubernetes);
+        let caches = has_kernel_plane
+            .then(|| NodeCaches::new(client.clone(), config, kubernetes, service.clone()));
+        let watch = match has_kernel_plane {
+            true => PodWatch::On,
+            false => PodWatch::Off,
+        };
+        let corefile = kubernetes.corefile.as_ref();
+        KubernetesFollower {
+            search: self.search.source().map(KubernetesSource::health),
+            corefiles: CoreDnsConfigs::new(client.clone(), corefile, watch),
+            client,
+            config: config.clone(),
+            kubernetes: kubernetes.clone(),
+            service: service.clone(),
+            board: self.board.clone(),
+            dns_path,
+            caches,
+            reader: None,
+            reader_number: self.reader_number,
+            first_list_jitter_left: jitter,
+            logged_reasons: Vec::new(),
+        }
+    }
 }
 
 /// The time over which the first lists are spread; zero if hooks of an earlier agent may answer.
@@ -109,22 +208,24 @@ struct KubernetesFollower {
     client: Client,
     config: Config,
     kubernetes: config::KubernetesConfig,
+    /// The Service of the cluster's DNS.
+    service: ObjectKey,
     board: Arc<StatusBoard>,
-    corefiles: mpsc::Receiver<ReceivedEvent>,
-    corefile_source: KubernetesSource,
-    /// The Corefiles that CoreDNS may run with; a version is `None` if there was no ConfigMap, or
-    /// no Corefile in it.
-    corefile_versions: ConfigVersions<Option<String>>,
-    /// The node caches of this node, and the DNS path, which says when CoreDNS's pods started.
-    /// `None` without a kernel plane, because only the kernel plane depends on them.
+    /// The health of the search for the Service; `None` if it was given.
+    search: Option<Arc<SourceHealth>>,
+    /// Says which pods answer DNS; `None` if neither the kernel plane nor the search for the
+    /// Corefile needs it.
+    dns_path: Option<watch::Receiver<DnsPath>>,
+    corefiles: CoreDnsConfigs,
+    /// The node caches of this node. `None` without a kernel plane, because only the kernel plane
+    /// depends on them.
     caches: Option<NodeCaches>,
     /// Reads the objects of the current plan; `None` before the first plan, and while the plan has
     /// no zone.
     reader: Option<ObjectReader>,
     /// The number of the newest reader.
     reader_number: ReaderNumber,
-    /// The time over which the first lists of the next reader are spread. It is zero after the
-    /// first reader has started, because only the start of all agents causes a burst of lists.
+    /// As in [`ApiReader`].
     first_list_jitter_left: Duration,
     /// The conclusions of the last plan. Those of the next plan are logged only if they differ.
     logged_reasons: Vec<String>,
@@ -139,52 +240,37 @@ struct ObjectReader {
 }
 
 impl KubernetesFollower {
-    fn new(
-        client: Client,
-        config: Config,
-        kubernetes: config::KubernetesConfig,
-        dns_path: Option<watch::Receiver<DnsPath>>,
-        board: Arc<StatusBoard>,
-    ) -> KubernetesFollower {
-        let (sender, corefiles) = mpsc::channel(1);
-        let corefile_source =
-            KubernetesSource::start_corefile(client.clone(), &kubernetes.corefile, sender);
-        board.set_feeds(KubernetesFeeds {
-            reasons: Vec::new(),
-            health: vec![corefile_source.health()],
-        });
-        let first_list_jitter_left = first_list_jitter(&config.bpffs);
-        let caches = dns_path
-            .map(|dns_path| NodeCaches::new(client.clone(), &config, &kubernetes, dns_path));
-        KubernetesFollower {
-            client,
-            config,
-            kubernetes,
-            board,
-            corefiles,
-            corefile_source,
-            corefile_versions: ConfigVersions::new(KUBELET_DELAY),
-            caches,
-            reader: None,
-            reader_number: ReaderNumber::default(),
-            first_list_jitter_left,
-            logged_reasons: Vec::new(),
+    /// Sends plans, and events of objects, until the publisher or a source has ended.
+    async fn send_plans(&mut self, publisher: &KubernetesSender) {
+        // A named ConfigMap is read at once.
+        let mut plan = self.make_plan();
+        loop {
+            if let Some(plan) = plan
+                && publisher
+                    .urgent
+                    .send(UrgentMessage::Plan(plan))
+                    .await
+                    .is_err()
+            {
+                return;
+            }
+            plan = match self.next_plan(publisher).await {
+                Some(plan) => Some(plan),
+                None => return,
+            };
         }
     }
 
     /// Sends events of objects to the publisher until there is a new plan. `None` when the
-    /// publisher, or the source of CoreDNS's Corefile or of objects, has ended.
+    /// publisher, or a source, has ended.
     async fn next_plan(&mut self, publisher: &KubernetesSender) -> Option<AnswerPlan> {
         loop {
             let plan = tokio::select! {
-                event = self.corefiles.recv() => {
-                    let Event::Corefile { text, written, updates } = event?.event else {
-                        continue;
-                    };
-                    self.add_corefile(text, written, updates);
+                changed = path_changed(&mut self.dns_path) => {
+                    changed?;
                     self.make_plan()
                 }
-                () = caches_changed(&mut self.caches) => self.make_plan(),
+                () = configs_changed(&mut self.corefiles, &mut self.caches) => self.make_plan(),
                 // A publisher that takes no objects must not keep Corefiles waiting.
                 forwarded = forward_event(&mut self.reader, publisher) => {
                     forwarded?;
@@ -197,85 +283,64 @@ impl KubernetesFollower {
         }
     }
 
-    /// Adds CoreDNS's current Corefile.
-    fn add_corefile(
-        &mut self,
-        text: Option<String>,
-        written: Option<WriteTime>,
-        updates: ConfigMapUpdates,
-    ) {
-        let reload = match (text.as_deref().map(Reload::read), updates) {
-            // Without a Corefile in the ConfigMap, CoreDNS keeps running with its current one.
-            (None | Some(Reload::Refused), _) => Reload::Refused,
-            (Some(_), ConfigMapUpdates::Never) => Reload::Never,
-            (Some(reload), ConfigMapUpdates::Propagated) => reload,
-        };
-        let dns_path = self.caches.as_ref().map(NodeCaches::dns_path);
-        self.corefile_versions
-            .add_version(text, reload, written, dns_pods(dns_path.as_ref()));
-    }
-
     /// Makes the plan from the current Corefiles and follows it; `None` before CoreDNS's Corefile
     /// is known.
     fn make_plan(&mut self) -> Option<AnswerPlan> {
-        let corefile = self.corefile_versions.newest()?.clone();
-        let configs = self.caches.as_mut().map(NodeCaches::read_configs);
+        let dns_path = self.dns_path.as_mut();
+        let dns_path = dns_path.map(|path| path.borrow_and_update().clone());
+        let ConfigsReading::Known { configs, unknown } = self.corefiles.read(dns_path.as_ref())
+        else {
+            self.show_feeds(Vec::new());
+            return None;
+        };
+        let mut holds = unknown;
+        let dns_path = dns_path.unwrap_or_default();
+        let read = self
+            .caches
+            .as_mut()
+            .map(|caches| caches.read_configs(&dns_path));
         let NodeCacheConfigs {
             known,
             unknown,
+            addresses,
             note,
-        } = configs.unwrap_or_default();
+        } = read.unwrap_or_default();
+        holds.extend(unknown);
         let (keys, caches): (Vec<_>, Vec<_>) = known.into_iter().unzip();
-        let mut plan = Plan::new(&self.config, &self.kubernetes, corefile.as_deref(), &caches);
+        let (config, service) = (&self.config, &self.service);
+        let dns = ClusterDns {
+            kubernetes: &self.kubernetes,
+            service,
+        };
+        let mut plan = Plan::new(config, &dns, &configs, &caches);
         plan.reasons.extend(note);
-        let mut holds = unknown;
-        holds.extend(self.hold_of_coredns(&plan, &caches));
+        holds.extend(self.corefiles.holds(|server, config_before| {
+            let mut before = configs.clone();
+            before.insert(server.clone(), config_before.clone());
+            Plan::new(config, &dns, &before, &caches).answers_like(&plan)
+        }));
         for (index, key) in keys.iter().enumerate() {
-            holds.extend(self.hold_of_cache(&plan, corefile.as_deref(), &caches, index, key));
+            let Some(watched) = &mut self.caches else {
+                continue;
+            };
+            let name = &caches[index].name;
+            holds.extend(watched.hold(key, name, &dns_path, |text| {
+                let mut before = caches.clone();
+                before[index].text.clone_from(text);
+                Plan::new(config, &dns, &configs, &before).answers_like(&plan)
+            }));
         }
-        Some(self.follow_plan(plan, holds))
-    }
-
-    /// The hold while CoreDNS may run with an earlier Corefile that leads to other answers.
-    fn hold_of_coredns(&mut self, plan: &Plan, caches: &[CacheCorefile]) -> Option<Hold> {
-        let dns_path = self.caches.as_ref().map(NodeCaches::dns_path);
-        let (config, kubernetes) = (&self.config, &self.kubernetes);
-        let is_harmless = |text: &Option<String>| {
-            let before = Plan::new(config, kubernetes, text.as_deref(), caches);
-            before.answers_like(plan)
-        };
-        let hold =
-            self.corefile_versions
-                .hold("CoreDNS", dns_pods(dns_path.as_ref()), is_harmless)?;
-        let reason = format!("the Corefile has changed, and {}", hold.reason);
-        Some(Hold { reason, ..hold })
-    }
-
-    /// The hold while the node cache `caches[index]`, in the pod `key`, may run with an earlier
-    /// Corefile that leads to other answers.
-    fn hold_of_cache(
-        &mut self,
-        plan: &Plan,
-        corefile: Option<&str>,
-        caches: &[CacheCorefile],
-        index: usize,
-        key: &ObjectKey,
-    ) -> Option<Hold> {
-        let (config, kubernetes) = (&self.config, &self.kubernetes);
-        let is_harmless = |text: &String| {
-            let mut before = caches.to_vec();
-            if let Some(cache) = before.get_mut(index) {
-                cache.text.clone_from(text);
-            }
-            Plan::new(config, kubernetes, corefile, &before).answers_like(plan)
-        };
-        let name = &caches.get(index)?.name;
-        self.caches.as_mut()?.hold(key, name, is_harmless)
+        Some(self.follow_plan(plan, holds, addresses))
     }
 
     /// Logs and shows the plan's reasons, starts reading its objects unless the previous plan has
     /// the same objects, and returns what the publisher needs.
-    fn follow_plan(&mut self, plan: Plan, holds: Vec<Hold>) -> AnswerPlan {
+    fn follow_plan(
+        &mut self,
+        plan: Plan,
+        holds: Vec<Hold>,
+        cache_addresses: Vec<IpAddr>,
+    ) -> AnswerPlan {
         if plan.reasons != self.logged_reasons {
             for reason in &plan.reasons {
                 info!("{reason}");
@@ -302,47 +367,57 @@ impl KubernetesFollower {
             };
             self.reader = plan.options.map(start);
         }
-        let reader = self.reader.as_ref();
-        let health = reader.map(|reader| reader.source.health());
-        let health: Vec<_> = std::iter::once(self.corefile_source.health())
-            .chain(health)
-            .chain(self.caches.iter().flat_map(NodeCaches::health))
-            .collect();
-        self.board.set_feeds(KubernetesFeeds {
-            reasons: plan.reasons,
-            health: health.clone(),
-        });
+        let health = self.show_feeds(plan.reasons);
         AnswerPlan {
             settings: plan.settings,
             holds,
             feeds: (!is_same).then(|| {
+                let reader = self.reader.as_ref();
                 let feeds = reader.map_or_else(BTreeSet::new, ObjectReader::feeds);
                 (self.reader_number, feeds)
             }),
+            cache_addresses,
             health,
         }
     }
+
+    /// Shows the health of all feeds, and a plan's reasons. Returns the health.
+    fn show_feeds(&self, reasons: Vec<String>) -> Vec<Arc<SourceHealth>> {
+        let reader = self.reader.as_ref();
+        let health: Vec<_> = (self.search.iter().cloned())
+            .chain(self.corefiles.health())
+            .chain(reader.map(|reader| reader.source.health()))
+            .chain(self.caches.iter().flat_map(NodeCaches::health))
+            .collect();
+        self.board.set_feeds(KubernetesFeeds {
+            reasons,
+            health: health.clone(),
+        });
+        health
+    }
 }
 
-/// Waits until a node cache's configuration or the DNS path may have changed. The DNS path includes
-/// CoreDNS's Service and the start times of its pods. Waits forever without a kernel plane.
-async fn caches_changed(caches: &mut Option<NodeCaches>) {
-    match caches {
-        Some(caches) => caches.changed().await,
+/// Waits until the DNS path may have changed; forever if it isn't needed. `None` if its source has
+/// ended.
+async fn path_changed(dns_path: &mut Option<watch::Receiver<DnsPath>>) -> Option<()> {
+    match dns_path {
+        Some(dns_path) => dns_path.changed().await.ok(),
         None => std::future::pending().await,
     }
 }
 
-/// The pods that run with CoreDNS's Corefile. `dns_path` is `None` without a kernel plane.
-fn dns_pods(dns_path: Option<&DnsPath>) -> RunningPods<'_> {
-    match dns_path {
-        None => RunningPods::NotWatched,
-        Some(DnsPath { starts: None, .. }) => RunningPods::Unknown,
-        Some(DnsPath {
-            starts: Some(starts),
-            ..
-        }) => RunningPods::Started(starts),
-    }
+/// Waits until a configuration of CoreDNS or of a node cache may have changed.
+async fn configs_changed(corefiles: &mut CoreDnsConfigs, caches: &mut Option<NodeCaches>) {
+    std::future::poll_fn(|context| {
+        if corefiles.poll_changed(context).is_ready() {
+            return Poll::Ready(());
+        }
+        match caches {
+            Some(caches) => caches.poll_changed(context),
+            None => Poll::Pending,
+        }
+    })
+    .await;
 }
 
 /// Sends the next event of the current reader to the publisher; waits forever without a reader.

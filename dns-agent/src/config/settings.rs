@@ -90,31 +90,34 @@ pub struct RunSettings {
     #[arg(long, help_heading = "Objects", value_name = "SELECTOR", group = WITHOUT_COREFILE)]
     pub labels: Option<Selector>,
 
-    /// The ConfigMap with CoreDNS's Corefile.
+    /// The ConfigMap with CoreDNS's Corefile [default: the one that CoreDNS's pods
+    /// mount].
     #[arg(
         long,
         help_heading = "The cluster's DNS",
         value_name = "NAMESPACE/NAME"
     )]
-    #[arg(default_value = "kube-system/coredns", group = WITH_KUBERNETES)]
-    pub corefile: ObjectName,
+    #[arg(group = WITH_KUBERNETES)]
+    pub corefile: Option<ObjectName>,
 
     /// If no Corefile is found, answer by the agent's own settings. Without this
     /// switch, all queries then pass to the cluster's DNS.
     #[arg(long, help_heading = "The cluster's DNS", group = WITH_KUBERNETES)]
     pub trust_zone: bool,
 
-    /// The Service of the cluster's DNS. The kernel answers queries to its
-    /// ClusterIPs, unless --serve is given.
+    /// The Service of the cluster's DNS [default: one with UDP port 53, found by the
+    /// agent]. The kernel answers queries to its ClusterIPs, and to node caches
+    /// (NodeLocal DNSCache), unless --serve is given.
     #[arg(
         long,
         help_heading = "The cluster's DNS",
         value_name = "NAMESPACE/NAME"
     )]
-    #[arg(default_value = "kube-system/kube-dns", group = WITH_KUBERNETES)]
-    pub dns_service: ObjectName,
+    #[arg(group = WITH_KUBERNETES)]
+    pub dns_service: Option<ObjectName>,
 
-    /// The kernel also answers queries to the endpoints of the --dns-service.
+    /// The kernel also answers queries to the endpoints of the Service of the
+    /// cluster's DNS.
     /// Needed with socket load balancing, which replaces the Service's address
     /// with an endpoint's before a query leaves the pod. Elsewhere it would hide
     /// a broken CoreDNS.
@@ -122,7 +125,7 @@ pub struct RunSettings {
     pub serve_dns_endpoints: bool,
 
     /// A server that the agent itself queries for names that it delegates to
-    /// CoreDNS [default: the ClusterIPs of --dns-service].
+    /// CoreDNS [default: the ClusterIPs of that Service].
     #[arg(long, help_heading = "The cluster's DNS", value_name = "IP[:PORT]")]
     #[arg(group = WITH_KUBERNETES)]
     pub cluster_dns: Vec<Upstream>,

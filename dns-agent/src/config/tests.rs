@@ -238,8 +238,7 @@ fn kubernetes_flags_configure_the_api() {
     };
     let key = |name: &str| ObjectKey::new("kube-system", name);
     let plain = kubernetes(&["--kubernetes", "--interface=pods"]);
-    assert_eq!(plain.corefile, key("coredns"));
-    assert_eq!(plain.dns_service, key("kube-dns"));
+    assert_eq!((plain.corefile, plain.dns_service), (None, None));
     assert_eq!(plain.dns_addresses, DnsAddresses::Service);
     assert_eq!(plain.without_corefile, WithoutCorefile::Pass);
     assert_eq!(plain.max_age, Some(Duration::from_secs(900)));
@@ -259,8 +258,8 @@ fn kubernetes_flags_configure_the_api() {
         "--ttl=30",
     ]);
     assert_eq!(given.kubeconfig.as_deref(), Some(Path::new("admin.conf")));
-    assert_eq!(given.corefile, key("rke2-coredns"));
-    assert_eq!(given.dns_service, key("rke2-dns"));
+    assert_eq!(given.corefile, Some(key("rke2-coredns")));
+    assert_eq!(given.dns_service, Some(key("rke2-dns")));
     assert_eq!(given.dns_addresses, DnsAddresses::ServiceAndEndpoints);
     assert_eq!(given.cluster_dns, ["10.43.0.10:53".parse().unwrap()]);
     assert_eq!(given.node_name.as_deref(), Some("node-1"));

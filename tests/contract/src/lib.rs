@@ -8,6 +8,7 @@
 //! * [`packet`] makes queries, their frames and other servers' replies, and checks the frames of
 //!   replies.
 //! * [`corefiles`] holds Corefiles of NodeLocal DNSCache.
+//! * [`platforms`] lists the platforms of `tests/platforms`.
 //! * [`addresses`] holds addresses of a pod and of the cluster's DNS that most tests share.
 
 #![forbid(unsafe_code)]
@@ -17,4 +18,5 @@ pub mod cases;
 pub mod corefiles;
 pub mod message;
 pub mod packet;
+pub mod platforms;
 pub mod scenario;

@@ -14,8 +14,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 
 {{/* The agent's configuration file. */}}
 {{- define "zerohop.config" -}}
-{{- $corefile := printf "%s/%s" .Values.corefile.namespace .Values.corefile.name }}
-{{- $defaults := dict "corefile" $corefile }}
+{{- $defaults := dict }}
 {{- if .Values.hosts }}
 {{- $_ := set $defaults "hosts" (list "/etc/zerohop/hosts") }}
 {{- end }}

@@ -164,7 +164,7 @@ async fn refusals_say_what_to_do() {
             ],
         ),
         (
-            Feed::Corefile,
+            Feed::ConfigMap,
             403,
             [
                 "to list configmaps in the namespace kube-system",

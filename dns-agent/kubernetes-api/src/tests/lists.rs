@@ -259,7 +259,7 @@ async fn the_corefile_is_reported_from_lists_and_changes() {
             "data": {"Corefile": text}
         })
     };
-    let mut setup = FeedSetup::new(Feed::Corefile);
+    let mut setup = FeedSetup::new(Feed::ConfigMap);
     setup
         .api
         .next_request()
@@ -268,34 +268,47 @@ async fn the_corefile_is_reported_from_lists_and_changes() {
     let watch = setup.api.next_request().await.start_body();
     assert_eq!(
         setup.received(),
-        ["listing", "corefile Some(\".:53 {}\")", "listed"]
+        [
+            "listing",
+            "config map Some({\"Corefile\": \".:53 {}\"})",
+            "listed"
+        ]
     );
     watch.send_event(("MODIFIED", map(".:54 {}"))).await;
-    assert_eq!(setup.event().await, "corefile Some(\".:54 {}\")");
+    assert_eq!(
+        setup.event().await,
+        "config map Some({\"Corefile\": \".:54 {}\"})"
+    );
     watch
         .send_event((
             "MODIFIED",
             json!({"metadata": {"name": "coredns"}, "data": {"other": "x"}}),
         ))
         .await;
-    assert_eq!(setup.event().await, "corefile None");
+    assert_eq!(setup.event().await, "config map Some({\"other\": \"x\"})");
     watch.send_event(("MODIFIED", map(".:55 {}"))).await;
-    assert_eq!(setup.event().await, "corefile Some(\".:55 {}\")");
+    assert_eq!(
+        setup.event().await,
+        "config map Some({\"Corefile\": \".:55 {}\"})"
+    );
     // CoreDNS reads the file even if it is not UTF-8. The bytes are `.:56 {} # ` and 0xE9.
     let binary =
         json!({"metadata": {"name": "coredns"}, "binaryData": {"Corefile": "Ljo1NiB7fSAjIOk="}});
     watch.send_event(("MODIFIED", binary)).await;
-    assert_eq!(setup.event().await, "corefile Some(\".:56 {} # \u{fffd}\")");
+    assert_eq!(
+        setup.event().await,
+        "config map Some({\"Corefile\": \".:56 {} # \u{fffd}\"})"
+    );
     let mut immutable = map(".:57 {}");
     immutable["immutable"] = json!(true);
     watch.send_event(("MODIFIED", immutable)).await;
     let received = setup.event().await;
     assert_eq!(
         received,
-        "corefile Some(\".:57 {}\"), never updated in pods again"
+        "config map Some({\"Corefile\": \".:57 {}\"}), never updated in pods again"
     );
     watch.send_event(("DELETED", map(".:55 {}"))).await;
-    assert_eq!(setup.event().await, "corefile None");
+    assert_eq!(setup.event().await, "config map None");
     watch
         .send_event((
             "MODIFIED",
@@ -311,7 +324,7 @@ async fn the_corefile_is_reported_from_lists_and_changes() {
 
 #[tokio::test(start_paused = true)]
 async fn an_unreadable_corefile_is_not_reported_as_absent() {
-    let mut setup = FeedSetup::new(Feed::Corefile);
+    let mut setup = FeedSetup::new(Feed::ConfigMap);
     let map = json!({"metadata": {"name": "coredns"}, "data": 5});
     setup
         .api
@@ -329,14 +342,14 @@ async fn an_unreadable_corefile_is_not_reported_as_absent() {
 
 #[tokio::test(start_paused = true)]
 async fn a_corefile_missing_from_the_list_is_reported_as_absent() {
-    let mut setup = FeedSetup::new(Feed::Corefile);
+    let mut setup = FeedSetup::new(Feed::ConfigMap);
     setup.api.next_request().await.respond_with_list("7", &[]);
     let watch = setup.api.next_request().await;
-    assert_eq!(setup.received(), ["listing", "corefile None", "listed"]);
+    assert_eq!(setup.received(), ["listing", "config map None", "listed"]);
     watch.refuse(410, "Expired", "too old resource version");
     setup.api.next_request().await.respond_with_list("8", &[]);
     setup.api.next_request().await;
-    assert_eq!(setup.received(), ["listing", "corefile None", "listed"]);
+    assert_eq!(setup.received(), ["listing", "config map None", "listed"]);
 }
 
 #[tokio::test(start_paused = true)]

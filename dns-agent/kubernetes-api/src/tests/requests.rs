@@ -143,7 +143,7 @@ async fn without_headless_services_no_slices_are_requested() {
 #[tokio::test(start_paused = true)]
 async fn only_the_corefiles_config_map_is_requested() {
     let corefile = key("kube-system", "coredns");
-    let start = |client, sender| KubernetesSource::start_corefile(client, &corefile, sender);
+    let start = |client, sender| KubernetesSource::start_config_map(client, &corefile, sender);
     let (counts, _) = count_requests_of(start, Duration::from_secs(10)).await;
     let request: Vec<_> = counts.into_keys().collect();
     assert_eq!(

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use zerohop_zone::Name;
 
+use super::config::ListeningPorts;
 use super::finding::{CorefileFinding, CorefileProblem};
 use super::parser::{Directive, ParsedBlock};
+use super::words::Place;
 use super::zones::{BlockTransport, ZoneAddress};
 
 /// A server block with parsed keys.
@@ -16,8 +18,7 @@ pub(super) struct ServerBlock<'a> {
 
 /// A zone that a server block serves.
 struct BlockKey {
-    /// The key's line, counted from 1.
-    line: usize,
+    place: Place,
     zone: Name,
     transport: BlockTransport,
 }
@@ -48,16 +49,24 @@ pub(super) fn find_kubernetes<'a, 'b>(
 }
 
 impl<'a> ServerBlock<'a> {
-    /// Parses a server block's keys.
-    pub(super) fn read(block: &'a ParsedBlock) -> Result<ServerBlock<'a>, CorefileProblem> {
+    /// Parses a server block's keys. Keys for ports at which no queries to the cluster's DNS arrive
+    /// count as keys for other transports.
+    pub(super) fn read(
+        block: &'a ParsedBlock,
+        ports: ListeningPorts,
+    ) -> Result<ServerBlock<'a>, CorefileProblem> {
         let mut keys = Vec::new();
         for key in &block.keys {
-            let line = key.line;
-            let address =
-                ZoneAddress::parse(&key.text).map_err(|cause| CorefileProblem::new(line, cause))?;
-            let transport = address.transport;
+            let address = ZoneAddress::parse(&key.text, ports.default)
+                .map_err(|cause| CorefileProblem::new(&key.place, cause))?;
+            let transport = match (address.transport, ports.queried) {
+                (BlockTransport::Plain(port), Some(queried)) if port != queried => {
+                    BlockTransport::Other
+                }
+                (transport, _) => transport,
+            };
             keys.extend((address.zones.into_iter()).map(|zone| BlockKey {
-                line,
+                place: key.place.clone(),
                 zone,
                 transport,
             }));
@@ -71,9 +80,9 @@ impl<'a> ServerBlock<'a> {
         self.keys.iter().map(|key| key.zone.clone()).collect()
     }
 
-    /// The line of the block's first key, counted from 1. `None` if the block has no key.
-    pub(super) fn first_line(&self) -> Option<usize> {
-        self.keys.first().map(|key| key.line)
+    /// The place of the block's first key. `None` if the block has no key.
+    pub(super) fn first_place(&self) -> Option<&Place> {
+        self.keys.first().map(|key| &key.place)
     }
 
     /// The wire length, in bytes, of the block's longest zone for plain DNS at or above `zone`.
@@ -85,12 +94,12 @@ impl<'a> ServerBlock<'a> {
         keys.map(|(key, _)| key.zone.wire().len()).max()
     }
 
-    /// Finds the names in `zones` whose queries don't reach this block, or may not reach it. `line`
-    /// is the line of the finding about zones outside this block's keys.
+    /// Finds the names in `zones` whose queries don't reach this block, or may not reach it. `place`
+    /// is the place of the finding about zones outside this block's keys.
     pub(super) fn find_unserved_names(
         &self,
         blocks: &[ServerBlock<'_>],
-        line: usize,
+        place: &Place,
         zones: &[Name],
     ) -> Vec<CorefileFinding> {
         let is_unserved = |zone: &&Name| {
@@ -100,7 +109,7 @@ impl<'a> ServerBlock<'a> {
         };
         let unserved = zones.iter().filter(is_unserved).cloned().collect();
         let cause = "`kubernetes` has zones that its server block does not serve over plain DNS";
-        let mut findings = vec![CorefileFinding::new(line, cause, unserved)];
+        let mut findings = vec![CorefileFinding::new(place, cause, unserved)];
         let others = blocks.iter().filter(|other| !std::ptr::eq(*other, self));
         for (key, port) in others.flat_map(ServerBlock::plain_keys) {
             let mut names_by_reason: BTreeMap<String, Vec<Name>> = BTreeMap::new();
@@ -111,7 +120,7 @@ impl<'a> ServerBlock<'a> {
             }
             findings.extend(names_by_reason.into_iter().map(|(reason, names)| {
                 let cause = format!("the server block for {} {reason}", key.zone);
-                CorefileFinding::new(key.line, cause, names)
+                CorefileFinding::new(&key.place, cause, names)
             }));
         }
         findings
@@ -137,7 +146,7 @@ impl<'a> ServerBlock<'a> {
             .plain_keys()
             .filter(|(own, own_port)| *own_port == port && zone.is_at_or_below(&own.zone));
         let Some((own, _)) = own_keys.max_by_key(|(own, _)| own.zone.wire().len()) else {
-            // The Corefile doesn't say which port the Service uses.
+            // It isn't known which port the Service uses.
             let reason = format!("listens on port {port}, and the DNS Service may use that port");
             return Some((reason, zone.clone()));
         };

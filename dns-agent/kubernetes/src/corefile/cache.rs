@@ -5,6 +5,7 @@ use zerohop_zone::Name;
 use super::finding::{CorefileProblem, Note};
 use super::parser::{CorefileLine, Directive};
 use super::plugins::zones_or_default;
+use super::words::Place;
 
 /// CoreDNS's default caps for positive and negative answers, in seconds.
 const DEFAULT_CAPS: (u32, u32) = (3600, 1800);
@@ -12,8 +13,8 @@ const DEFAULT_CAPS: (u32, u32) = (3600, 1800);
 /// An upper bound on TTLs.
 #[derive(Debug)]
 pub(super) struct TtlCap {
-    /// The line of the `cache` plugin, counted from 1.
-    line: usize,
+    /// The place of the `cache` plugin.
+    place: Place,
     /// The zones in which the cap applies.
     zones: Vec<Name>,
     /// The lower of the caps for positive and negative answers, because Zerohop has one TTL for
@@ -59,7 +60,7 @@ impl TtlCap {
             }
         }
         Ok(TtlCap {
-            line: head.number,
+            place: head.place.clone(),
             zones: zones_or_default(head, zones, block_zones)?,
             seconds: success.min(denial),
         })
@@ -90,7 +91,7 @@ pub(super) fn cap_ttl(ttl: u32, caps: &[TtlCap], zones: &[Name]) -> (u32, Vec<No
             "`cache` caps TTLs, so TTLs are at most {} s instead of {ttl} s",
             cap.seconds
         );
-        notes.push(Note::new(cap.line, text));
+        notes.push(Note::new(&cap.place, text));
         lowest = lowest.min(cap.seconds);
     }
     (lowest, notes)

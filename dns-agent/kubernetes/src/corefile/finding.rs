@@ -5,14 +5,16 @@ use std::fmt::Display;
 
 use zerohop_zone::{Name, Rtype};
 
+use super::words::Place;
+
 /// The most names that a reason lists.
 const MAX_LISTED_NAMES: usize = 4;
 
 /// Why some names pass.
 #[derive(Debug)]
 pub(super) struct CorefileFinding {
-    /// The Corefile line, counted from 1. `None`: the Corefile as a whole.
-    line: Option<usize>,
+    /// `None`: the Corefile as a whole.
+    place: Option<Place>,
     /// The cause, as a clause.
     cause: String,
     /// The names that pass because of the cause, with everything below them.
@@ -33,8 +35,8 @@ enum FindingScope {
 /// Why Zerohop can't draw conclusions from a line, or from the whole Corefile.
 #[derive(Debug)]
 pub(super) struct CorefileProblem {
-    /// The Corefile line, counted from 1. `None`: the Corefile as a whole.
-    line: Option<usize>,
+    /// `None`: the Corefile as a whole.
+    place: Option<Place>,
     /// The cause, as a clause.
     cause: String,
     /// Whether CoreDNS can load the Corefile. Only `Reload::read` uses this, for problems from
@@ -53,15 +55,19 @@ pub(super) enum Loadability {
 
 /// A sentence about a Corefile line.
 pub(super) struct Note {
-    /// The Corefile line, counted from 1. `None`: the Corefile as a whole.
-    line: Option<usize>,
+    /// `None`: the Corefile as a whole.
+    place: Option<Place>,
     text: String,
 }
 
 impl CorefileFinding {
-    pub(super) fn new(line: usize, cause: impl Into<String>, names: Vec<Name>) -> CorefileFinding {
+    pub(super) fn new(
+        place: &Place,
+        cause: impl Into<String>,
+        names: Vec<Name>,
+    ) -> CorefileFinding {
         CorefileFinding {
-            line: Some(line),
+            place: Some(place.clone()),
             cause: cause.into(),
             names,
             scope: FindingScope::All,
@@ -70,33 +76,33 @@ impl CorefileFinding {
 
     /// A finding that makes names pass only if they don't exist.
     pub(super) fn about_absent_names(
-        line: usize,
+        place: &Place,
         cause: impl Into<String>,
         names: Vec<Name>,
     ) -> CorefileFinding {
         CorefileFinding {
             scope: FindingScope::AbsentNames,
-            ..CorefileFinding::new(line, cause, names)
+            ..CorefileFinding::new(place, cause, names)
         }
     }
 
     /// A finding that makes queries for these types pass.
     pub(super) fn about_types(
-        line: usize,
+        place: &Place,
         cause: impl Into<String>,
         names: Vec<Name>,
         types: impl IntoIterator<Item = Rtype>,
     ) -> CorefileFinding {
         CorefileFinding {
             scope: FindingScope::Types(types.into_iter().collect()),
-            ..CorefileFinding::new(line, cause, names)
+            ..CorefileFinding::new(place, cause, names)
         }
     }
 
     /// A finding about the Corefile as a whole.
     pub(super) fn without_line(cause: impl Into<String>, names: Vec<Name>) -> CorefileFinding {
         CorefileFinding {
-            line: None,
+            place: None,
             cause: cause.into(),
             names,
             scope: FindingScope::All,
@@ -118,7 +124,7 @@ impl CorefileFinding {
     /// The finding that everything passes because of a problem.
     pub(super) fn about_everything(problem: CorefileProblem) -> CorefileFinding {
         CorefileFinding {
-            line: problem.line,
+            place: problem.place,
             cause: problem.cause,
             names: vec![Name::root()],
             scope: FindingScope::All,
@@ -188,7 +194,7 @@ impl CorefileFinding {
         };
         let text = format!("{}, so {consequence}", self.cause);
         Some(Note {
-            line: self.line,
+            place: self.place.clone(),
             text,
         })
     }
@@ -199,7 +205,7 @@ impl CorefileFinding {
     fn note_for_queries(&self, zones: &[Name], queries: &str) -> Option<Note> {
         let zones: Vec<&Name> = zones.iter().filter(|zone| self.concerns(zone)).collect();
         (!zones.is_empty()).then(|| Note {
-            line: self.line,
+            place: self.place.clone(),
             text: format!(
                 "{}, so {queries} in {} pass",
                 self.cause,
@@ -210,9 +216,9 @@ impl CorefileFinding {
 }
 
 impl CorefileProblem {
-    pub(super) fn new(line: usize, cause: impl Into<String>) -> CorefileProblem {
+    pub(super) fn new(place: &Place, cause: impl Into<String>) -> CorefileProblem {
         CorefileProblem {
-            line: Some(line),
+            place: Some(place.clone()),
             cause: cause.into(),
             loadability: Loadability::Possible,
         }
@@ -221,17 +227,17 @@ impl CorefileProblem {
     /// A problem for which CoreDNS's parser certainly refuses the Corefile too. If this isn't
     /// certain, use [`CorefileProblem::new`], because a refused Corefile counts as one with which
     /// no CoreDNS runs.
-    pub(super) fn refused(line: usize, cause: impl Into<String>) -> CorefileProblem {
+    pub(super) fn refused(place: &Place, cause: impl Into<String>) -> CorefileProblem {
         CorefileProblem {
             loadability: Loadability::Refused,
-            ..CorefileProblem::new(line, cause)
+            ..CorefileProblem::new(place, cause)
         }
     }
 
     /// The finding that these names pass because of this problem.
     pub(super) fn into_finding(self, names: Vec<Name>) -> CorefileFinding {
         CorefileFinding {
-            line: self.line,
+            place: self.place.clone(),
             cause: self.cause,
             names,
             scope: FindingScope::All,
@@ -241,7 +247,7 @@ impl CorefileProblem {
     /// A problem with the Corefile as a whole.
     pub(super) fn without_line(cause: impl Into<String>) -> CorefileProblem {
         CorefileProblem {
-            line: None,
+            place: None,
             cause: cause.into(),
             loadability: Loadability::Possible,
         }
@@ -249,9 +255,9 @@ impl CorefileProblem {
 }
 
 impl Note {
-    pub(super) fn new(line: usize, text: String) -> Note {
+    pub(super) fn new(place: &Place, text: String) -> Note {
         Note {
-            line: Some(line),
+            place: Some(place.clone()),
             text,
         }
     }
@@ -270,9 +276,9 @@ pub(super) fn write_reasons(
             .iter()
             .filter_map(|finding| finding.note_for_zones(zones)),
     );
-    notes.sort_by_key(|note| note.line);
-    let sentence = |note: Note| match note.line {
-        Some(line) => format!("line {line}: {}", note.text),
+    notes.sort_by(|one, other| one.place.cmp(&other.place));
+    let sentence = |note: Note| match note.place {
+        Some(place) => format!("{place}: {}", note.text),
         None => note.text,
     };
     notes.into_iter().map(sentence).collect()

@@ -8,6 +8,7 @@ use super::AdoptedZone;
 use super::finding::{CorefileFinding, CorefileProblem, Note, join_for_people};
 use super::parser::{CorefileLine, Directive};
 use super::plugins::zones_or_default;
+use super::words::Place;
 use super::zones::{is_reverse, parse_zones, reverse_trees};
 use crate::{
     EmptyServices, EndpointNames, PodMode, Selector, SelectorError, Selectors, settings::ZonalNames,
@@ -18,14 +19,13 @@ const MAX_TTL: u32 = 3600;
 
 /// A `kubernetes` plugin's zones and options. Absent options have CoreDNS's defaults.
 pub(super) struct KubernetesPlugin {
-    /// The plugin's line, counted from 1.
-    pub(super) line: usize,
+    pub(super) place: Place,
     /// The zones in the order of the arguments, without duplicates.
     pub(super) zones: Vec<Name>,
     /// Zones in which queries for absent names fall through to the next plugins.
     pub(super) fallthrough: Vec<Name>,
-    /// The zones that contain names of several clusters, each with the line of its option.
-    pub(super) multicluster: Vec<(usize, Name)>,
+    /// The zones that contain names of several clusters, each with the place of its option.
+    pub(super) multicluster: Vec<(Place, Name)>,
     /// The TTL of records, in seconds.
     pub(super) ttl: u32,
     pub(super) pods: PodMode,
@@ -49,7 +49,7 @@ impl KubernetesPlugin {
         let mut seen = BTreeSet::new();
         zones.retain(|zone| seen.insert(zone.clone()));
         let mut kubernetes = KubernetesPlugin {
-            line: head.number,
+            place: head.place.clone(),
             zones,
             fallthrough: Vec::new(),
             multicluster: Vec::new(),
@@ -89,16 +89,16 @@ impl KubernetesPlugin {
     /// The findings about the plugin's options and zones.
     pub(super) fn findings(&self) -> Vec<CorefileFinding> {
         let mut findings = Vec::new();
-        for (line, zone) in &self.multicluster {
+        for (place, zone) in &self.multicluster {
             let cause = "`multicluster` adds Services of other clusters";
-            findings.push(CorefileFinding::new(*line, cause, vec![zone.clone()]));
+            findings.push(CorefileFinding::new(place, cause, vec![zone.clone()]));
         }
         let is_inside_zone = |name: &Name| {
             let mut zones = self.zones.iter();
             zones.any(|zone| zone != name && name.is_at_or_below(zone))
         };
         let mut add_finding = |cause: &str, names: Vec<Name>| {
-            findings.push(CorefileFinding::new(self.line, cause, names));
+            findings.push(CorefileFinding::new(&self.place, cause, names));
         };
         let nested = self.zones.iter().filter(|zone| is_inside_zone(zone));
         add_finding(
@@ -129,7 +129,7 @@ impl KubernetesPlugin {
         let cause = format!(
             "PTR records point into {primary}, which Zerohop doesn't answer as a cluster domain"
         );
-        CorefileFinding::new(self.line, cause, reverse_trees())
+        CorefileFinding::new(&self.place, cause, reverse_trees())
     }
 
     /// Notes on how these zones of the plugin are answered.
@@ -149,7 +149,7 @@ impl KubernetesPlugin {
             let zones: Vec<&Name> = zones.map(|zone| &zone.name).collect();
             if !zones.is_empty() {
                 let text = format!("Zerohop answers {}, {limit}", join_for_people(&zones));
-                notes.push(Note::new(self.line, text));
+                notes.push(Note::new(&self.place, text));
             }
         }
         notes
@@ -178,7 +178,7 @@ impl KubernetesPlugin {
             ("multicluster", zones) => {
                 let zones = parse_zones(zones)?.into_iter();
                 self.multicluster
-                    .extend(zones.map(|zone| (option.number, zone)));
+                    .extend(zones.map(|zone| (option.place.clone(), zone)));
             }
             // These options limit API requests, and how long CoreDNS waits when it starts.
             (
@@ -210,11 +210,11 @@ impl KubernetesPlugin {
         if !self.namespaces.is_empty() && self.selectors.namespaces != Selector::default() {
             return Err(head.problem("`namespaces` and `namespace_labels` can't be combined"));
         }
-        for (line, zone) in &self.multicluster {
+        for (place, zone) in &self.multicluster {
             if !self.zones.contains(zone) {
                 let cause =
                     format!("`multicluster` is for {zone}, which is not one of the plugin's zones");
-                return Err(CorefileProblem::new(*line, cause));
+                return Err(CorefileProblem::new(place, cause));
             }
         }
         Ok(())

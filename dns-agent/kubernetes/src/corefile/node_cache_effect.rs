@@ -11,9 +11,10 @@ use zerohop_zone::Name;
 
 use super::blocks::ServerBlock;
 use super::cache::{self, TtlCap};
+use super::config::CoreDnsConfig;
 use super::finding::{self, CorefileFinding, CorefileProblem, Note, intersect_zones};
 use super::parser::{Corefile, Directive};
-use super::plugins::{self, AnsweringPlugin};
+use super::plugins::{self, AnsweringPlugin, PluginReader};
 use crate::node_cache::is_cluster_dns_placeholder;
 
 /// Facts about a pod of NodeLocal DNSCache that are not in its Corefile.
@@ -68,13 +69,13 @@ impl NodeCacheEffect {
     /// lowers it.
     #[must_use]
     pub fn read(
-        text: &str,
+        config: &CoreDnsConfig,
         zones: &[Name],
         ttl: u32,
         context: &NodeCacheContext,
     ) -> NodeCacheEffect {
         let (mut caps, mut findings) = (Vec::new(), Vec::new());
-        if let Err(problem) = collect_effects(text, zones, context, &mut caps, &mut findings) {
+        if let Err(problem) = collect_effects(config, zones, context, &mut caps, &mut findings) {
             findings.push(CorefileFinding::about_everything(problem));
         }
         let passes = |zone: &Name| findings.iter().any(|finding| finding.covers(zone));
@@ -111,16 +112,17 @@ impl BlockCap {
 /// Adds the effects of a Corefile on these zones to `caps` and `findings`. A `CorefileProblem`
 /// makes everything pass.
 fn collect_effects(
-    text: &str,
+    config: &CoreDnsConfig,
     zones: &[Name],
     context: &NodeCacheContext,
     caps: &mut Vec<BlockCap>,
     findings: &mut Vec<CorefileFinding>,
 ) -> Result<(), CorefileProblem> {
-    let corefile = Corefile::parse(text)?;
+    let corefile = Corefile::parse(config)?;
     let unread = corefile.unread_problems();
     findings.extend(unread.map(CorefileFinding::about_everything));
-    let blocks = corefile.blocks.iter().map(ServerBlock::read);
+    let blocks = corefile.blocks.iter();
+    let blocks = blocks.map(|block| ServerBlock::read(block, config.ports));
     let blocks: Vec<ServerBlock<'_>> = blocks.collect::<Result<_, _>>()?;
     let (assigned, unassigned) = assign_zones(&blocks, zones);
     if !unassigned.is_empty() {
@@ -128,16 +130,24 @@ fn collect_effects(
         findings.push(CorefileFinding::without_line(cause, unassigned));
     }
     for AssignedBlock { block, zones } in assigned {
-        let Some(line) = block.first_line() else {
+        let Some(place) = block.first_place() else {
             // Not reached: a block without a key receives no queries.
             continue;
         };
-        findings.extend(block.find_unserved_names(&blocks, line, &zones));
+        findings.extend(block.find_unserved_names(&blocks, place, &zones));
         if let Err(cause) = check_forwarding(block, context) {
-            findings.push(CorefileFinding::new(line, cause, zones.clone()));
+            findings.push(CorefileFinding::new(place, cause, zones.clone()));
         }
         let block_zones = block.zones();
-        let answering = AnsweringPlugin::Forward;
+        let reader = PluginReader {
+            config,
+            answering: AnsweringPlugin::Forward,
+            block_zones: &block_zones,
+            answered: &zones,
+        };
+        if let Err(problem) = plugins::check_repetitions(block.directives) {
+            findings.push(problem.into_finding(zones.clone()));
+        }
         for directive in block.directives {
             let found = match directive.name() {
                 // `check_forwarding` has checked these.
@@ -147,9 +157,10 @@ fn collect_effects(
                     caps.push(BlockCap { cap, zones });
                     Vec::new()
                 }),
-                "hosts" => plugins::read_plugin(directive, answering, &block_zones, &zones)
+                "hosts" => reader
+                    .read(directive)
                     .map(|found| add_hosts_file_finding(directive, found, &zones)),
-                _ => plugins::read_plugin(directive, answering, &block_zones, &zones),
+                _ => reader.read(directive),
             };
             match found {
                 Ok(found) => {
@@ -289,7 +300,7 @@ fn add_hosts_file_finding(
     if directive.head.args().is_empty() {
         let cause = "`hosts` has names from the node's /etc/hosts";
         found.push(CorefileFinding::new(
-            directive.head.number,
+            &directive.head.place,
             cause,
             zones.to_vec(),
         ));

@@ -2,15 +2,16 @@
 //! (github.com/coredns/caddy, `caddyfile/parse.go`). This parser is stricter where the meaning for
 //! plugins would be unclear, and doesn't detect every error that CoreDNS detects.
 //!
-//! CoreDNS replaces an `import` line with the text of files or of a snippet, and `{$NAME}` and
-//! `{%NAME%}` with an environment variable. This parser inserts no text. It fails if the zones of a
-//! server block are incomplete. [`Corefile::unread_problems`] and [`Directive::check_complete`]
-//! report other places where text is missing.
+//! `imports` has replaced `import` lines and variables where it could. This parser fails if the
+//! zones of a server block are incomplete. [`Corefile::unread_problems`] and
+//! [`Directive::check_complete`] report other places where text is missing.
 
 use std::fmt;
 
+use super::config::CoreDnsConfig;
 use super::finding::CorefileProblem;
-use super::words::{CorefileWord, split_words};
+use super::imports::{self, has_variable};
+use super::words::{CorefileWord, Place};
 
 /// A parsed Corefile.
 pub(super) struct Corefile {
@@ -31,8 +32,7 @@ pub(super) struct ParsedBlock {
 /// A server block's key: a zone with an optional scheme and port.
 pub(super) struct BlockKeyText {
     pub(super) text: String,
-    /// The key's line, counted from 1.
-    pub(super) line: usize,
+    pub(super) place: Place,
 }
 
 /// A plugin's line, and the lines in its braces.
@@ -45,15 +45,16 @@ pub(super) struct Directive {
 
 /// A line's words: a name and arguments.
 pub(super) struct CorefileLine {
-    /// The line's number, counted from 1.
-    pub(super) number: usize,
+    pub(super) place: Place,
     words: Vec<String>,
+    /// For an `import` that Zerohop can't follow: the reason, as a clause.
+    unread: Option<String>,
 }
 
 impl Corefile {
-    /// Parses the text of a Corefile.
-    pub(super) fn parse(text: &str) -> Result<Corefile, CorefileProblem> {
-        let words = split_words(text)?;
+    /// Parses a Corefile, and the files that it imports.
+    pub(super) fn parse(config: &CoreDnsConfig) -> Result<Corefile, CorefileProblem> {
+        let words = imports::read_words(config)?;
         let has_inclusion = |word: &CorefileWord| word.text == "import" || has_variable(&word.text);
         Parser {
             is_whole: !words.iter().any(has_inclusion),
@@ -72,7 +73,7 @@ impl Corefile {
                  `import` of it)",
                 snippet.text
             );
-            CorefileProblem::new(snippet.line, cause)
+            CorefileProblem::new(&snippet.place, cause)
         });
         imports.chain(snippets)
     }
@@ -108,7 +109,11 @@ impl CorefileLine {
 
     /// The problem with a line that includes text from elsewhere.
     fn unread_problem(&self) -> CorefileProblem {
-        self.problem(format!("`{self}` includes text that Zerohop can't read"))
+        let reason = self.unread.as_ref();
+        let reason = reason.map_or_else(String::new, |reason| format!(" ({reason})"));
+        self.problem(format!(
+            "`{self}` includes text that Zerohop can't read{reason}"
+        ))
     }
 
     pub(super) fn words(&self) -> &[String] {
@@ -116,7 +121,7 @@ impl CorefileLine {
     }
 
     pub(super) fn problem(&self, cause: impl Into<String>) -> CorefileProblem {
-        CorefileProblem::new(self.number, cause)
+        CorefileProblem::new(&self.place, cause)
     }
 }
 
@@ -189,7 +194,7 @@ impl Parser {
                 expects_more = key.is_some();
                 keys.push(BlockKeyText {
                     text: key.unwrap_or(text).to_owned(),
-                    line: self.line_number(),
+                    place: self.place(),
                 });
             }
             self.at += 1;
@@ -206,16 +211,16 @@ impl Parser {
     /// Reads a server block's directives: in braces, or up to the end of the text if there are no
     /// braces.
     fn parse_block(&mut self) -> Result<Vec<Directive>, CorefileProblem> {
-        let brace_line = (self.peek_word() == Some("{")).then(|| self.line_number());
-        if brace_line.is_some() {
+        let brace_place = (self.peek_word() == Some("{")).then(|| self.place());
+        if brace_place.is_some() {
             self.at += 1;
         }
         let mut directives = Vec::new();
         loop {
-            match (self.peek_word(), brace_line) {
+            match (self.peek_word(), &brace_place) {
                 (None, None) => return Ok(directives),
-                (None, Some(line)) => {
-                    return Err(self.unclosed_brace(line));
+                (None, Some(place)) => {
+                    return Err(self.unclosed_brace(place));
                 }
                 (Some("}"), Some(_)) => {
                     self.at += 1;
@@ -235,8 +240,9 @@ impl Parser {
     /// Reads a plugin's line, and the lines in its braces if it has any.
     fn parse_directive(&mut self) -> Result<Directive, CorefileProblem> {
         let mut head = CorefileLine {
-            number: self.line_number(),
+            place: self.place(),
             words: Vec::new(),
+            unread: self.take_unread(),
         };
         loop {
             match self.peek_word() {
@@ -264,7 +270,7 @@ impl Parser {
 
     /// Reads the lines in a plugin's braces.
     fn parse_body(&mut self) -> Result<Vec<CorefileLine>, CorefileProblem> {
-        let brace_line = self.line_number();
+        let brace_place = self.place();
         self.at += 1;
         let mut lines: Vec<CorefileLine> = Vec::new();
         let mut depth = 0;
@@ -286,27 +292,33 @@ impl Parser {
                 }
                 _ => {}
             }
-            let (starts_line, number) = (self.starts_line(), self.line_number());
+            let (starts_line, place) = (self.starts_line(), self.place());
+            let unread = self.take_unread();
             let word = self.take_word();
             match lines.last_mut() {
                 Some(line) if !starts_line => line.words.extend(word),
                 _ => lines.push(CorefileLine {
-                    number,
+                    place,
                     words: word.into_iter().collect(),
+                    unread,
                 }),
             }
         }
-        Err(self.unclosed_brace(brace_line))
+        Err(self.unclosed_brace(&brace_place))
     }
 
     /// Reads words up to the end of the line.
     fn parse_line(&mut self) -> CorefileLine {
-        let number = self.line_number();
+        let (place, unread) = (self.place(), self.take_unread());
         let mut words: Vec<String> = self.take_word().into_iter().collect();
         while self.peek_word().is_some() && !self.starts_line() {
             words.extend(self.take_word());
         }
-        CorefileLine { number, words }
+        CorefileLine {
+            place,
+            words,
+            unread,
+        }
     }
 
     fn peek_word(&self) -> Option<&str> {
@@ -319,42 +331,41 @@ impl Parser {
         Some(std::mem::take(&mut word.text))
     }
 
+    fn take_unread(&mut self) -> Option<String> {
+        self.words.get_mut(self.at)?.unread.take()
+    }
+
     /// Whether the next word is the first one on its line. The previous word may be quoted, and end
     /// on a later line than it begins.
     fn starts_line(&self) -> bool {
         let before = self.at.checked_sub(1).and_then(|at| self.words.get(at));
         match (before, self.words.get(self.at)) {
-            (Some(before), Some(word)) => before.last_line < word.line,
+            (Some(before), Some(word)) => word.starts_line_after(before),
             _ => true,
         }
     }
 
-    /// The line of the next word. At the end of the text: the line of the last word.
-    fn line_number(&self) -> usize {
+    /// The place of the next word. At the end of the text: that of the last word.
+    fn place(&self) -> Place {
         let word = self.words.get(self.at).or(self.words.last());
-        word.map_or(1, |word| word.line)
+        word.map_or_else(Place::start, |word| word.place.clone())
     }
 
     /// The problem that a brace on this line is never closed. CoreDNS accepts some of these texts:
     /// an import or a variable may close the brace, and a server block may end with the closing
     /// brace of its last plugin.
-    fn unclosed_brace(&self, line: usize) -> CorefileProblem {
+    fn unclosed_brace(&self, place: &Place) -> CorefileProblem {
         let cause = "the opening brace is never closed";
         let ends_with_brace = self.words.last().is_some_and(|word| word.text == "}");
         if self.is_whole && !ends_with_brace {
-            CorefileProblem::refused(line, cause)
+            CorefileProblem::refused(place, cause)
         } else {
-            CorefileProblem::new(line, cause)
+            CorefileProblem::new(place, cause)
         }
     }
 
     /// A problem with the next word. CoreDNS may accept the text: see [`CorefileProblem::refused`].
     fn problem(&self, cause: impl Into<String>) -> CorefileProblem {
-        CorefileProblem::new(self.line_number(), cause)
+        CorefileProblem::new(&self.place(), cause)
     }
-}
-
-/// Whether CoreDNS may replace a part of the word with the value of an environment variable.
-fn has_variable(word: &str) -> bool {
-    word.contains("{$") || word.contains("{%")
 }

@@ -9,14 +9,14 @@
 //! answer any query. So it makes everything pass or, in NodeLocal DNSCache, all zones of its server
 //! block.
 
-use std::net::IpAddr;
-
 use zerohop_zone::{Name, Rtype};
 
+use super::config::CoreDnsConfig;
 use super::finding::{CorefileFinding, CorefileProblem};
+use super::hosts;
 use super::parser::{CorefileLine, Directive};
 use super::rewrite::{RewriteRule, parse_type};
-use super::zones::{parse_name, parse_zones, reverse_trees};
+use super::zones::{parse_name, parse_zones};
 
 /// The plugin that answers the names of a server block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,71 +40,130 @@ const AFTER_KUBERNETES: [&str; 9] = [
     "nomad",
 ];
 
-/// Finds the names that a plugin may answer or change. `block_zones` are the zones of its server
-/// block, and `answering` answers its names. `answered` are the zones of `kubernetes` or, in
-/// NodeLocal DNSCache, the zones for which the block receives queries. Fails if Zerohop can't tell
-/// which names the plugin may answer or change, for example for an unknown plugin.
-pub(super) fn read_plugin(
-    directive: &Directive,
-    answering: AnsweringPlugin,
-    block_zones: &[Name],
-    answered: &[Name],
-) -> Result<Vec<CorefileFinding>, CorefileProblem> {
-    directive.check_complete()?;
-    let head = &directive.head;
-    let args = head.args();
-    match directive.name() {
-        // These plugins monitor answers, or manage the process.
-        "cancel" | "debug" | "dnstap" | "errors" | "geoip" | "health" | "log" | "loop"
-        | "metadata" | "multisocket" | "pprof" | "prometheus" | "ready" | "reload" | "root"
-        | "shed" | "timeouts" | "trace" => Ok(Vec::new()),
-        // `tls` concerns other transports, and `chaos` queries of class CH.
-        "chaos" | "tls" => Ok(Vec::new()),
-        "any" => {
-            let (cause, names) = ("`any` answers queries for ANY", vec![Name::root()]);
-            let types = [Rtype::ANY];
-            Ok(vec![CorefileFinding::about_types(
-                head.number,
-                cause,
-                names,
-                types,
-            )])
+/// The plugins that a server block may have only once. CoreDNS refuses a Corefile with another one
+/// (`plugin.ErrOnce` in their `setup.go`).
+const ONCE_PER_BLOCK: [&str; 13] = [
+    "cache",
+    "dnssec",
+    "errors",
+    "grpc",
+    "hosts",
+    "kubernetes",
+    "loop",
+    "nsid",
+    "pprof",
+    "prometheus",
+    "ready",
+    "shed",
+    "tsig",
+];
+
+/// Reads the plugins of a server block.
+pub(super) struct PluginReader<'a> {
+    pub(super) config: &'a CoreDnsConfig,
+    /// The plugin that answers the block's names.
+    pub(super) answering: AnsweringPlugin,
+    /// The zones of the block.
+    pub(super) block_zones: &'a [Name],
+    /// The zones of `kubernetes` or, in NodeLocal DNSCache, the zones for which the block receives
+    /// queries.
+    pub(super) answered: &'a [Name],
+}
+
+/// Checks that no plugin is repeated that CoreDNS accepts only once in a server block. CoreDNS
+/// keeps its previous Corefile then.
+pub(super) fn check_repetitions(directives: &[Directive]) -> Result<(), CorefileProblem> {
+    for (at, directive) in directives.iter().enumerate() {
+        let name = directive.name();
+        let is_repeated = directives[..at].iter().any(|before| before.name() == name);
+        if is_repeated && ONCE_PER_BLOCK.contains(&name) {
+            let cause = format!("CoreDNS refuses a second `{name}` in a server block");
+            return Err(directive.head.problem(cause));
         }
-        name if answering == AnsweringPlugin::Kubernetes && AFTER_KUBERNETES.contains(&name) => {
-            Ok(Vec::new())
+    }
+    Ok(())
+}
+
+impl PluginReader<'_> {
+    /// Finds the names that a plugin may answer or change. Fails if Zerohop can't tell which, for
+    /// example for an unknown plugin.
+    pub(super) fn read(
+        &self,
+        directive: &Directive,
+    ) -> Result<Vec<CorefileFinding>, CorefileProblem> {
+        let PluginReader {
+            config,
+            answering,
+            block_zones,
+            answered,
+        } = *self;
+        directive.check_complete()?;
+        let head = &directive.head;
+        let args = head.args();
+        match directive.name() {
+            // These plugins monitor answers, or manage the process.
+            "cancel" | "debug" | "dnstap" | "errors" | "geoip" | "health" | "log" | "loop"
+            | "metadata" | "multisocket" | "pprof" | "prometheus" | "ready" | "reload" | "root"
+            | "shed" | "timeouts" | "trace" => Ok(Vec::new()),
+            // `tls` concerns other transports, and `chaos` queries of class CH.
+            "chaos" | "tls" => Ok(Vec::new()),
+            // A query that arrives at none of the addresses gets no answer, and the other blocks are
+            // compared with this one.
+            "bind" if answering == AnsweringPlugin::Kubernetes => Ok(Vec::new()),
+            // `nsid` adds an option to answers to queries that ask for it. Zerohop's answers lack it.
+            "nsid" => Ok(Vec::new()),
+            "local" if answering == AnsweringPlugin::Kubernetes => Ok(read_local(head)),
+            "dns64" if answering == AnsweringPlugin::Kubernetes => Ok(vec![read_dns64(head)]),
+            "any" => {
+                let (cause, names) = ("`any` answers queries for ANY", vec![Name::root()]);
+                let types = [Rtype::ANY];
+                Ok(vec![CorefileFinding::about_types(
+                    &head.place,
+                    cause,
+                    names,
+                    types,
+                )])
+            }
+            name if answering == AnsweringPlugin::Kubernetes
+                && AFTER_KUBERNETES.contains(&name) =>
+            {
+                Ok(Vec::new())
+            }
+            // `forward` runs after `kubernetes`, for names that pass anyway.
+            "forward" => Ok(Vec::new()),
+            // `bufsize` only limits the size of answers over UDP.
+            "bufsize" => Ok(Vec::new()),
+            // `transfer` answers AXFR and IXFR, which always pass.
+            "transfer" => Ok(Vec::new()),
+            "loadbalance" => read_loadbalance(directive),
+            "hosts" => hosts::read_hosts(directive, config, block_zones, answered),
+            "rewrite" => read_rewrite(directive),
+            "minimal" if answering == AnsweringPlugin::Kubernetes => Ok(vec![read_minimal(head)]),
+            "template" if answering == AnsweringPlugin::Kubernetes => {
+                read_template(head, block_zones, answered)
+            }
+            // Zones follow a class and a type.
+            "template" if args.len() >= 2 => zones_finding(head, &args[2..], block_zones),
+            // Zones follow a file's name.
+            "file" if !args.is_empty() => zones_finding(head, &args[1..], block_zones),
+            "acl" | "auto" | "etcd" | "k8s_external" => zones_finding(head, args, block_zones),
+            "autopath" if answering == AnsweringPlugin::Kubernetes => {
+                read_autopath(head, block_zones)
+            }
+            "azure" | "clouddns" | "route53" => read_hosted_zones(head),
+            // With `catalog`, `secondary` also answers zones that the Corefile doesn't name.
+            "secondary"
+                if directive
+                    .body
+                    .iter()
+                    .all(|option| option.name() != "catalog") =>
+            {
+                zones_finding(head, args, block_zones)
+            }
+            name => Err(head.problem(format!(
+                "`{name}` is not a plugin that Zerohop understands here"
+            ))),
         }
-        // `forward` runs after `kubernetes`, for names that pass anyway.
-        "forward" => Ok(Vec::new()),
-        // `bufsize` only limits the size of answers over UDP.
-        "bufsize" => Ok(Vec::new()),
-        // `transfer` answers AXFR and IXFR, which always pass.
-        "transfer" => Ok(Vec::new()),
-        "loadbalance" => read_loadbalance(directive),
-        "hosts" => read_hosts(directive, block_zones, answered),
-        "rewrite" => read_rewrite(directive),
-        "minimal" if answering == AnsweringPlugin::Kubernetes => Ok(vec![read_minimal(head)]),
-        "template" if answering == AnsweringPlugin::Kubernetes => {
-            read_template(head, block_zones, answered)
-        }
-        // Zones follow a class and a type.
-        "template" if args.len() >= 2 => zones_finding(head, &args[2..], block_zones),
-        // Zones follow a file's name.
-        "file" if !args.is_empty() => zones_finding(head, &args[1..], block_zones),
-        "acl" | "auto" | "etcd" | "k8s_external" => zones_finding(head, args, block_zones),
-        "autopath" if answering == AnsweringPlugin::Kubernetes => read_autopath(head, block_zones),
-        "azure" | "clouddns" | "route53" => read_hosted_zones(head),
-        // With `catalog`, `secondary` also answers zones that the Corefile doesn't name.
-        "secondary"
-            if directive
-                .body
-                .iter()
-                .all(|option| option.name() != "catalog") =>
-        {
-            zones_finding(head, args, block_zones)
-        }
-        name => Err(head.problem(format!(
-            "`{name}` is not a plugin that Zerohop understands here"
-        ))),
     }
 }
 
@@ -131,7 +190,7 @@ fn zones_finding(
 ) -> Result<Vec<CorefileFinding>, CorefileProblem> {
     let names = zones_or_default(head, zones, block_zones)?;
     let cause = format!("`{}` may answer names in its zones", head.name());
-    Ok(vec![CorefileFinding::new(head.number, cause, names)])
+    Ok(vec![CorefileFinding::new(&head.place, cause, names)])
 }
 
 /// `minimal` removes the additional records of answers, which only those to queries for NS and SRV
@@ -139,7 +198,7 @@ fn zones_finding(
 fn read_minimal(head: &CorefileLine) -> CorefileFinding {
     let cause = "`minimal` removes additional records";
     let types = [Rtype::NS, Rtype::SRV];
-    CorefileFinding::about_types(head.number, cause, vec![Name::root()], types)
+    CorefileFinding::about_types(&head.place, cause, vec![Name::root()], types)
 }
 
 /// Reads `template`, which answers queries of a class and a type in its zones (CoreDNS,
@@ -171,8 +230,8 @@ fn read_template(
     let (whole, parts) = zones.into_iter().partition(holds_answered);
     let cause = "`template` may answer names in its zones";
     Ok(vec![
-        CorefileFinding::about_types(head.number, cause, whole, [rtype]),
-        CorefileFinding::new(head.number, cause, parts),
+        CorefileFinding::about_types(&head.place, cause, whole, [rtype]),
+        CorefileFinding::new(&head.place, cause, parts),
     ])
 }
 
@@ -188,7 +247,7 @@ fn read_autopath(
     let zones = zones_or_default(head, zones, block_zones)?;
     let cause = "`autopath` may answer absent names";
     Ok(vec![CorefileFinding::about_absent_names(
-        head.number,
+        &head.place,
         cause,
         zones,
     )])
@@ -209,7 +268,7 @@ fn read_hosted_zones(head: &CorefileLine) -> Result<Vec<CorefileFinding>, Corefi
     };
     let zones = head.args().iter().map(zone).collect::<Result<_, _>>()?;
     let cause = format!("`{}` may answer names in its zones", head.name());
-    Ok(vec![CorefileFinding::new(head.number, cause, zones)])
+    Ok(vec![CorefileFinding::new(&head.place, cause, zones)])
 }
 
 /// The zones in a plugin's arguments, or `block_zones` if there are none.
@@ -224,81 +283,28 @@ pub(super) fn zones_or_default(
     }
 }
 
-/// Reads `hosts`, which has names with addresses in the Corefile or in a file (CoreDNS,
-/// `plugin/hosts`).
-fn read_hosts(
-    directive: &Directive,
-    block_zones: &[Name],
-    answered: &[Name],
-) -> Result<Vec<CorefileFinding>, CorefileProblem> {
-    let head = &directive.head;
-    let mut findings = Vec::new();
-    // `hosts` answers PTR queries outside its zones too. Without a file argument, it reads its
-    // container's /etc/hosts, which has the pod's own address.
-    if directive
-        .body
-        .iter()
-        .all(|line| line.name() != "no_reverse")
-    {
-        let cause = "`hosts` answers PTR queries for addresses in a file that Zerohop doesn't read";
-        findings.push(CorefileFinding::new(head.number, cause, reverse_trees()));
-    }
-    if let [file, zones @ ..] = head.args() {
-        let cause = format!("`hosts` has names from {file}, which Zerohop doesn't read");
-        let zones = zones_or_default(head, zones, block_zones)?;
-        findings.push(CorefileFinding::new(head.number, cause, zones));
-        return Ok(findings);
-    }
-    let mut fallthrough = Vec::new();
-    for line in &directive.body {
-        match (line.name(), line.args()) {
-            ("fallthrough", []) => fallthrough = vec![Name::root()],
-            ("fallthrough", zones) => {
-                fallthrough = parse_zones(zones).map_err(|cause| line.problem(cause))?;
-            }
-            ("fallthrough_unsupported" | "no_reverse" | "reload" | "ttl", _) => {}
-            _ => findings.push(read_hosts_entry(line)?),
-        }
-    }
-    let is_denied = |zone: &&Name| {
-        !fallthrough
-            .iter()
-            .any(|through| zone.is_at_or_below(through))
-    };
-    let denied = answered.iter().filter(is_denied).cloned().collect();
-    let cause = "`hosts` answers all names in zones without `fallthrough`";
-    findings.push(CorefileFinding::new(head.number, cause, denied));
-    Ok(findings)
+/// `local` answers names that begin with `localhost`, and a few zones (CoreDNS, `plugin/local`).
+fn read_local(head: &CorefileLine) -> Vec<CorefileFinding> {
+    let cause = "`local` answers names that begin with `localhost`, which pass";
+    let absent = CorefileFinding::about_absent_names(&head.place, cause, vec![Name::root()]);
+    let zones = [
+        "localhost",
+        "0.in-addr.arpa",
+        "127.in-addr.arpa",
+        "255.in-addr.arpa",
+    ];
+    let zones = zones.iter().filter_map(|zone| parse_name(zone).ok());
+    let cause = "`local` answers these zones";
+    vec![
+        absent,
+        CorefileFinding::new(&head.place, cause, zones.collect()),
+    ]
 }
 
-/// Reads an entry: an address and its names.
-fn read_hosts_entry(line: &CorefileLine) -> Result<CorefileFinding, CorefileProblem> {
-    let address = line.name();
-    let without_scope = address
-        .split_once('%')
-        .map_or(address, |(address, _)| address);
-    if without_scope.parse::<IpAddr>().is_err() {
-        return Err(line.problem(format!(
-            "`{address}` in `hosts` is neither an option nor an address"
-        )));
-    }
-    let mut names = Vec::new();
-    for host in line.args() {
-        // CoreDNS treats `#` in a quoted name, and the text after it, as a comment.
-        if host.contains('#') {
-            return Err(line.problem(format!(
-                "`{host}` in `hosts` is not a name that Zerohop understands"
-            )));
-        }
-        // A wildcard's names are below its parent.
-        let host = host.strip_prefix("*.").unwrap_or(host);
-        names.push(parse_name(host).map_err(|cause| line.problem(cause))?);
-    }
-    Ok(CorefileFinding::new(
-        line.number,
-        "`hosts` has addresses for these names",
-        names,
-    ))
+/// `dns64` makes AAAA records of A records.
+fn read_dns64(head: &CorefileLine) -> CorefileFinding {
+    let cause = "`dns64` may add AAAA records";
+    CorefileFinding::about_types(&head.place, cause, vec![Name::root()], [Rtype::AAAA])
 }
 
 /// Reads a rule of `rewrite`. A rule with a pattern of names isn't accepted here.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::config::CoreDnsConfig;
 use super::finding::{CorefileProblem, Loadability};
 use super::parser::{Corefile, CorefileLine, Directive};
 
@@ -35,8 +36,8 @@ impl Reload {
     /// the one with the longest period. Its period is an upper bound, because CoreDNS uses the last
     /// directive for all blocks.
     #[must_use]
-    pub fn read(text: &str) -> Reload {
-        let corefile = match Corefile::parse(text) {
+    pub fn read(config: &CoreDnsConfig) -> Reload {
+        let corefile = match Corefile::parse(config) {
             Ok(corefile) => corefile,
             Err(problem) if problem.loadability == Loadability::Refused => return Reload::Refused,
             Err(_) => return Reload::Unknown,

@@ -5,13 +5,13 @@ use zerohop_zone::{Name, Rtype};
 
 use super::finding::{CorefileFinding, CorefileProblem};
 use super::parser::{CorefileLine, Directive};
+use super::words::Place;
 use super::zones::parse_name;
 use crate::name_pattern::NamePattern;
 
 /// A rule that replaces a part of some queries.
 pub(super) struct RewriteRule {
-    /// The rule's line, counted from 1.
-    line: usize,
+    place: Place,
     queries: RewrittenQueries,
 }
 
@@ -56,7 +56,7 @@ impl RewriteRule {
         };
         let queries = queries.map_err(|cause| head.problem(cause))?;
         Ok(RewriteRule {
-            line: head.number,
+            place: head.place.clone(),
             queries,
         })
     }
@@ -66,15 +66,15 @@ impl RewriteRule {
         match &self.queries {
             RewrittenQueries::Name(name) => {
                 let cause = "`rewrite` replaces the name in the query";
-                CorefileFinding::new(self.line, cause, vec![name.clone()])
+                CorefileFinding::new(&self.place, cause, vec![name.clone()])
             }
             RewrittenQueries::Pattern(_) => {
                 let cause = "`rewrite` replaces names that have a pattern, which pass";
-                CorefileFinding::about_absent_names(self.line, cause, vec![Name::root()])
+                CorefileFinding::about_absent_names(&self.place, cause, vec![Name::root()])
             }
             RewrittenQueries::Type(rtype) => {
                 let cause = "`rewrite` replaces the type in the query";
-                CorefileFinding::about_types(self.line, cause, vec![Name::root()], [*rtype])
+                CorefileFinding::about_types(&self.place, cause, vec![Name::root()], [*rtype])
             }
         }
     }

@@ -1,22 +1,41 @@
 //! Splits a Corefile into words.
 
+use std::fmt;
+use std::sync::Arc;
+
 use super::finding::CorefileProblem;
+
+/// A line of the Corefile, or of a file that it imports.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    /// The path of the imported file. `None`: the Corefile.
+    file: Option<Arc<str>>,
+    /// Counted from 1.
+    line: usize,
+}
 
 /// Text between white space, or in quotes.
 pub(super) struct CorefileWord {
     /// The text without its quotes.
     pub(super) text: String,
-    /// The line on which the word begins, counted from 1.
-    pub(super) line: usize,
+    /// Where the word begins.
+    pub(super) place: Place,
     /// The line on which the word ends. A quoted word can span several lines.
     pub(super) last_line: usize,
+    /// For an `import` that Zerohop can't follow: the reason, as a clause.
+    pub(super) unread: Option<String>,
 }
 
-/// Splits a Corefile into words as CoreDNS does (github.com/coredns/caddy, `caddyfile/lexer.go`).
-/// Fails if quotes are never closed: CoreDNS then reads the rest of the text as one word.
-pub(super) fn split_words(text: &str) -> Result<Vec<CorefileWord>, CorefileProblem> {
+/// Splits a Corefile, or the imported file at this path, into words as CoreDNS does
+/// (github.com/coredns/caddy, `caddyfile/lexer.go`). Fails if quotes are never closed: CoreDNS then
+/// reads the rest of the text as one word.
+pub(super) fn split_words(
+    text: &str,
+    file: Option<Arc<str>>,
+) -> Result<Vec<CorefileWord>, CorefileProblem> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut lexer = Lexer {
+        file,
         words: Vec::new(),
         word: String::new(),
         line: 1,
@@ -44,7 +63,38 @@ pub(super) fn split_words(text: &str) -> Result<Vec<CorefileWord>, CorefileProbl
     Ok(lexer.words)
 }
 
+impl Place {
+    /// The first line of the Corefile.
+    pub(super) fn start() -> Place {
+        let file = None;
+        Place { file, line: 1 }
+    }
+
+    /// The path of the imported file. `None`: the Corefile.
+    pub(super) fn file(&self) -> Option<&str> {
+        self.file.as_deref()
+    }
+}
+
+impl CorefileWord {
+    /// Whether this word is the first one on its line. `before` is the word before, which may be
+    /// quoted, and end on a later line than it begins.
+    pub(super) fn starts_line_after(&self, before: &CorefileWord) -> bool {
+        before.place.file != self.place.file || before.last_line < self.place.line
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(file) = &self.file {
+            write!(f, "{file}, ")?;
+        }
+        write!(f, "line {}", self.line)
+    }
+}
+
 struct Lexer {
+    file: Option<Arc<str>>,
     words: Vec<CorefileWord>,
     /// The unfinished word on this line. Empty if there is none.
     word: String,
@@ -81,7 +131,7 @@ impl Lexer {
             }
         }
         Err(CorefileProblem::new(
-            first_line,
+            &self.place(first_line),
             "the quotes are never closed",
         ))
     }
@@ -89,8 +139,16 @@ impl Lexer {
     fn push_word(&mut self, text: String, line: usize) {
         self.words.push(CorefileWord {
             text,
-            line,
+            place: self.place(line),
             last_line: self.line,
+            unread: None,
         });
+    }
+
+    fn place(&self, line: usize) -> Place {
+        Place {
+            file: self.file.clone(),
+            line,
+        }
     }
 }

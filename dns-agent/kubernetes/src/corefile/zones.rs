@@ -3,6 +3,8 @@
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use zerohop_zone::{Name, reverse_zones};
 
+use super::config::DEFAULT_PORT;
+
 /// The schemes of transports other than plain DNS (CoreDNS, `plugin/pkg/transport`).
 const OTHER_SCHEMES: [&str; 6] = [
     "tls://",
@@ -12,10 +14,6 @@ const OTHER_SCHEMES: [&str; 6] = [
     "https://",
     "unix://",
 ];
-/// The port of plain DNS if a key has no port. CoreDNS's flag `-dns.port` can change it, but
-/// Zerohop doesn't read that flag (`docs/coredns.md` lists this as an assumption).
-const DEFAULT_PORT: u16 = 53;
-
 /// The zones and the transport of a server block's key.
 pub(super) struct ZoneAddress {
     /// One zone for a name. Several zones for a network that no single reverse zone covers exactly.
@@ -36,8 +34,9 @@ impl ZoneAddress {
     /// Reads a server block's key or a plugin's zone. `Err` holds the reason as a clause.
     ///
     /// CoreDNS accepts nearly any text as a domain name (`plugin/normalize.go`). This function
-    /// accepts only networks, and valid names without colons, slashes and escapes.
-    pub(super) fn parse(text: &str) -> Result<ZoneAddress, String> {
+    /// accepts only networks, and valid names without colons, slashes and escapes. A key without a
+    /// port is served on `default_port`.
+    pub(super) fn parse(text: &str, default_port: u16) -> Result<ZoneAddress, String> {
         let other = OTHER_SCHEMES
             .iter()
             .find_map(|scheme| text.strip_prefix(scheme));
@@ -45,7 +44,7 @@ impl ZoneAddress {
         let (zone, port) = split_port(other.unwrap_or(plain));
         let transport = match other {
             Some(_) => BlockTransport::Other,
-            None => BlockTransport::Plain(port.unwrap_or(DEFAULT_PORT)),
+            None => BlockTransport::Plain(port.unwrap_or(default_port)),
         };
         let zones = parse_zone(zone)
             .ok_or_else(|| format!("`{text}` is not a zone that Zerohop understands"))?;
@@ -57,7 +56,7 @@ impl ZoneAddress {
 pub(super) fn parse_zones(args: &[String]) -> Result<Vec<Name>, String> {
     let mut zones = Vec::new();
     for arg in args {
-        zones.extend(ZoneAddress::parse(arg)?.zones);
+        zones.extend(ZoneAddress::parse(arg, DEFAULT_PORT)?.zones);
     }
     Ok(zones)
 }

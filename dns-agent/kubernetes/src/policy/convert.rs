@@ -72,6 +72,7 @@ impl Fact {
                 .collect(),
             started: status.and_then(ApiPodStatus::started),
             node_cache: None,
+            dns_containers: None,
             key,
         }))
     }
@@ -95,8 +96,11 @@ impl Fact {
     pub fn from_service(service: &core::Service) -> Result<Fact, ObjectError> {
         let spec = service.spec.as_ref();
         let selector = labels(spec.and_then(|spec| spec.selector.as_ref()));
+        let created = service.metadata.creation_timestamp.as_ref();
+        let created = created.map(|created| created.0.into());
         let service = Service::try_from(service.clone())?;
         Ok(Fact::Service(DnsService {
+            created,
             key: service.key,
             addresses: match service.kind {
                 ServiceKind::ClusterIp(addresses) => addresses,

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use ipnet::IpNet;
 
 use super::other_policies::OtherPolicy;
+use crate::coredns_pod::DnsContainers;
 use crate::feed::Feed;
 use crate::node_cache::NodeCache;
 use crate::objects::{ObjectKey, Port};
@@ -132,6 +133,9 @@ pub struct PolicyPod {
     /// The node cache in this pod. `None` if the pod isn't a node cache. [`Fact::from_pod`] leaves
     /// it `None`; the reader of the Kubernetes API sets it.
     pub node_cache: Option<Box<NodeCache>>,
+    /// The containers of a pod of [`Feed::DnsPods`]. Otherwise `None`. The reader of the Kubernetes
+    /// API sets it.
+    pub dns_containers: Option<Box<DnsContainers>>,
 }
 
 /// The stage of a pod's life.
@@ -174,6 +178,8 @@ pub struct DnsService {
     pub ports: Box<[Port]>,
     /// The labels that select the Service's pods.
     pub selector: Labels,
+    /// When the Service was created, if known.
+    pub created: Option<SystemTime>,
 }
 
 /// An EndpointSlice: some of a Service's endpoints.
@@ -203,6 +209,21 @@ impl Fact {
             Fact::OtherPolicy(policy) => &policy.key,
             Fact::Unreadable { key, .. } => key,
         }
+    }
+}
+
+impl DnsService {
+    /// Whether the Service may be a cluster's DNS: it selects pods, and has UDP port 53.
+    #[must_use]
+    pub fn may_be_dns(&self) -> bool {
+        !self.selector.is_empty() && self.dns_port().is_some()
+    }
+
+    /// The UDP port 53.
+    #[must_use]
+    pub fn dns_port(&self) -> Option<&Port> {
+        let mut ports = self.ports.iter();
+        ports.find(|port| port.protocol == "udp" && port.number.valid() == Some(53))
     }
 }
 

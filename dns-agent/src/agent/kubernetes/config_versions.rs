@@ -135,6 +135,25 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
         }
     }
 
+    /// Whether a text is not the newest, while the program may still run with a version before the
+    /// newest.
+    pub(super) fn is_unsettled(&mut self, text: &T, pods: RunningPods<'_>) -> bool {
+        self.drop_abandoned(pods);
+        self.versions.len() > 1 && self.newest() != Some(text)
+    }
+
+    /// Adds a version with an unknown text, which the program may have read after the newest one.
+    pub(super) fn add_unknown(&mut self) {
+        let Some(newest) = self.versions.last() else {
+            return;
+        };
+        self.versions.push(ConfigVersion {
+            text: VersionText::Unknown,
+            reload: newest.reload,
+            edited_at: newest.edited_at,
+        });
+    }
+
     /// The hold while `program`, in `pods`, may run with an older version than the newest. `None`
     /// before the first text, when the program runs with the newest version, or when all older
     /// versions that the program accepts lead to the same answers as the newest. `is_harmless`

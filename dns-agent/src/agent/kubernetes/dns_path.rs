@@ -9,7 +9,10 @@ use std::{
     time::SystemTime,
 };
 
-use zerohop_kubernetes::{DnsService, Event, Fact, Feed, NodeCache, Object, ObjectKey, PolicyPod};
+use zerohop_kubernetes::{
+    CoreDnsServer, DnsService, DnsSlice, Event, Fact, Feed, NodeCache, Object, ObjectKey,
+    PolicyPod, Port,
+};
 
 /// The path from this node's pods to CoreDNS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +28,20 @@ pub(super) struct DnsPath {
     /// selector was removed, the start times are empty; if the Service never had one, they stay
     /// `None`.
     pub(super) starts: Option<PodStarts>,
+    /// The servers at that Service's ready endpoints. `None` while the Service, its endpoints or
+    /// its pods are not listed. Empty if the Service doesn't exist.
+    pub(super) servers: Option<Vec<ServerPod>>,
+}
+
+/// A server of the cluster's DNS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ServerPod {
+    /// The pod or, if it isn't known, the endpoint, in messages.
+    pub(super) name: String,
+    /// As [`CachePod::started`].
+    pub(super) started: Option<SystemTime>,
+    /// `Err`: why it isn't known how the pod answers DNS, as a clause.
+    pub(super) server: Result<CoreDnsServer, String>,
 }
 
 /// The pod of a node cache.
@@ -46,7 +63,10 @@ pub(super) struct PodStarts(pub(super) Vec<Option<SystemTime>>);
 pub(super) struct DnsPathObserver {
     caches: ListedObjects<CachePod>,
     services: ListedObjects<DnsService>,
-    dns_pods: ListedObjects<Option<SystemTime>>,
+    /// `None`: the slice can't be read.
+    slices: ListedObjects<Option<DnsSlice>>,
+    /// The pods that have addresses.
+    dns_pods: ListedObjects<PolicyPod>,
 }
 
 /// The objects of one feed, by key.
@@ -64,6 +84,22 @@ enum ListState {
     #[default]
     Never,
     AtLeastOnce,
+}
+
+impl ServerPod {
+    /// The server in a pod that receives queries at this port. `None`: the port is unknown.
+    fn of_pod(pod: &PolicyPod, port: Option<u16>) -> ServerPod {
+        let containers = pod.dns_containers.as_deref();
+        let server = match (containers, port) {
+            (Some(containers), Some(port)) => containers.server_at(port),
+            _ => Err("its port is unknown".to_owned()),
+        };
+        ServerPod {
+            name: format!("Pod {}", pod.key),
+            started: pod.started,
+            server,
+        }
+    }
 }
 
 impl PodStarts {
@@ -88,17 +124,17 @@ impl DnsPathObserver {
             Event::Deleted { feed, key } => self.apply_list_event(*feed, Deleted(key)),
             Event::Unusable { feed, problem, .. } => {
                 let key = ObjectKey::new(&*problem.namespace, &*problem.name);
-                self.apply_list_event(*feed, Present(&key));
+                match feed {
+                    Feed::DnsEndpoints => self.slices.set(&key, Some(None)),
+                    _ => self.apply_list_event(*feed, Present(&key)),
+                }
             }
             Event::Applied {
                 feed,
                 object: Object::Fact(fact),
                 ..
             } => self.apply_fact(*feed, fact),
-            Event::Applied { .. }
-            | Event::Covered(..)
-            | Event::Corefile { .. }
-            | Event::CacheConfig { .. } => {}
+            Event::Applied { .. } | Event::Covered(..) | Event::ConfigMap { .. } => {}
         }
     }
 
@@ -113,12 +149,62 @@ impl DnsPathObserver {
         let services = self.services.known();
         // The feed selects one Service by its name.
         let service = services.map(|services| services.values().next().cloned());
-        let starts = self.dns_pods.known();
+        let pods = self.dns_pods.known();
         DnsPath {
             caches: self.caches.known().cloned(),
             service,
-            starts: starts.map(|starts| PodStarts(starts.values().copied().collect())),
+            starts: pods.map(|pods| PodStarts(pods.values().map(|pod| pod.started).collect())),
+            servers: self.servers(),
         }
+    }
+
+    /// See [`DnsPath::servers`].
+    fn servers(&self) -> Option<Vec<ServerPod>> {
+        let Some(service) = self.services.known()?.values().next() else {
+            return Some(Vec::new());
+        };
+        let (slices, pods) = (self.slices.known()?, self.dns_pods.known()?);
+        let Some(port) = service.dns_port() else {
+            return Some(Vec::new());
+        };
+        let mut endpoints = BTreeSet::new();
+        let mut servers: BTreeMap<String, ServerPod> = BTreeMap::new();
+        for (key, slice) in slices {
+            let Some(slice) = slice else {
+                let name = format!("EndpointSlice {key}");
+                let server = Err("it can't be read".to_owned());
+                let unread = ServerPod {
+                    name: name.clone(),
+                    started: None,
+                    server,
+                };
+                servers.insert(name, unread);
+                continue;
+            };
+            let is_target = |other: &&Port| other.protocol == "udp" && other.name == port.name;
+            for target in slice.ports.iter().filter(is_target) {
+                let number = target.number.valid();
+                let addresses = slice.addresses.iter();
+                endpoints.extend(addresses.map(|address| (*address, number)));
+            }
+        }
+        for (address, number) in endpoints {
+            let mut with_address = pods.values().filter(|pod| pod.addresses.contains(&address));
+            let server = match (with_address.next(), with_address.next()) {
+                (Some(pod), None) => ServerPod::of_pod(pod, number),
+                _ => ServerPod {
+                    name: format!("the endpoint {address}"),
+                    started: None,
+                    server: Err(format!(
+                        "it is not the address of exactly one Pod that Service {} selects",
+                        service.key
+                    )),
+                },
+            };
+            // A pod has an address of each family.
+            servers.insert(server.name.clone(), server);
+        }
+        Some(servers.into_values().collect())
     }
 
     fn apply_fact(&mut self, feed: Feed, fact: &Fact) {
@@ -140,7 +226,10 @@ impl DnsPathObserver {
                 // A pod that has ended, or has not started yet, has no addresses.
                 let has_address = !pod.addresses.is_empty();
                 self.dns_pods
-                    .set(&pod.key, has_address.then_some(pod.started));
+                    .set(&pod.key, has_address.then(|| pod.clone()));
+            }
+            (Feed::DnsEndpoints, Fact::Slice(slice)) => {
+                self.slices.set(&slice.key, Some(Some(slice.clone())));
             }
             (Feed::DnsService, Fact::Service(service)) => {
                 self.services.set(&service.key, Some(service.clone()));
@@ -153,6 +242,7 @@ impl DnsPathObserver {
         match feed {
             Feed::Clients => self.caches.apply(event),
             Feed::DnsService => self.services.apply(event),
+            Feed::DnsEndpoints => self.slices.apply(event),
             Feed::DnsPods => self.dns_pods.apply(event),
             _ => {}
         }
@@ -204,6 +294,16 @@ impl<T> ListedObjects<T> {
             }
             Reset => *self = ListedObjects::default(),
         }
+    }
+
+    /// The number of objects.
+    pub(super) fn len(&self) -> usize {
+        self.objects.len()
+    }
+
+    /// The objects, whether listed or not.
+    pub(super) fn values(&self) -> impl Iterator<Item = &T> {
+        self.objects.values()
     }
 
     /// All objects; `None` before the first list has ended, and again after [`ListEvent::Reset`].

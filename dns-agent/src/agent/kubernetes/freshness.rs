@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,8 +18,10 @@ use crate::config::{DnsAddresses, KubernetesConfig};
 
 /// The intake's state about the Kubernetes API: the current plan and the health of its feeds.
 pub(super) struct ApiFreshness {
-    /// The Service of the cluster's DNS.
-    pub(super) dns_service: ObjectKey,
+    /// The Service of the cluster's DNS. `None`: not known yet.
+    pub(super) dns_service: Option<ObjectKey>,
+    /// The addresses of node caches at which the kernel answers.
+    pub(super) cache_addresses: Vec<IpAddr>,
     /// Which addresses of the cluster's DNS are served addresses.
     pub(super) dns_addresses: DnsAddresses,
     /// `--max-age`; `None` means that data never becomes outdated.
@@ -52,7 +55,8 @@ impl ApiFreshness {
     /// The state before the first plan.
     pub(super) fn new(kubernetes: &KubernetesConfig, cluster_dns: UpstreamServers) -> ApiFreshness {
         ApiFreshness {
-            dns_service: kubernetes.dns_service.clone(),
+            dns_service: None,
+            cache_addresses: Vec::new(),
             dns_addresses: kubernetes.dns_addresses,
             max_age: kubernetes.max_age,
             cluster_dns: kubernetes.cluster_dns.is_empty().then_some(cluster_dns),
@@ -63,6 +67,17 @@ impl ApiFreshness {
             settings: None,
             holds: Vec::new(),
         }
+    }
+
+    /// Forgets what is known of another Service, because this one is the cluster's DNS from now on.
+    /// The kernel may not answer before the next plan.
+    pub(super) fn set_dns_service(&mut self, service: ObjectKey) {
+        self.dns_service = Some(service);
+        self.cache_addresses.clear();
+        self.policy_feed_health.clear();
+        let reason = "the Service of the cluster's DNS was found just now".to_owned();
+        let until = None;
+        self.holds = vec![Hold { until, reason }];
     }
 
     /// Sets the settings of the current plan. The kernel may not answer before `holds` have ended.

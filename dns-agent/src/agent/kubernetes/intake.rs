@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, RwLock},
     time::{Instant, SystemTime},
 };
@@ -35,9 +35,15 @@ use crate::{
     config::{Config, DnsAddresses, KubernetesConfig},
 };
 
+/// The port at which pods query the cluster's DNS.
+const DNS_PORT: u16 = 53;
+
 /// A message that must not wait behind objects.
 #[derive(Debug)]
 pub(super) enum UrgentMessage {
+    /// The Service of the cluster's DNS: the first one, or another one than before. The facts of
+    /// the one before don't count any more.
+    DnsService(ObjectKey),
     /// A new plan.
     Plan(AnswerPlan),
     /// An event of a feed of facts for NetworkPolicies.
@@ -59,6 +65,8 @@ pub(super) struct AnswerPlan {
     /// same as before. The kernel passes everything until the lists of all these feeds are
     /// complete.
     pub(super) feeds: Option<(ReaderNumber, BTreeSet<Feed>)>,
+    /// The addresses of node caches at which the kernel answers.
+    pub(super) cache_addresses: Vec<IpAddr>,
     /// The health of the feeds of objects.
     pub(super) health: Vec<Arc<SourceHealth>>,
 }
@@ -138,9 +146,11 @@ impl KubernetesIntake {
             settings,
             holds,
             feeds,
+            cache_addresses,
             health,
         } = plan;
         self.api.feed_health = health;
+        self.api.cache_addresses = cache_addresses;
         let plan_change = self.api.replace_plan(&settings, holds);
         let ends_answers =
             plan_change == PlanChange::Changed || feeds.is_some() || self.api.is_held();
@@ -210,7 +220,7 @@ impl KubernetesIntake {
                     info!(objects = ?index.counts(), "the first lists of all objects are complete");
                 }
             }
-            Event::Corefile { .. } | Event::CacheConfig { .. } => {}
+            Event::ConfigMap { .. } => {}
         }
         None
     }
@@ -278,6 +288,11 @@ impl Intake for KubernetesIntake {
         while let Ok(message) = self.urgent.try_recv() {
             change.may_change_clients = true;
             match message {
+                UrgentMessage::DnsService(service) => {
+                    self.client_policy.restart();
+                    self.api.set_dns_service(service);
+                    change.ends_answers = true;
+                }
                 UrgentMessage::Plan(plan) => {
                     change.names_since.get_or_insert_with(Instant::now);
                     change.ends_answers |= self.apply_plan(plan);
@@ -338,14 +353,19 @@ impl Intake for KubernetesIntake {
     /// be delegated to CoreDNS. Also tells the resolver.
     fn served_addresses(&self) -> Option<Vec<SocketAddr>> {
         let index = read_lock(&self.index);
-        let (services, endpoints) = index.dns_addresses(&self.api.dns_service);
+        let service = self.api.dns_service.as_ref();
+        let (services, endpoints) = service
+            .map(|service| index.dns_addresses(service))
+            .unwrap_or_default();
+        let caches = self.api.cache_addresses.iter();
+        let caches: Vec<_> = caches.map(|it| SocketAddr::new(*it, DNS_PORT)).collect();
         if let Some(cluster_dns) = &self.api.cluster_dns {
             cluster_dns.set(&services);
         }
         match self.api.dns_addresses {
             DnsAddresses::Given => None,
-            DnsAddresses::Service => Some(services),
-            DnsAddresses::ServiceAndEndpoints => Some([services, endpoints].concat()),
+            DnsAddresses::Service => Some([services, caches].concat()),
+            DnsAddresses::ServiceAndEndpoints => Some([services, caches, endpoints].concat()),
         }
     }
 

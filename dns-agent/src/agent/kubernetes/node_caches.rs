@@ -9,14 +9,15 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use zerohop_kubernetes::{
-    CacheConfig, ConfigMapData, ConfigMapUpdates, DnsService, Event, Fact, Labels,
-    NodeCacheContext, Object, ObjectKey, Reload, ReloadMode, UpstreamService, WriteTime,
+    CacheConfig, ConfigMapUpdates, DnsService, Event, Fact, Labels, NodeCacheContext, Object,
+    ObjectKey, Reload, ReloadMode, UpstreamService,
 };
-use zerohop_kubernetes_api::{Client, FeedActivity, KubernetesSource, ReceivedEvent, SourceHealth};
+use zerohop_kubernetes_api::{Client, KubernetesSource, ReceivedEvent, SourceHealth};
 
 use super::{
+    config_maps::{ConfigMapWatches, ConfigMapsReading},
     config_versions::{ConfigVersions, Hold, KUBELET_DELAY, RunningPods},
     dns_path::{CachePod, DnsPath, ListEvent, ListedObjects, PodStarts},
     plan::CacheCorefile,
@@ -48,10 +49,8 @@ pub(super) struct NodeCaches {
     given: Vec<IpAddr>,
     /// The addresses of `--cluster-dns`.
     cluster_dns: Vec<IpAddr>,
-    /// Says which node caches run on this node, and which Service is the cluster's DNS.
-    dns_path: watch::Receiver<DnsPath>,
     /// The ConfigMaps that the node caches' configurations are made from.
-    config_maps: BTreeMap<ObjectKey, WatchedConfigMap>,
+    config_maps: ConfigMapWatches,
     /// The Services that node caches may forward to; `None` while there are no node caches.
     services: Option<WatchedServices>,
     /// The Corefiles that each node cache may run with, by its pod.
@@ -67,20 +66,11 @@ pub(super) struct NodeCacheConfigs {
     /// which node caches answer, or if there are more than [`MAX_CACHES`]. During any hold the
     /// kernel passes everything.
     pub(super) unknown: Vec<Hold>,
+    /// The addresses of node caches that are not addresses of the cluster's DNS Service, such as
+    /// 169.254.20.10. The kernel answers there too.
+    pub(super) addresses: Vec<IpAddr>,
     /// A remark for the log and the status, which changes no answer.
     pub(super) note: Option<String>,
-}
-
-/// A ConfigMap that holds a part of a node cache's configuration.
-struct WatchedConfigMap {
-    source: KubernetesSource,
-    events: mpsc::Receiver<ReceivedEvent>,
-    /// The ConfigMap's texts: `None` while they are not known, `Some(None)` if the ConfigMap does
-    /// not exist.
-    data: Option<Option<ConfigMapData>>,
-    /// When the ConfigMap was last written, if known.
-    written: Option<WriteTime>,
-    updates: ConfigMapUpdates,
 }
 
 /// The Services that a node cache may forward the cluster's names to.
@@ -95,55 +85,48 @@ impl NodeCaches {
         client: Client,
         config: &Config,
         kubernetes: &config::KubernetesConfig,
-        dns_path: watch::Receiver<DnsPath>,
+        dns_service: ObjectKey,
     ) -> NodeCaches {
+        let config_maps = ConfigMapWatches::new(client.clone());
         NodeCaches {
             client,
             node: kubernetes.node_name.clone(),
-            dns_service: kubernetes.dns_service.clone(),
+            dns_service,
             dns_addresses: kubernetes.dns_addresses,
             given: config.served_addresses.iter().map(SocketAddr::ip).collect(),
             cluster_dns: (kubernetes.cluster_dns.iter())
                 .map(SocketAddr::ip)
                 .collect(),
-            dns_path,
-            config_maps: BTreeMap::new(),
+            config_maps,
             services: None,
             texts: BTreeMap::new(),
         }
     }
 
-    /// The current path from this node's pods to CoreDNS.
-    pub(super) fn dns_path(&self) -> DnsPath {
-        self.dns_path.borrow().clone()
-    }
-
     /// The health of all sources.
     pub(super) fn health(&self) -> impl Iterator<Item = Arc<SourceHealth>> {
-        let config_maps = self.config_maps.values().map(|map| map.source.health());
+        let config_maps = self.config_maps.health();
         let services = self.services.iter();
         config_maps.chain(services.map(|services| services.source.health()))
     }
 
-    /// Waits until the DNS path or a configuration may have changed.
-    pub(super) async fn changed(&mut self) {
-        let NodeCaches {
-            dns_path,
-            config_maps,
-            services,
-            ..
-        } = self;
-        tokio::select! {
-            // The sender is dropped only when the agent ends.
-            Ok(()) = dns_path.changed() => {}
-            () = std::future::poll_fn(|context| poll_sources(config_maps, services, context)) => {}
+    /// Ready after a configuration may have changed.
+    pub(super) fn poll_changed(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.config_maps.poll_changed(context).is_ready() {
+            return Poll::Ready(());
         }
+        if let Some(services) = &mut self.services
+            && let Poll::Ready(Some(event)) = services.events.poll_recv(context)
+        {
+            services.apply_event(event.event);
+            return Poll::Ready(());
+        }
+        Poll::Pending
     }
 
     /// Adjusts the watches to the current DNS path, if it is known, and returns the configurations
     /// known now.
-    pub(super) fn read_configs(&mut self) -> NodeCacheConfigs {
-        let dns_path = self.dns_path.borrow_and_update().clone();
+    pub(super) fn read_configs(&mut self, dns_path: &DnsPath) -> NodeCacheConfigs {
         let mut configs = NodeCacheConfigs::default();
         let unknown = |reason: &str| Hold {
             until: None,
@@ -167,11 +150,14 @@ impl NodeCaches {
             (_, Some(service)) => service.addresses.to_vec(),
             (_, None) => Vec::new(),
         };
-        let bound = caches
-            .iter()
-            .map(|(key, pod)| (key, pod, pod.cache.bound_addresses(&served)));
-        let bound: Vec<_> = bound.filter(|(_, _, bound)| !bound.is_empty()).collect();
-        self.watch_configs(bound.iter().map(|(key, pod, _)| (*key, *pod)));
+        let bound = caches.iter().map(|(key, pod)| {
+            let bound = pod.cache.bound_addresses(&served);
+            (key, pod, bound, self.own_addresses(key, pod, &served))
+        });
+        let bound: Vec<_> = bound
+            .filter(|(_, _, bound, own)| !bound.is_empty() || !own.is_empty())
+            .collect();
+        self.watch_configs(bound.iter().map(|(key, pod, ..)| (*key, *pod)));
         if bound.len() > MAX_CACHES {
             let reason = format!(
                 "{} node caches answer on this node, and the agent reads the configurations of at \
@@ -181,10 +167,12 @@ impl NodeCaches {
             configs.unknown.push(unknown(&reason));
             return configs;
         }
-        for (key, pod, bound) in bound {
+        for (key, pod, mut bound, own) in bound {
             let name = format!("node cache {key}");
             match self.read_corefile(key, pod, service.as_ref()) {
                 Ok((text, mut context)) => {
+                    bound.extend(&own);
+                    configs.addresses.extend(own);
                     context.bound = bound;
                     configs.known.push((
                         key.clone(),
@@ -195,6 +183,8 @@ impl NodeCaches {
                         },
                     ));
                 }
+                // Nothing is answered at its own addresses.
+                Err(_) if bound.is_empty() => {}
                 Err(reason) => {
                     let listed: Vec<String> = bound.iter().map(IpAddr::to_string).collect();
                     let listed = listed.join(", ");
@@ -208,14 +198,32 @@ impl NodeCaches {
         configs
     }
 
+    /// The addresses of a node cache at which the kernel answers beside the `served` ones: addresses
+    /// that exist only on this node, of a pod that the operators of the cluster's DNS run.
+    fn own_addresses(&self, key: &ObjectKey, pod: &CachePod, served: &[IpAddr]) -> Vec<IpAddr> {
+        // With `--serve`, the operator decides where the kernel answers.
+        if self.dns_addresses == DnsAddresses::Given || key.namespace != self.dns_service.namespace
+        {
+            return Vec::new();
+        }
+        let is_private = |address: &IpAddr| match address {
+            IpAddr::V4(address) => address.is_link_local(),
+            IpAddr::V6(address) => address.is_unicast_link_local() || address.is_unique_local(),
+        };
+        let own = pod.cache.own_addresses().iter().copied();
+        own.filter(|address| is_private(address) && !served.contains(address))
+            .collect()
+    }
+
     /// The hold while a node cache may run with an earlier Corefile. See [`ConfigVersions::hold`].
     pub(super) fn hold(
         &mut self,
         key: &ObjectKey,
         name: &str,
+        dns_path: &DnsPath,
         is_harmless: impl FnMut(&String) -> bool,
     ) -> Option<Hold> {
-        let starts = self.starts(key);
+        let starts = cache_starts(dns_path, key);
         let texts = self.texts.get_mut(key)?;
         let hold = texts.hold(name, RunningPods::Started(&starts), is_harmless)?;
         let reason = format!("the Corefile of {name} has changed, and {}", hold.reason);
@@ -235,26 +243,16 @@ impl NodeCaches {
         let services = services.and_then(|services| services.listed.known());
         let services = services.ok_or_else(|| "Services have not been listed yet".to_owned())?;
         let context = self.cache_context(key, config, services, dns);
-        let (mut data, mut written, mut updates) =
-            (BTreeMap::new(), None, ConfigMapUpdates::Propagated);
-        for map in config.config_maps() {
-            // `watch_configs` watches each of these ConfigMaps.
-            let Some(config_map) = self.config_maps.get(map) else {
-                continue;
-            };
-            let Some(texts) = &config_map.data else {
-                return Err(config_map.why_unknown(map));
-            };
-            data.insert(map.clone(), texts.clone());
-            written = later_write(written, config_map.written);
-            if config_map.updates == ConfigMapUpdates::Never {
-                updates = ConfigMapUpdates::Never;
-            }
-        }
+        // `watch_configs` watches each of these ConfigMaps.
+        let ConfigMapsReading {
+            texts: data,
+            written,
+            updates,
+        } = self.config_maps.read(config.config_maps())?;
         let text = config.corefile_text(&data)?;
         let reload = match (config.reload_mode, updates) {
             (ReloadMode::Never, _) | (_, ConfigMapUpdates::Never) => Reload::Never,
-            (ReloadMode::ByPlugin, _) => Reload::read(&text),
+            (ReloadMode::ByPlugin, _) => Reload::read(&text.as_str().into()),
             // At once after it notices the change: that delay is `CACHE_SYNC_INTERVAL`, below.
             (ReloadMode::BySignal, _) => Reload::Every {
                 interval: Duration::ZERO,
@@ -315,22 +313,8 @@ impl NodeCaches {
         let configs = caches
             .iter()
             .filter_map(|(_, pod)| pod.cache.config.as_ref().ok());
-        let wanted: Vec<&ObjectKey> = configs.flat_map(CacheConfig::config_maps).collect();
-        self.config_maps.retain(|key, _| wanted.contains(&key));
-        for key in wanted {
-            if !self.config_maps.contains_key(key) {
-                let (sender, events) = mpsc::channel(EVENT_QUEUE);
-                let source = KubernetesSource::start_cache_config(self.client.clone(), key, sender);
-                let map = WatchedConfigMap {
-                    source,
-                    events,
-                    data: None,
-                    written: None,
-                    updates: ConfigMapUpdates::Propagated,
-                };
-                self.config_maps.insert(key.clone(), map);
-            }
-        }
+        let wanted = configs.flat_map(CacheConfig::config_maps).cloned();
+        self.config_maps.watch(&wanted.collect());
         self.texts
             .retain(|key, _| caches.iter().any(|(cache, _)| *cache == key));
         if caches.is_empty() {
@@ -348,50 +332,6 @@ impl NodeCaches {
                 events,
                 listed: ListedObjects::default(),
             });
-        }
-    }
-
-    /// The start time of this node cache's pod; empty if the pod is gone or not known.
-    fn starts(&self, key: &ObjectKey) -> PodStarts {
-        let dns_path = self.dns_path.borrow();
-        let pod = dns_path.caches.as_ref().and_then(|caches| caches.get(key));
-        PodStarts(pod.map(|pod| pod.started).into_iter().collect())
-    }
-}
-
-impl WatchedConfigMap {
-    fn apply_event(&mut self, event: Event) {
-        match event {
-            Event::CacheConfig {
-                data,
-                written,
-                updates,
-            } => {
-                self.data = Some(data);
-                self.written = written;
-                self.updates = updates;
-            }
-            Event::Unusable { .. } => self.data = None,
-            _ => {}
-        }
-    }
-
-    /// Why the texts of the ConfigMap `key` are not known.
-    fn why_unknown(&self, key: &ObjectKey) -> String {
-        let feeds = self.source.health().feeds();
-        let mut errors = feeds
-            .into_values()
-            .filter_map(|health| match health.activity {
-                FeedActivity::Retrying { error } => Some(error),
-                _ => None,
-            });
-        match errors.next() {
-            Some(error) => format!(
-                "ConfigMap {key} can't be read: {error}; if reading is forbidden, add {} to \
-                 resourceNames in the agent's Role",
-                key.name
-            ),
-            None => format!("ConfigMap {key} has not been read yet"),
         }
     }
 }
@@ -415,31 +355,8 @@ impl WatchedServices {
     }
 }
 
-/// Ready after applying the next event of any source. A source that has ended is ignored.
-fn poll_sources(
-    config_maps: &mut BTreeMap<ObjectKey, WatchedConfigMap>,
-    services: &mut Option<WatchedServices>,
-    context: &mut Context<'_>,
-) -> Poll<()> {
-    for map in config_maps.values_mut() {
-        if let Poll::Ready(Some(event)) = map.events.poll_recv(context) {
-            map.apply_event(event.event);
-            return Poll::Ready(());
-        }
-    }
-    if let Some(services) = services
-        && let Poll::Ready(Some(event)) = services.events.poll_recv(context)
-    {
-        services.apply_event(event.event);
-        return Poll::Ready(());
-    }
-    Poll::Pending
-}
-
-/// The later of two times. An unknown time counts as earlier than any other.
-fn later_write(a: Option<WriteTime>, b: Option<WriteTime>) -> Option<WriteTime> {
-    let at = |written: &WriteTime| match written {
-        WriteTime::Created(at) | WriteTime::Edited(at) => *at,
-    };
-    a.into_iter().chain(b).max_by_key(at)
+/// The start time of a node cache's pod; empty if the pod is gone or not known.
+fn cache_starts(dns_path: &DnsPath, key: &ObjectKey) -> PodStarts {
+    let pod = dns_path.caches.as_ref().and_then(|caches| caches.get(key));
+    PodStarts(pod.map(|pod| pod.started).into_iter().collect())
 }

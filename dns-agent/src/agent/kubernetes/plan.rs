@@ -1,13 +1,16 @@
 //! The plan: which objects to read from the Kubernetes API and how to answer. It is computed from
 //! the operator's settings, CoreDNS's Corefile and the node caches' Corefiles.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use zerohop_kubernetes::{
-    AdoptedSettings, Conclusions, EmptyServices, EndpointScope, KnownPods, NodeCacheContext,
-    NodeCacheEffect, PodMode, Selectors, ZoneSettings,
+    AdoptedSettings, Conclusions, CoreDnsConfig, CoreDnsServer, EmptyServices, EndpointScope,
+    KnownPods, NodeCacheContext, NodeCacheEffect, ObjectKey, PodMode, Selectors, ZoneSettings,
 };
 use zerohop_kubernetes_api::{PodScope, SourceOptions};
 use zerohop_zone::{AbsentNames, Name, reverse_network, reverse_range, reverse_zones};
 
+use super::coredns_configs::CorefileVersion;
 use crate::config::{Config, DnsAddresses, KubernetesConfig, WithoutCorefile};
 
 /// The objects to read and the way to answer.
@@ -21,6 +24,13 @@ pub(super) struct Plan {
     pub(super) reasons: Vec<String>,
 }
 
+/// The cluster's DNS.
+pub(super) struct ClusterDns<'a> {
+    pub(super) kubernetes: &'a KubernetesConfig,
+    /// The Service.
+    pub(super) service: &'a ObjectKey,
+}
+
 /// The Corefile of a node cache that answers at a served address.
 #[derive(Clone, Debug)]
 pub(super) struct CacheCorefile {
@@ -32,16 +42,75 @@ pub(super) struct CacheCorefile {
 }
 
 impl Plan {
-    /// The plan for CoreDNS with this Corefile behind these node caches. `corefile` is `None` if
-    /// the ConfigMap has no Corefile.
+    /// The plan for the cluster's DNS `dns`, whose pods run CoreDNS with these configurations,
+    /// behind these node caches. A configuration is `None` if there is no Corefile.
     pub(super) fn new(
         config: &Config,
-        kubernetes: &KubernetesConfig,
-        corefile: Option<&str>,
+        dns: &ClusterDns<'_>,
+        corefiles: &BTreeMap<CoreDnsServer, CorefileVersion>,
         caches: &[CacheCorefile],
     ) -> Plan {
-        let plan = Plan::for_coredns(config, kubernetes, corefile);
+        let mut plans = (corefiles.iter())
+            .map(|(server, corefile)| Plan::for_coredns(config, dns, server, corefile.as_ref()));
+        let plan = match plans.next() {
+            None => Plan::without_corefile(
+                config,
+                dns,
+                &format!(
+                    "no pod is known that runs CoreDNS for Service {}",
+                    dns.service
+                ),
+                "if another Service is the cluster's DNS, give --dns-service",
+            ),
+            Some(first) => plans.fold(first, Plan::agreed_with),
+        };
         caches.iter().fold(plan, Plan::behind_node_cache)
+    }
+
+    /// The plan for pods that run with two configurations: what differs passes.
+    fn agreed_with(mut self, other: Plan) -> Plan {
+        if self.answers_like(&other) {
+            return self;
+        }
+        let note = "CoreDNS's pods run with different Corefiles, so what differs passes".to_owned();
+        let mut reasons = [vec![note], self.reasons, other.reasons].concat();
+        let mut heard = BTreeSet::new();
+        reasons.retain(|reason| heard.insert(reason.clone()));
+        let (ours, mut theirs) = (&mut self.settings, other.settings);
+        // PTR records point into the first domain.
+        if ours.cluster_domains.first() != theirs.cluster_domains.first() {
+            ours.reverse.clear();
+            ours.pointer_suffixes.clear();
+        }
+        retain_shared(&mut ours.cluster_domains, &theirs.cluster_domains);
+        retain_shared(&mut ours.reverse, &theirs.reverse);
+        retain_shared(&mut ours.pointer_suffixes, &theirs.pointer_suffixes);
+        // With more of these, more passes.
+        add_missing(&mut ours.passed, theirs.passed);
+        add_missing(&mut ours.fallthrough_zones, theirs.fallthrough_zones);
+        add_missing(&mut ours.rewritten, theirs.rewritten);
+        add_missing(&mut ours.passed_types, theirs.passed_types);
+        ours.ttl = ours.ttl.min(theirs.ttl);
+        ours.version_ttl = ours.version_ttl.min(theirs.version_ttl);
+        theirs = ZoneSettings {
+            cluster_domains: ours.cluster_domains.clone(),
+            reverse: ours.reverse.clone(),
+            pointer_suffixes: ours.pointer_suffixes.clone(),
+            passed: ours.passed.clone(),
+            fallthrough_zones: ours.fallthrough_zones.clone(),
+            rewritten: ours.rewritten.clone(),
+            passed_types: ours.passed_types.clone(),
+            ttl: ours.ttl,
+            version_ttl: ours.version_ttl,
+            ..theirs
+        };
+        let is_alike = *ours == theirs && self.options == other.options;
+        if is_alike && !ours.cluster_domains.is_empty() {
+            return Plan { reasons, ..self };
+        }
+        let reason = "the Corefiles have no zone and options in common, so everything passes";
+        reasons.push(reason.to_owned());
+        Plan::pass_everything(&self.settings, reasons)
     }
 
     /// Whether another plan leads to the same answers.
@@ -64,7 +133,12 @@ impl Plan {
         if zones.is_empty() {
             return self;
         }
-        let effect = NodeCacheEffect::read(&cache.text, &zones, settings.ttl, &cache.context);
+        let effect = NodeCacheEffect::read(
+            &cache.text.as_str().into(),
+            &zones,
+            settings.ttl,
+            &cache.context,
+        );
         settings.ttl = effect.cap_ttl(settings.ttl);
         settings.version_ttl = effect.cap_ttl(settings.version_ttl);
         settings.passed.extend(effect.passed);
@@ -76,32 +150,19 @@ impl Plan {
         self
     }
 
-    /// The plan for CoreDNS without node caches.
-    fn for_coredns(config: &Config, kubernetes: &KubernetesConfig, corefile: Option<&str>) -> Plan {
-        let name = format!(
-            "ConfigMap {}/{}",
-            kubernetes.corefile.namespace, kubernetes.corefile.name
-        );
-        let Some(text) = corefile else {
-            return match kubernetes.without_corefile {
-                WithoutCorefile::Trust => Plan {
-                    reasons: vec![format!(
-                        "{name} has no Corefile, so the agent answers by its own settings, \
-                         because --trust-zone is given"
-                    )],
-                    ..Plan::from_settings(config.zone.clone(), config.selectors.clone(), kubernetes)
-                },
-                WithoutCorefile::Pass => Plan::pass_everything(
-                    &config.zone,
-                    vec![format!(
-                        "{name} has no Corefile, so it isn't known what CoreDNS answers, and \
-                         everything passes: name another ConfigMap with --corefile, or give \
-                         --trust-zone"
-                    )],
-                ),
-            };
+    /// The plan for CoreDNS with one configuration, without node caches.
+    fn for_coredns(
+        config: &Config,
+        dns: &ClusterDns<'_>,
+        server: &CoreDnsServer,
+        corefile: Option<&CoreDnsConfig>,
+    ) -> Plan {
+        let Some(corefile) = corefile else {
+            let missing = format!("ConfigMap {} has no Corefile", server.corefile_map());
+            let advice = "name another ConfigMap with --corefile";
+            return Plan::without_corefile(config, dns, &missing, advice);
         };
-        let Conclusions { adopted, reasons } = Conclusions::read(text);
+        let Conclusions { adopted, reasons } = Conclusions::read(corefile);
         let reasons = reasons
             .into_iter()
             .map(|reason| format!("Corefile: {reason}"))
@@ -115,16 +176,42 @@ impl Plan {
             ..Plan::from_settings(
                 adopt_coredns_settings(&config.zone, adopted),
                 selectors,
-                kubernetes,
+                dns,
             )
+        }
+    }
+
+    /// The plan without a Corefile. `missing` and `advice` are clauses for people.
+    fn without_corefile(
+        config: &Config,
+        dns: &ClusterDns<'_>,
+        missing: &str,
+        advice: &str,
+    ) -> Plan {
+        match dns.kubernetes.without_corefile {
+            WithoutCorefile::Trust => Plan {
+                reasons: vec![format!(
+                    "{missing}, so the agent answers by its own settings, because --trust-zone is \
+                     given"
+                )],
+                ..Plan::from_settings(config.zone.clone(), config.selectors.clone(), dns)
+            },
+            WithoutCorefile::Pass => Plan::pass_everything(
+                &config.zone,
+                vec![format!(
+                    "{missing}, so it isn't known what CoreDNS answers, and everything passes: \
+                     {advice}, or give --trust-zone"
+                )],
+            ),
         }
     }
 
     fn from_settings(
         mut settings: ZoneSettings,
         selectors: Selectors,
-        kubernetes: &KubernetesConfig,
+        dns: &ClusterDns<'_>,
     ) -> Plan {
+        let kubernetes = dns.kubernetes;
         // Without all endpoints it isn't known whether a Service has any.
         if settings.empty_services == EmptyServices::Ignored {
             settings.endpoint_scope = EndpointScope::All;
@@ -143,7 +230,7 @@ impl Plan {
             endpoints: settings.endpoint_scope,
             selectors,
             pods,
-            dns: serves_endpoints.then(|| kubernetes.dns_service.clone()),
+            dns: serves_endpoints.then(|| dns.service.clone()),
             ..SourceOptions::default()
         };
         Plan {
@@ -167,6 +254,18 @@ impl Plan {
             reasons,
         }
     }
+}
+
+fn retain_shared<T: PartialEq>(ours: &mut Vec<T>, theirs: &[T]) {
+    ours.retain(|value| theirs.contains(value));
+}
+
+fn add_missing<T: PartialEq>(ours: &mut Vec<T>, theirs: Vec<T>) {
+    let missing: Vec<T> = theirs
+        .into_iter()
+        .filter(|value| !ours.contains(value))
+        .collect();
+    ours.extend(missing);
 }
 
 /// The operator's settings, overridden by the settings of CoreDNS's Corefile. Names that either

@@ -50,8 +50,7 @@ pub(super) async fn follow(
         }
         NetworkPolicy::Ignore => {
             let client = client.clone();
-            let source =
-                KubernetesSource::start_dns_service_and_node_pods(client, &scope, jitter, sender);
+            let source = KubernetesSource::start_dns_path(client, &scope, jitter, sender);
             (source, None)
         }
     };

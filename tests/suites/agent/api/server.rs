@@ -150,9 +150,24 @@ impl Drop for MemoryApiServer {
     }
 }
 
+/// An API server from which the agent finds out which Service is the cluster's DNS, and which
+/// configuration CoreDNS has.
+pub(crate) struct Undescribed<'a>(pub(crate) &'a MemoryApiServer);
+
 impl ObjectSource for MemoryApiServer {
     fn arguments(&self) -> Vec<String> {
-        let kubeconfig = self.kubeconfig.path().join("config");
+        let names = [
+            "--corefile=kube-system/coredns",
+            "--dns-service=kube-system/kube-dns",
+        ];
+        let names = names.map(str::to_owned);
+        [Undescribed(self).arguments(), names.to_vec()].concat()
+    }
+}
+
+impl ObjectSource for Undescribed<'_> {
+    fn arguments(&self) -> Vec<String> {
+        let kubeconfig = self.0.kubeconfig.path().join("config");
         vec!["--kubeconfig".to_owned(), kubeconfig.display().to_string()]
     }
 }

@@ -1,6 +1,6 @@
 //! Several server blocks, their keys and ports.
 
-use super::{Conclusions, answered, refusal};
+use super::{answered, read_text, refusal};
 
 const KUBERNETES: &str = "{\nkubernetes cluster.local in-addr.arpa\n}\n";
 /// What is answered if nothing passes.
@@ -70,7 +70,7 @@ fn names_of_other_server_blocks_pass() {
         "line 4: the server block for . listens on port 5353, and the DNS Service may use that port, so everything passes",
         "line 6: the server block for local. receives the queries for these names, so cluster.local. passes",
     ];
-    assert_eq!(Conclusions::read(&text).reasons, expected);
+    assert_eq!(read_text(&text).reasons, expected);
 }
 
 fn sorted(text: &str) -> Vec<&str> {
@@ -90,7 +90,7 @@ fn zones_outside_their_server_block_pass() {
         answered(&format!("tls://. cluster.local {KUBERNETES}")),
         "cluster.local."
     );
-    let reasons = Conclusions::read(&format!("cluster.local {KUBERNETES}")).reasons;
+    let reasons = read_text(&format!("cluster.local {KUBERNETES}")).reasons;
     let expected = [
         "line 2: Zerohop answers cluster.local., with NXDOMAIN for names that `kubernetes` doesn't have",
         "line 2: `kubernetes` has zones that its server block does not serve over plain DNS, so in-addr.arpa. passes",

@@ -2,7 +2,7 @@
 
 use crate::{EmptyServices, EndpointNames, PodMode, Selectors};
 
-use super::{AbsentNames, AdoptedSettings, Conclusions, ZonalNames, answered, refusal, zone};
+use super::{AbsentNames, AdoptedSettings, ZonalNames, answered, read_text, refusal, zone};
 
 fn kubernetes(zones: &str, options: &str) -> String {
     format!(".:53 {{\nkubernetes {zones} {{\n{options}\n}}\n}}\n")
@@ -10,7 +10,7 @@ fn kubernetes(zones: &str, options: &str) -> String {
 
 #[test]
 fn defaults_are_those_of_coredns() {
-    let bare = Conclusions::read("cluster.local {\nkubernetes\n}\n");
+    let bare = read_text("cluster.local {\nkubernetes\n}\n");
     let adopted = AdoptedSettings {
         zones: vec![zone("cluster.local", AbsentNames::Denied)],
         passed: Vec::new(),
@@ -78,8 +78,8 @@ fn every_option_is_adopted() {
         endpoint_names: EndpointNames::Pod,
         zonal_names: ZonalNames::Answered,
     };
-    assert_eq!(Conclusions::read(&text).adopted, Some(adopted));
-    let labels = Conclusions::read(&kubernetes("cluster.local", "namespace_labels dns=on"));
+    assert_eq!(read_text(&text).adopted, Some(adopted));
+    let labels = read_text(&kubernetes("cluster.local", "namespace_labels dns=on"));
     let selectors = labels.adopted.unwrap().selectors;
     assert_eq!(selectors.namespaces, "dns=on".parse().unwrap());
 }
@@ -116,7 +116,8 @@ fn unknown_options_make_everything_pass() {
         ),
         (
             "import x",
-            "`import x` includes text that Zerohop can't read",
+            "`import x` includes text that Zerohop can't read (it isn't known in which directory the \
+             Corefile is)",
         ),
         (
             "pods maybe",
@@ -199,7 +200,7 @@ fn zones_that_cannot_be_answered_pass() {
         let text = kubernetes(zones, options);
         assert_eq!(answered(&text), wanted, "{zones} {options}");
     }
-    let reasons = Conclusions::read(&kubernetes(
+    let reasons = read_text(&kubernetes(
         "a.local b.local ip6.arpa",
         "multicluster a.local",
     ))
@@ -215,7 +216,7 @@ fn zones_that_cannot_be_answered_pass() {
 #[test]
 fn absent_names_pass_in_fallthrough_zones() {
     let absent = |options| {
-        let adopted = Conclusions::read(&kubernetes("cluster.local", options)).adopted;
+        let adopted = read_text(&kubernetes("cluster.local", options)).adopted;
         adopted.unwrap().zones[0].absent
     };
     assert_eq!(absent(""), AbsentNames::Denied);
@@ -232,7 +233,7 @@ fn absent_names_pass_in_fallthrough_zones() {
 #[test]
 fn many_zones_are_not_all_listed() {
     // The network has 16 reverse zones.
-    let reasons = Conclusions::read(&kubernetes("cluster.local 10.96.0.0/12", "")).reasons;
+    let reasons = read_text(&kubernetes("cluster.local 10.96.0.0/12", "")).reasons;
     let reason = "line 2: Zerohop answers cluster.local., 96.10.in-addr.arpa., \
                   97.10.in-addr.arpa., 98.10.in-addr.arpa. and 13 more, with NXDOMAIN for names that `kubernetes` doesn't have";
     assert_eq!(reasons, [reason]);

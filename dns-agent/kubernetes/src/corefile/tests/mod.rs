@@ -13,7 +13,7 @@ use zerohop_zone::Name;
 
 use super::{
     AbsentNames, AdoptedSettings, AdoptedZone, Conclusions, NodeCacheContext, NodeCacheEffect,
-    UpstreamService, ZonalNames,
+    Reload, UpstreamService, ZonalNames,
 };
 use crate::{EmptyServices, EndpointNames, PodMode, Selectors};
 
@@ -21,7 +21,7 @@ use crate::{EmptyServices, EndpointNames, PodMode, Selectors};
 fn corefile_with(lines: &str) -> String {
     format!(
         ".:53 {{
-    errors
+    log
     kubernetes cluster.local in-addr.arpa ip6.arpa {{
         pods insecure
         fallthrough in-addr.arpa ip6.arpa
@@ -30,6 +30,14 @@ fn corefile_with(lines: &str) -> String {
 }}
 "
     )
+}
+
+fn read_text(text: impl AsRef<str>) -> Conclusions {
+    Conclusions::read(&text.as_ref().into())
+}
+
+fn read_reload(text: impl AsRef<str>) -> Reload {
+    Reload::read(&text.as_ref().into())
 }
 
 /// The settings adopted from kubeadm's default Corefile, but with this TTL. Its `cache 30` caps
@@ -69,7 +77,7 @@ fn name(text: &str) -> Name {
 /// The answered zones, then the names in these zones that pass, each after a minus. `nothing` if
 /// everything passes.
 fn answered(text: &str) -> String {
-    let Some(adopted) = Conclusions::read(text).adopted else {
+    let Some(adopted) = read_text(text).adopted else {
         return "nothing".to_owned();
     };
     let zones = adopted.zones.iter().map(|zone| zone.name.to_string());
@@ -79,7 +87,7 @@ fn answered(text: &str) -> String {
 
 /// The only reason why everything passes.
 fn refusal(text: &str) -> String {
-    let Conclusions { adopted, reasons } = Conclusions::read(text);
+    let Conclusions { adopted, reasons } = read_text(text);
     assert_eq!(adopted, None, "{text}");
     assert_eq!(reasons.len(), 1, "not exactly one reason: {reasons:#?}");
     reasons.concat()

@@ -114,7 +114,7 @@ fn context() -> NodeCacheContext {
 
 /// The effect on zones whose TTL is 30 s without the node cache.
 fn read(text: &str) -> NodeCacheEffect {
-    NodeCacheEffect::read(text, &zones(), 30, &context())
+    NodeCacheEffect::read(&text.into(), &zones(), 30, &context())
 }
 
 /// The names that pass, and the TTL of the others.
@@ -255,7 +255,7 @@ fn zones_not_forwarded_to_the_cluster_dns_pass() {
         upstream: UpstreamService::Other,
         ..context()
     };
-    let passed = NodeCacheEffect::read(NODE_LOCAL_DNS, &zones(), 30, &other).passed;
+    let passed = NodeCacheEffect::read(&NODE_LOCAL_DNS.into(), &zones(), 30, &other).passed;
     assert_eq!(
         passed.len(),
         zones().len(),

@@ -1,6 +1,6 @@
 //! The effect of plugins other than `kubernetes` on the conclusions.
 
-use super::{AdoptedZone, Conclusions, answered, corefile_with, kubeadm_settings, name, refusal};
+use super::{AdoptedZone, answered, corefile_with, kubeadm_settings, name, read_text, refusal};
 use crate::AdoptedSettings;
 use zerohop_zone::{AbsentNames, Rtype};
 
@@ -20,6 +20,7 @@ fn plugins_that_change_no_answers_make_nothing_pass() {
         "loadbalance",
         "loadbalance round_robin",
         "forward . tls://9.9.9.9 {\n tls_servername dns.quad9.net\n}",
+        "bind 10.0.0.1",
         "bufsize 1232",
         "transfer {\n to *\n}",
         // `cache` only caps TTLs.
@@ -32,6 +33,7 @@ fn plugins_that_change_no_answers_make_nothing_pass() {
         "geoip /db.mmdb",
         "metadata",
         "multisocket",
+        "nsid",
         "pprof",
         "root /etc/coredns",
         "shed",
@@ -62,8 +64,6 @@ fn unknown_plugins_make_everything_pass() {
         "acl {\n block\n}",
         "route53 example.org",
         "autopath",
-        "bind 10.0.0.1",
-        "dns64",
         "dnssec",
         "header {\n response set aa\n}",
         "import custom",
@@ -131,7 +131,7 @@ fn plugins_with_zones_make_their_zones_pass() {
         };
         assert_eq!(answered(&corefile_with(lines)), wanted, "{lines}");
     }
-    let reasons = Conclusions::read(&corefile_with("template ANY ANY local")).reasons;
+    let reasons = read_text(&corefile_with("template ANY ANY local")).reasons;
     let expected = [
         "line 3: PTR records point into cluster.local., which Zerohop doesn't answer as a cluster domain, so in-addr.arpa. and ip6.arpa. pass",
         "line 7: `template` may answer names in its zones, so cluster.local. passes",
@@ -165,14 +165,14 @@ fn templates_for_one_type_make_queries_for_the_type_pass() {
                 .collect(),
         ),
     ] {
-        let adopted = Conclusions::read(&corefile_with(lines)).adopted.unwrap();
+        let adopted = read_text(&corefile_with(lines)).adopted.unwrap();
         assert_eq!(adopted.passed_types, wanted, "{lines}");
     }
     // Only PTR records are answered in reverse zones.
     for lines in ["template IN PTR", "rewrite type PTR TXT"] {
         assert_eq!(answered(&corefile_with(lines)), "cluster.local.", "{lines}");
     }
-    let reasons = Conclusions::read(&corefile_with("template IN AAAA .")).reasons;
+    let reasons = read_text(&corefile_with("template IN AAAA .")).reasons;
     let expected = "line 7: `template` may answer names in its zones, so queries for AAAA in \
                     cluster.local., in-addr.arpa. and ip6.arpa. pass";
     assert_eq!(reasons.last().unwrap(), expected);
@@ -180,7 +180,7 @@ fn templates_for_one_type_make_queries_for_the_type_pass() {
 
 #[test]
 fn rewritten_patterns_and_types_pass() {
-    let adopted = |lines: &str| Conclusions::read(&corefile_with(lines)).adopted.unwrap();
+    let adopted = |lines: &str| read_text(&corefile_with(lines)).adopted.unwrap();
     let shop = name("web.shop.svc.cluster.local");
     for (lines, is_rewritten) in [
         ("rewrite name regex web\\.shop\\. x", true),
@@ -229,11 +229,11 @@ fn autopath_makes_absent_names_pass() {
     ] {
         let text = corefile_with(lines);
         assert_eq!(answered(&text), ALL, "{lines}");
-        let zones = Conclusions::read(&text).adopted.unwrap().zones;
+        let zones = read_text(&text).adopted.unwrap().zones;
         let is_passed = zones[0].absent == AbsentNames::Passed;
         assert_eq!(is_passed, passing, "{lines}");
     }
-    let reasons = Conclusions::read(&corefile_with("autopath local @kubernetes")).reasons;
+    let reasons = read_text(&corefile_with("autopath local @kubernetes")).reasons;
     let expected = [
         "line 3: Zerohop answers cluster.local., in-addr.arpa. and ip6.arpa., except names that \
          `kubernetes` doesn't have, which pass",
@@ -304,7 +304,7 @@ fn names_in_hosts_pass() {
         "line 7: `hosts` answers all names in zones without `fallthrough`, so everything passes",
         "line 8: `hosts` has addresses for these names, so a.cluster.local. and b.cluster.local. pass",
     ];
-    assert_eq!(Conclusions::read(&text).reasons, expected);
+    assert_eq!(read_text(&text).reasons, expected);
 }
 
 #[test]
@@ -408,6 +408,6 @@ fn cache_caps_ttls() {
             version_ttl,
             ..kubeadm_settings(ttl)
         };
-        assert_eq!(Conclusions::read(&text).adopted, Some(adopted), "{cache}");
+        assert_eq!(read_text(&text).adopted, Some(adopted), "{cache}");
     }
 }

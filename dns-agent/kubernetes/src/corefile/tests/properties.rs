@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use zerohop_zone::Name;
 
-use super::{Conclusions, answered, corefile_with};
+use super::{answered, corefile_with, read_text};
 
 /// A Corefile with many features, from which settings are adopted.
 const GOOD: &str = ".:53 cluster.local {
@@ -42,13 +42,13 @@ const PIECES: [&str; 16] = [
 proptest! {
     #[test]
     fn any_text_gives_a_reason(text in any::<String>()) {
-        let conclusions = Conclusions::read(&text);
+        let conclusions = read_text(&text);
         prop_assert!(!conclusions.reasons.is_empty());
     }
 
     #[test]
     fn any_words_give_a_reason(words in prop::collection::vec(any_word(), 0..60)) {
-        prop_assert!(!Conclusions::read(&words.concat()).reasons.is_empty());
+        prop_assert!(!read_text(&words.concat()).reasons.is_empty());
     }
 
     #[test]
@@ -64,7 +64,7 @@ proptest! {
             let end = chars.len().min(at + length);
             chars.splice(at..end, piece.chars());
         }
-        let conclusions = Conclusions::read(&chars.iter().collect::<String>());
+        let conclusions = read_text(&chars.iter().collect::<String>());
         prop_assert!(!conclusions.reasons.is_empty());
         if let Some(adopted) = conclusions.adopted {
             prop_assert!(!adopted.zones.is_empty());
@@ -88,7 +88,7 @@ proptest! {
         } else {
             corefile_with(&directive)
         };
-        prop_assert_eq!(Conclusions::read(&text).adopted, None);
+        prop_assert_eq!(read_text(&text).adopted, None);
     }
 }
 

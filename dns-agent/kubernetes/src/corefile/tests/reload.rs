@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{corefile_with, refusal};
+use super::{corefile_with, read_reload, refusal};
 use crate::Reload;
 
 /// A reload with this interval and jitter, in seconds.
@@ -53,7 +53,7 @@ fn intervals_are_read_as_coredns_reads_them() {
         ("reload {$INTERVAL}", Reload::Unknown),
         ("reload\n import more", Reload::Unknown),
     ] {
-        assert_eq!(Reload::read(&corefile_with(line)), wanted, "{line}");
+        assert_eq!(read_reload(&corefile_with(line)), wanted, "{line}");
         let is_refused = wanted == Reload::Refused;
         if is_refused {
             let reason = refusal(&corefile_with(line));
@@ -66,10 +66,10 @@ fn intervals_are_read_as_coredns_reads_them() {
 fn the_longest_reload_of_all_server_blocks_counts() {
     let block = |line| format!("example.org {{\n {line}\n}}\n");
     let texts = ["reload 1m", "reload 10m 2m", "whoami"].map(block).concat();
-    assert_eq!(Reload::read(&texts), every(600.0, 120.0));
+    assert_eq!(read_reload(&texts), every(600.0, 120.0));
     let over_tls = "tls://example.org {\n reload 1h\n}\n";
     assert_eq!(
-        Reload::read(&(texts + over_tls)),
+        read_reload(&(texts + over_tls)),
         every(3600.0, 15.0),
         "all server blocks belong to one process"
     );
@@ -92,6 +92,6 @@ fn the_reload_of_an_unreadable_text_is_refused_or_unknown() {
             every(30.0, 15.0),
         ),
     ] {
-        assert_eq!(Reload::read(text), wanted, "{text}");
+        assert_eq!(read_reload(text), wanted, "{text}");
     }
 }

@@ -1,6 +1,6 @@
 //! Words, lines and braces.
 
-use super::{Conclusions, answered, refusal};
+use super::{Conclusions, answered, read_text, refusal};
 
 #[test]
 fn equivalent_spellings_are_read_alike() {
@@ -63,6 +63,14 @@ fn invalid_texts_make_everything_pass() {
             "line 2: the opening brace is never closed",
         ),
         (
+            "a.local {\nkubernetes\n}\nimport\n",
+            "line 4: `import` names no file",
+        ),
+        (
+            "a.local {\nimport a b\nkubernetes\n}\n",
+            "line 2: `import` has several arguments",
+        ),
+        (
             "a.local {\nkubernetes\n}\n}\n",
             "line 4: this closing brace has no opening brace",
         ),
@@ -112,7 +120,7 @@ fn invalid_texts_make_everything_pass() {
             "line 1: `{$ZONE}` among the zones includes text that Zerohop can't read",
         ),
         (
-            "a.local,\nimport x {\n}\n",
+            "a.local,\nimport x\n{\n}\n",
             "line 2: `import` among the zones includes text that Zerohop can't read",
         ),
     ] {
@@ -126,14 +134,13 @@ fn invalid_texts_make_everything_pass() {
 
 #[test]
 fn snippets_and_imports_make_everything_pass() {
-    let text = "(common) {\n    errors\n    log {\n    }\n}\n. {\n    kubernetes cluster.local\n    import common\n}\nimport more\nimport\n";
-    let Conclusions { adopted, reasons } = Conclusions::read(text);
+    let text = "(common) {\n    errors\n    log {\n    }\n}\n. {\n    kubernetes cluster.local\n    import common\n}\nimport more\n";
+    let Conclusions { adopted, reasons } = read_text(text);
     assert_eq!(adopted, None);
     let expected = [
         "line 1: `(common)` is a snippet, which Zerohop doesn't read (write its lines in place of each `import` of it), so everything passes",
-        "line 8: `import common` includes text that Zerohop can't read, so everything passes",
-        "line 10: `import more` includes text that Zerohop can't read, so everything passes",
-        "line 11: `import` includes text that Zerohop can't read, so everything passes",
+        "line 8: `import common` includes text that Zerohop can't read (it is a snippet), so everything passes",
+        "line 10: `import more` includes text that Zerohop can't read (it isn't known in which directory the Corefile is), so everything passes",
     ];
     assert_eq!(reasons, expected);
 }

@@ -151,6 +151,7 @@ fn the_service_is_the_one_reported_last() {
         addresses: [address.parse().unwrap()].into(),
         ports: [].into(),
         selector: Labels::new(),
+        created: None,
     };
     let applied = |service| Event::Applied {
         feed: Feed::DnsService,

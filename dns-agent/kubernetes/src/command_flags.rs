@@ -20,13 +20,13 @@ const WITH_VALUE: [&str; 13] = [
 ];
 
 /// Flags by name, without dashes. `None`: the flag has no value.
-pub(super) struct CommandFlags<'a>(BTreeMap<&'a str, Option<&'a str>>);
+pub(crate) struct CommandFlags<'a>(BTreeMap<&'a str, Option<&'a str>>);
 
 impl<'a> CommandFlags<'a> {
     /// Reads a command and its arguments. Words that aren't flags, such as the program, are
     /// skipped. (Go ignores all flags after an argument that isn't a flag. The programs read here
     /// take no such arguments.) If a flag is repeated, the last one counts.
-    pub(super) fn read(words: &[&'a str]) -> CommandFlags<'a> {
+    pub(crate) fn read(words: &[&'a str]) -> CommandFlags<'a> {
         let mut flags = BTreeMap::new();
         let mut words = words.iter();
         while let Some(word) = words.next() {
@@ -45,12 +45,12 @@ impl<'a> CommandFlags<'a> {
     }
 
     /// A flag's value, if it has one.
-    pub(super) fn value(&self, name: &str) -> Option<&'a str> {
+    pub(crate) fn value(&self, name: &str) -> Option<&'a str> {
         *self.0.get(name)?
     }
 
     /// Whether a boolean flag is set, as Go's `strconv.ParseBool` reads it.
-    pub(super) fn is_set(&self, name: &str) -> bool {
+    pub(crate) fn is_set(&self, name: &str) -> bool {
         let is_true = |text: &str| matches!(text, "1" | "t" | "T" | "TRUE" | "true" | "True");
         let flag = self.0.get(name);
         flag.is_some_and(|value| value.is_none_or(is_true))

@@ -1,0 +1,281 @@
+//! Pods that run CoreDNS: where their configuration is, as far as their Pods tell.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1 as core;
+
+use super::command_flags::CommandFlags;
+use super::container_files::{ConfigMapTexts, FileLocation, KnownFile, MountForm, Mounts};
+use super::corefile::{CoreDnsConfig, ListeningPorts, named_files};
+use super::objects::ObjectKey;
+
+/// The Namespaces that only a cluster's operators write to. Pods elsewhere may belong to a virtual
+/// cluster, whose CoreDNS reads another API server.
+const SYSTEM_NAMESPACES: [&str; 2] = ["kube-system", "openshift-dns"];
+
+/// Where a container finds the credentials of its Pod's service account (Kubernetes,
+/// `pkg/serviceaccount`, `DefaultAPITokenMountPath`).
+const TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// The environment variables from which CoreDNS takes the API server's address (client-go,
+/// `rest.InClusterConfig`).
+const API_SERVER_VARIABLES: [&str; 2] = ["KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"];
+
+/// The longest Corefile that Zerohop reads, in bytes: the size limit of a ConfigMap.
+const MAX_COREFILE_LENGTH: usize = 1 << 20;
+
+/// The containers of a Pod that may answer DNS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsContainers(Vec<DnsContainer>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct DnsContainer {
+    /// The UDP ports that the container's spec lists. It may receive queries at others.
+    ports: Vec<u16>,
+    /// `Err`: why it isn't known how the container runs CoreDNS, as a clause.
+    server: Result<CoreDnsServer, String>,
+}
+
+/// How a container runs CoreDNS. Containers of Pods from the same template run it alike.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CoreDnsServer {
+    /// The Corefile's path.
+    path: String,
+    /// The ConfigMap with the Corefile, and the Corefile's key.
+    corefile: (ObjectKey, String),
+    mounts: Mounts,
+    /// The environment variables with known values.
+    variables: BTreeMap<String, String>,
+    /// The port of server blocks without a port.
+    default_port: u16,
+    /// The port at which the container receives queries. `None`: unknown.
+    queried_port: Option<u16>,
+}
+
+impl DnsContainers {
+    /// Reads the containers of a Pod.
+    #[must_use]
+    pub fn of_pod(pod: &core::Pod) -> DnsContainers {
+        let spec = pod.spec.as_ref();
+        let containers = spec.into_iter().flat_map(|spec| {
+            // An init container that is restarted runs beside the others.
+            let init = spec.init_containers.iter().flatten();
+            let init = init.filter(|it| it.restart_policy.as_deref() == Some("Always"));
+            init.chain(&spec.containers)
+        });
+        let containers = containers.map(|container| DnsContainer {
+            ports: udp_ports(container),
+            server: CoreDnsServer::of_container(container, pod),
+        });
+        DnsContainers(containers.collect())
+    }
+
+    /// How the Pod runs CoreDNS at this UDP port.
+    ///
+    /// # Errors
+    /// If the Pod doesn't show which container receives queries at the port, or how this container
+    /// runs CoreDNS. The error is the reason, as a clause.
+    pub fn server_at(&self, port: u16) -> Result<CoreDnsServer, String> {
+        let listing = self.0.iter().filter(|it| it.ports.contains(&port));
+        let listing: Vec<&DnsContainer> = listing.collect();
+        let container = match (listing.as_slice(), self.0.as_slice()) {
+            ([container], _) => *container,
+            ([], [only]) => only,
+            ([], _) => return Err(format!("none of its containers lists UDP port {port}")),
+            _ => return Err(format!("several of its containers list UDP port {port}")),
+        };
+        let server = container.server.clone()?;
+        Ok(CoreDnsServer {
+            queried_port: Some(port),
+            ..server
+        })
+    }
+}
+
+impl CoreDnsServer {
+    /// A CoreDNS of which only the ConfigMap with its Corefile is known.
+    #[must_use]
+    pub fn with_config_map(map: ObjectKey) -> CoreDnsServer {
+        CoreDnsServer {
+            path: String::new(),
+            corefile: (map, "Corefile".to_owned()),
+            mounts: Mounts::default(),
+            variables: BTreeMap::new(),
+            default_port: ListeningPorts::default().default,
+            queried_port: None,
+        }
+    }
+
+    /// The ConfigMap with the Corefile.
+    #[must_use]
+    pub fn corefile_map(&self) -> &ObjectKey {
+        &self.corefile.0
+    }
+
+    /// The ConfigMaps that the configuration comes from, as far as the data of these ConfigMaps
+    /// shows. A file may name files of other ConfigMaps.
+    #[must_use]
+    pub fn config_maps(&self, known: &ConfigMapTexts) -> BTreeSet<ObjectKey> {
+        let named = self.named_paths(known);
+        let maps = named
+            .iter()
+            .flat_map(|path| self.mounts.config_maps_at(path));
+        maps.chain([&self.corefile.0]).cloned().collect()
+    }
+
+    /// Whether the kubelet updates all files of the configuration while the container runs.
+    #[must_use]
+    pub fn follows_edits(&self, known: &ConfigMapTexts) -> bool {
+        let named = self.named_paths(known);
+        let mut paths = named.iter().chain([&self.path]);
+        paths.all(|path| self.mounts.form_at(path) == MountForm::WithDirectory)
+    }
+
+    /// The configuration, given the data of its ConfigMaps. `None` if there is no Corefile.
+    ///
+    /// # Errors
+    /// If the ConfigMap of the Corefile isn't in `maps`, or if the Corefile is longer than 1 MiB.
+    /// The error is the reason, as a clause.
+    pub fn read_config(&self, maps: &ConfigMapTexts) -> Result<Option<CoreDnsConfig>, String> {
+        let (map, key) = &self.corefile;
+        let Some(data) = maps.get(map) else {
+            return Err(format!("ConfigMap {map} has not been read"));
+        };
+        let Some(text) = data.as_ref().and_then(|data| data.get(key)) else {
+            return Ok(None);
+        };
+        if text.len() > MAX_COREFILE_LENGTH {
+            return Err(format!(
+                "its Corefile is longer than {MAX_COREFILE_LENGTH} bytes"
+            ));
+        }
+        Ok(Some(CoreDnsConfig {
+            corefile: text.clone(),
+            path: Some(self.path.clone()).filter(|path| !path.is_empty()),
+            files: self.mounts.read(maps),
+            variables: self.variables.clone(),
+            ports: ListeningPorts {
+                default: self.default_port,
+                queried: self.queried_port,
+            },
+        }))
+    }
+
+    /// The paths and patterns of files that the Corefile names, and those that these files name, as
+    /// far as they are known.
+    fn named_paths(&self, known: &ConfigMapTexts) -> BTreeSet<String> {
+        let (map, key) = &self.corefile;
+        let data = known.get(map).and_then(Option::as_ref);
+        let Some(text) = data.and_then(|data| data.get(key)) else {
+            return BTreeSet::new();
+        };
+        let files = self.mounts.read(known);
+        let mut named = BTreeSet::new();
+        let mut unread = vec![(self.path.clone(), text.as_str())];
+        while let Some((path, text)) = unread.pop() {
+            for name in named_files(text, &path) {
+                if !named.insert(name.clone()) {
+                    continue;
+                }
+                let paths = match name.contains(['*', '?']) {
+                    true => files.find(&name).unwrap_or_default(),
+                    false => vec![name],
+                };
+                unread.extend(
+                    paths
+                        .into_iter()
+                        .filter_map(|path| match files.read(&path) {
+                            KnownFile::Text(text) => Some((path, text)),
+                            KnownFile::Absent | KnownFile::Unknown(_) => None,
+                        }),
+                );
+            }
+        }
+        named
+    }
+
+    /// Finds out how a container runs CoreDNS. `Err` holds the reason as a clause.
+    fn of_container(container: &core::Container, pod: &core::Pod) -> Result<CoreDnsServer, String> {
+        let name = &container.name;
+        let words = container.command.iter().chain(&container.args).flatten();
+        let words: Vec<&str> = words.map(String::as_str).collect();
+        let command = CommandFlags::read(&words);
+        let flag = |name: &str| match command.value(name) {
+            Some(text) if text.contains("$(") => Err(format!("-{name} contains a variable")),
+            value => Ok(value),
+        };
+        let path = flag("conf")?;
+        let path = path.ok_or_else(|| format!("its container {name} has no path in -conf"))?;
+        let port = match (flag("dns.port")?, flag("p")?) {
+            (None, None) => ListeningPorts::default().default,
+            (Some(port), _) | (None, Some(port)) => port
+                .parse()
+                .map_err(|_| format!("its container {name} has no number in -dns.port"))?,
+        };
+        let mounts = Mounts::new(container, pod);
+        check_api_server(container, pod, &mounts)?;
+        let corefile = match mounts.locate_file(path) {
+            FileLocation::ConfigMap { map, key, .. } => (map, key),
+            FileLocation::Writable => {
+                return Err(format!("its Corefile, {path}, is not in a ConfigMap"));
+            }
+            FileLocation::Unknown(reason) => return Err(reason),
+        };
+        let variables = container.env.iter().flatten();
+        let variables = variables.filter_map(|variable| {
+            let value = variable.value.as_ref()?;
+            // The kubelet replaces variables in the value.
+            let is_plain = !value.contains('$');
+            is_plain.then(|| (variable.name.clone(), value.clone()))
+        });
+        Ok(CoreDnsServer {
+            path: path.to_owned(),
+            corefile,
+            mounts,
+            variables: variables.collect(),
+            default_port: port,
+            queried_port: None,
+        })
+    }
+}
+
+/// Checks that a container reads the API server of the cluster that runs it. Operators may let Pods
+/// in [`SYSTEM_NAMESPACES`] use another address of that server. `Err` holds the reason as a clause.
+fn check_api_server(
+    container: &core::Container,
+    pod: &core::Pod,
+    mounts: &Mounts,
+) -> Result<(), String> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    if SYSTEM_NAMESPACES.contains(&namespace) {
+        return Ok(());
+    }
+    let mut variables = container.env.iter().flatten();
+    if let Some(variable) = variables.find(|it| API_SERVER_VARIABLES.contains(&&*it.name)) {
+        return Err(format!(
+            "its container sets {}, so it may read another API server",
+            variable.name
+        ));
+    }
+    if container.env_from.iter().flatten().next().is_some() {
+        return Err("its container takes variables from other objects (envFrom)".to_owned());
+    }
+    if mounts.has_service_account_token(TOKEN_DIRECTORY) {
+        return Ok(());
+    }
+    Err(format!(
+        "it isn't known that {TOKEN_DIRECTORY} holds the token of its service account"
+    ))
+}
+
+/// The UDP ports that a container's spec lists.
+fn udp_ports(container: &core::Container) -> Vec<u16> {
+    let ports = container.ports.iter().flatten();
+    let ports = ports.filter(|port| port.protocol.as_deref() == Some("UDP"));
+    ports
+        .filter_map(|port| u16::try_from(port.container_port).ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

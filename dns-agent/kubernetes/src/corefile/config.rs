@@ -1,0 +1,63 @@
+//! The configuration of a CoreDNS: its Corefile, and what the Corefile refers to.
+
+use std::collections::BTreeMap;
+
+use crate::container_files::{KnownFile, KnownFiles};
+
+/// The port of plain DNS if a server block's key has no port (CoreDNS, flag `-dns.port`).
+pub(super) const DEFAULT_PORT: u16 = 53;
+
+/// The configuration of a CoreDNS: its Corefile, and what the Corefile refers to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CoreDnsConfig {
+    /// The Corefile's text.
+    pub corefile: String,
+    /// The Corefile's path in its container. `None`: unknown, and so are the files that it names by
+    /// relative paths.
+    pub(crate) path: Option<String>,
+    /// The other files of its container.
+    pub(crate) files: KnownFiles,
+    /// Environment variables with known values. Others may exist.
+    pub(crate) variables: BTreeMap<String, String>,
+    pub(crate) ports: ListeningPorts,
+}
+
+/// The ports of plain DNS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ListeningPorts {
+    /// The port of server blocks without a port.
+    pub(crate) default: u16,
+    /// The port at which queries to the cluster's DNS arrive. `None`: unknown.
+    pub(crate) queried: Option<u16>,
+}
+
+impl CoreDnsConfig {
+    /// The file at a path, as a plugin of CoreDNS reads it.
+    pub(super) fn file(&self, path: &str) -> KnownFile<'_> {
+        self.files.read(path)
+    }
+
+    /// The value of an environment variable. `None`: unknown.
+    pub(super) fn variable(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str)
+    }
+}
+
+/// A Corefile by itself. The files, variables and ports are unknown.
+impl<T: Into<String>> From<T> for CoreDnsConfig {
+    fn from(corefile: T) -> CoreDnsConfig {
+        CoreDnsConfig {
+            corefile: corefile.into(),
+            ..CoreDnsConfig::default()
+        }
+    }
+}
+
+impl Default for ListeningPorts {
+    fn default() -> ListeningPorts {
+        ListeningPorts {
+            default: DEFAULT_PORT,
+            queried: None,
+        }
+    }
+}

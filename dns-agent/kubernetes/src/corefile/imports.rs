@@ -1,0 +1,216 @@
+//! Replaces `import` lines with the words of files, and variables with their values, as CoreDNS's
+//! parser does (github.com/coredns/caddy, `caddyfile/parse.go`).
+//!
+//! Words are inserted, and not text: a closing brace in an imported file ends the server block of
+//! the importing file. Snippets are not inserted.
+
+use std::sync::Arc;
+
+use super::config::CoreDnsConfig;
+use super::finding::CorefileProblem;
+use super::words::{CorefileWord, split_words};
+use crate::container_files::KnownFile;
+
+/// The most `import` lines that are followed. CoreDNS follows 10,000.
+const MAX_IMPORTS: usize = 100;
+/// The most bytes of text that are read.
+const MAX_LENGTH: usize = 4 << 20;
+
+/// The words of a Corefile and of the files that it imports. An `import` line that Zerohop can't
+/// follow stays, and its first word has the reason. A variable whose value is unknown stays.
+pub(super) fn read_words(config: &CoreDnsConfig) -> Result<Vec<CorefileWord>, CorefileProblem> {
+    let words = split_words(&config.corefile, None)?;
+    let mut importer = Importer {
+        config,
+        imports: 0,
+        length: config.corefile.len(),
+    };
+    let mut words = importer.follow_imports(words)?;
+    for word in &mut words {
+        if let Some(text) = substitute(config, &word.text)
+            // CoreDNS compares these words before it inserts values.
+            && !matches!(text.as_str(), "" | "{" | "}" | "import")
+        {
+            word.text = text;
+        }
+    }
+    Ok(words)
+}
+
+/// Whether CoreDNS may replace a part of the word with the value of an environment variable.
+pub(super) fn has_variable(word: &str) -> bool {
+    word.contains("{$") || word.contains("{%")
+}
+
+/// The absolute paths and patterns of files that a text may name in `import` or `hosts`. `path` is
+/// the path of the text's own file. The result may have paths that CoreDNS doesn't read.
+pub(crate) fn named_files(text: &str, path: &str) -> Vec<String> {
+    let words = split_words(text, None).unwrap_or_default();
+    let pairs = words.windows(2).map(|pair| (&pair[0].text, &pair[1].text));
+    let named = pairs.filter(|(name, _)| matches!(name.as_str(), "import" | "hosts"));
+    named
+        .filter_map(|(_, file)| absolute_path(file, path))
+        .collect()
+}
+
+/// A path or pattern in an `import` of the file at `importing`, as an absolute path. `None` if the
+/// directory of that file is unknown.
+fn absolute_path(path: &str, importing: &str) -> Option<String> {
+    if path.starts_with('/') {
+        return Some(path.to_owned());
+    }
+    let (directory, _) = importing.rsplit_once('/')?;
+    let relative = path.strip_prefix("./").unwrap_or(path);
+    Some(format!("{directory}/{relative}"))
+}
+
+/// Inserts the words of imported files.
+struct Importer<'a> {
+    config: &'a CoreDnsConfig,
+    /// How many `import` lines were followed.
+    imports: usize,
+    /// How many bytes of text were read.
+    length: usize,
+}
+
+/// What an `import` line stands for.
+enum Import {
+    Words(Vec<CorefileWord>),
+    /// Zerohop can't tell. The text is the reason, as a clause.
+    Unknown(String),
+}
+
+impl Importer<'_> {
+    fn follow_imports(
+        &mut self,
+        words: Vec<CorefileWord>,
+    ) -> Result<Vec<CorefileWord>, CorefileProblem> {
+        let mut followed: Vec<CorefileWord> = Vec::with_capacity(words.len());
+        // The next word is the last one.
+        let mut left: Vec<CorefileWord> = words.into_iter().rev().collect();
+        while let Some(mut word) = left.pop() {
+            let starts_line = followed
+                .last()
+                .is_none_or(|before| word.starts_line_after(before));
+            if word.text != "import" || !starts_line {
+                followed.push(word);
+                continue;
+            }
+            let has_argument = |left: &[CorefileWord]| {
+                left.last()
+                    .is_some_and(|next| !next.starts_line_after(&word))
+            };
+            if !has_argument(&left) {
+                return Err(CorefileProblem::refused(
+                    &word.place,
+                    "`import` names no file",
+                ));
+            }
+            let Some(argument) = left.pop() else {
+                continue;
+            };
+            let is_only = left
+                .last()
+                .is_none_or(|next| next.starts_line_after(&argument));
+            if !is_only {
+                let cause = "`import` has several arguments";
+                return Err(CorefileProblem::refused(&word.place, cause));
+            }
+            match self.resolve(&argument, &followed, &left)? {
+                Import::Words(words) => left.extend(words.into_iter().rev()),
+                Import::Unknown(reason) => {
+                    word.unread = Some(reason);
+                    followed.extend([word, argument]);
+                }
+            }
+        }
+        Ok(followed)
+    }
+
+    /// Reads the files that the argument of an `import` line names. `before` and `after` are the
+    /// words around the line.
+    fn resolve(
+        &mut self,
+        argument: &CorefileWord,
+        before: &[CorefileWord],
+        after: &[CorefileWord],
+    ) -> Result<Import, CorefileProblem> {
+        let place = &argument.place;
+        let unknown = |reason: &str| Ok(Import::Unknown(reason.to_owned()));
+        let Some(pattern) = substitute(self.config, &argument.text) else {
+            return unknown("the value of a variable is unknown");
+        };
+        let snippet = format!("({pattern})");
+        if before.iter().chain(after).any(|word| word.text == snippet) {
+            return unknown("it is a snippet");
+        }
+        self.imports += 1;
+        if self.imports > MAX_IMPORTS {
+            let cause = format!("there are more than {MAX_IMPORTS} imports");
+            return Err(CorefileProblem::new(place, cause));
+        }
+        let importing = place.file().or(self.config.path.as_deref());
+        let Some(pattern) = absolute_path(&pattern, importing.unwrap_or_default()) else {
+            return unknown("it isn't known in which directory the Corefile is");
+        };
+        let is_pattern = pattern.contains(['*', '?', '[', ']']);
+        let count = |wildcard: char| pattern.matches(wildcard).count();
+        if count('*') > 1 || count('?') > 1 || (pattern.contains('[') && pattern.contains(']')) {
+            let cause = format!("`import {pattern}` has several wildcards");
+            return Err(CorefileProblem::refused(place, cause));
+        }
+        let paths = if is_pattern {
+            match self.config.files.find(&pattern) {
+                Ok(paths) => paths,
+                Err(reason) => return Ok(Import::Unknown(reason)),
+            }
+        } else {
+            vec![pattern]
+        };
+        let mut words = Vec::new();
+        for path in paths {
+            match self.config.files.read(&path) {
+                KnownFile::Text(text) => {
+                    self.length += text.len();
+                    if self.length > MAX_LENGTH {
+                        let cause = format!(
+                            "the Corefile and the files that it imports are longer than \
+                             {MAX_LENGTH} bytes"
+                        );
+                        return Err(CorefileProblem::new(place, cause));
+                    }
+                    words.extend(split_words(text, Some(Arc::from(path)))?);
+                }
+                KnownFile::Absent => {
+                    let cause = format!("there is no file {path} to import");
+                    return Err(CorefileProblem::refused(place, cause));
+                }
+                KnownFile::Unknown(reason) => return Ok(Import::Unknown(reason)),
+            }
+        }
+        Ok(Import::Words(words))
+    }
+}
+
+/// The word with the values of its variables. `None` if a value is unknown.
+fn substitute(config: &CoreDnsConfig, word: &str) -> Option<String> {
+    let mut text = word.to_owned();
+    for (start, end) in [("{%", "%}"), ("{$", "}")] {
+        let mut searched = 0;
+        while let Some(at) = text[searched..].find(start) {
+            let name_start = searched + at + start.len();
+            let Some(length) = text[name_start..].find(end).filter(|length| *length > 0) else {
+                break;
+            };
+            let value = config.variable(&text[name_start..name_start + length])?;
+            // CoreDNS would replace variables in the value too.
+            if has_variable(value) {
+                return None;
+            }
+            let whole = searched + at..name_start + length + end.len();
+            text.replace_range(whole, value);
+            searched += at + value.len();
+        }
+    }
+    Some(text)
+}

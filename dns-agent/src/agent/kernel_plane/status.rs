@@ -67,8 +67,8 @@ impl KernelPlane {
                 );
                 if self.settings.served_addresses.is_empty() {
                     degraded.push(
-                        "CoreDNS answers all queries, because --dns-service names no Service with \
-                         a ClusterIP and a UDP port: correct --dns-service, or give --serve"
+                        "CoreDNS answers all queries, because no Service of the cluster's DNS with a \
+                         ClusterIP and a UDP port is known: name it as --dns-service, or give --serve"
                             .to_owned(),
                     );
                 }

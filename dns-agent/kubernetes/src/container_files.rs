@@ -1,6 +1,7 @@
 //! A container's files: which of them come from ConfigMaps, and their texts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 
@@ -10,7 +11,7 @@ use super::objects::ObjectKey;
 pub type ConfigMapData = BTreeMap<String, String>;
 
 /// The data of ConfigMaps. `None`: the ConfigMap doesn't exist.
-pub type ConfigMapTexts = BTreeMap<ObjectKey, Option<ConfigMapData>>;
+pub type ConfigMapTexts = BTreeMap<ObjectKey, Option<Arc<ConfigMapData>>>;
 
 /// The volumes that a container mounts. Containers of Pods from the same template have equal
 /// mounts.
@@ -110,8 +111,15 @@ impl Mounts {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref());
         let volumes = volumes.unwrap_or_default();
-        let mounts = container.volume_mounts.iter().flatten();
-        let mounts = mounts.map(|mount| FileMount {
+        let mounts = || container.volume_mounts.iter().flatten();
+        if let Some(mount) = mounts().find(|mount| !is_comparable_path(&mount.mount_path)) {
+            let reason = format!("in a container with a mount at {}", mount.mount_path);
+            return Mounts(vec![FileMount {
+                at: String::new(),
+                content: MountContent::Unknown(reason),
+            }]);
+        }
+        let mounts = mounts().map(|mount| FileMount {
             at: mount.mount_path.trim_end_matches('/').to_owned(),
             content: MountContent::of(namespace, mount, volumes),
         });
@@ -338,7 +346,7 @@ impl ConfigMapSource {
             Some(Some(data)) => data,
         };
         let Some(items) = &self.items else {
-            return Ok(data.clone());
+            return Ok(data.as_ref().clone());
         };
         let mut texts = BTreeMap::new();
         for (key, path) in items {

@@ -177,9 +177,11 @@ impl CoreDnsServer {
                 if !named.insert(name.clone()) {
                     continue;
                 }
-                let paths = match name.contains(['*', '?']) {
-                    true => files.find(&name).unwrap_or_default(),
-                    false => vec![name],
+                let paths = match name.matches(['*', '?']).count() {
+                    0 => vec![name],
+                    1 | 2 => files.find(&name).unwrap_or_default(),
+                    // CoreDNS refuses such a pattern.
+                    _ => Vec::new(),
                 };
                 unread.extend(
                     paths
@@ -208,9 +210,10 @@ impl CoreDnsServer {
         let path = path.ok_or_else(|| format!("its container {name} has no path in -conf"))?;
         let port = match (flag("dns.port")?, flag("p")?) {
             (None, None) => ListeningPorts::default().default,
-            (Some(port), _) | (None, Some(port)) => port
+            (Some(port), None) | (None, Some(port)) => port
                 .parse()
                 .map_err(|_| format!("its container {name} has no number in -dns.port"))?,
+            (Some(_), Some(_)) => return Err("it has both -dns.port and -p".to_owned()),
         };
         let mounts = Mounts::new(container, pod);
         check_api_server(container, pod, &mounts)?;
@@ -221,18 +224,21 @@ impl CoreDnsServer {
             }
             FileLocation::Unknown(reason) => return Err(reason),
         };
-        let variables = container.env.iter().flatten();
-        let variables = variables.filter_map(|variable| {
-            let value = variable.value.as_ref()?;
+        let mut variables = BTreeMap::new();
+        for variable in container.env.iter().flatten() {
             // The kubelet replaces variables in the value.
-            let is_plain = !value.contains('$');
-            is_plain.then(|| (variable.name.clone(), value.clone()))
-        });
+            let value = variable.value.as_ref().filter(|it| !it.contains('$'));
+            // The last value counts.
+            match value {
+                Some(value) => variables.insert(variable.name.clone(), value.clone()),
+                None => variables.remove(&variable.name),
+            };
+        }
         Ok(CoreDnsServer {
             path: path.to_owned(),
             corefile,
             mounts,
-            variables: variables.collect(),
+            variables,
             default_port: port,
             queried_port: None,
         })

@@ -147,8 +147,11 @@ impl ServerBlockReading {
         findings.extend(kubernetes.findings());
         findings.extend(block.find_unserved_names(&blocks, &kubernetes.place, &kubernetes.zones));
 
-        let repeated = plugins::check_repetitions(block.directives);
-        findings.extend(repeated.err().map(CorefileFinding::about_everything));
+        let refused = corefile.blocks.iter();
+        let refused = refused.map(|block| plugins::check_repetitions(&block.directives));
+        let problems = refused.chain([blocks::check_binds(&blocks)]);
+        let problems = problems.filter_map(Result::err);
+        findings.extend(problems.map(CorefileFinding::about_everything));
         let reader = PluginReader {
             config,
             answering: AnsweringPlugin::Kubernetes,

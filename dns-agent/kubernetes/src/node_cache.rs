@@ -12,6 +12,7 @@ mod stub_config;
 mod tests;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 
@@ -208,7 +209,7 @@ impl CacheConfig {
             CorefileSource::Verbatim(entry) => entry_text(entry)?.clone(),
             CorefileSource::Generated { template, kube_dns } => {
                 let kube_dns = kube_dns.as_ref().and_then(data);
-                self.generate_corefile(entry_text(template)?, kube_dns)?
+                self.generate_corefile(entry_text(template)?, kube_dns.map(Arc::as_ref))?
             }
         };
         if text.len() <= MAX_COREFILE_LENGTH {

@@ -110,7 +110,7 @@ impl ApiReader {
             return ended;
         };
         loop {
-            info!("the Service of the cluster's DNS is {service}");
+            info!("takes Service {service} for the cluster's DNS, if it exists");
             let message = UrgentMessage::DnsService(service.clone());
             if self.publisher.urgent.send(message).await.is_err() {
                 return ended;
@@ -173,10 +173,9 @@ impl ApiReader {
             true => PodWatch::On,
             false => PodWatch::Off,
         };
-        let corefile = kubernetes.corefile.as_ref();
         KubernetesFollower {
             search: self.search.source().map(KubernetesSource::health),
-            corefiles: CoreDnsConfigs::new(client.clone(), corefile, watch),
+            corefiles: CoreDnsConfigs::new(client.clone(), kubernetes, watch),
             client,
             config: config.clone(),
             kubernetes: kubernetes.clone(),
@@ -188,6 +187,7 @@ impl ApiReader {
             reader_number: self.reader_number,
             first_list_jitter_left: jitter,
             logged_reasons: Vec::new(),
+            last_plan: None,
         }
     }
 }
@@ -229,6 +229,7 @@ struct KubernetesFollower {
     first_list_jitter_left: Duration,
     /// The conclusions of the last plan. Those of the next plan are logged only if they differ.
     logged_reasons: Vec<String>,
+    last_plan: Option<Plan>,
 }
 
 /// Reads the objects of the current plan.
@@ -290,8 +291,7 @@ impl KubernetesFollower {
         let dns_path = dns_path.map(|path| path.borrow_and_update().clone());
         let ConfigsReading::Known { configs, unknown } = self.corefiles.read(dns_path.as_ref())
         else {
-            self.show_feeds(Vec::new());
-            return None;
+            return self.hold_plan();
         };
         let mut holds = unknown;
         let dns_path = dns_path.unwrap_or_default();
@@ -333,6 +333,20 @@ impl KubernetesFollower {
         Some(self.follow_plan(plan, holds, addresses))
     }
 
+    /// The last plan with a hold, because CoreDNS's pods or configurations aren't known now. `None`
+    /// before the first plan.
+    fn hold_plan(&mut self) -> Option<AnswerPlan> {
+        let Some(plan) = self.last_plan.clone() else {
+            self.show_feeds(Vec::new());
+            return None;
+        };
+        let hold = Hold {
+            until: None,
+            reason: "it isn't known yet with which configuration CoreDNS runs now".to_owned(),
+        };
+        Some(self.follow_plan(plan, vec![hold], Vec::new()))
+    }
+
     /// Logs and shows the plan's reasons, starts reading its objects unless the previous plan has
     /// the same objects, and returns what the publisher needs.
     fn follow_plan(
@@ -341,6 +355,7 @@ impl KubernetesFollower {
         holds: Vec<Hold>,
         cache_addresses: Vec<IpAddr>,
     ) -> AnswerPlan {
+        self.last_plan = Some(plan.clone());
         if plan.reasons != self.logged_reasons {
             for reason in &plan.reasons {
                 info!("{reason}");

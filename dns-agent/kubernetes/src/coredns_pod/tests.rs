@@ -1,5 +1,7 @@
 //! How pods show the configuration of CoreDNS.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::*;
@@ -53,9 +55,8 @@ fn key(name: &str) -> ObjectKey {
 fn maps(corefile: &str, custom: Option<&[(&str, &str)]>) -> ConfigMapTexts {
     let data = |entries: &[(&str, &str)]| {
         let entries = entries.iter();
-        entries
-            .map(|(key, text)| ((*key).to_owned(), (*text).to_owned()))
-            .collect()
+        let data = entries.map(|(key, text)| ((*key).to_owned(), (*text).to_owned()));
+        Arc::new(data.collect())
     };
     let hosts = "10.0.0.1 node-1\n10.0.0.2 web.cluster.local # a comment\nx y.cluster.local\n";
     ConfigMapTexts::from([
@@ -135,6 +136,18 @@ fn imported_files_are_inserted() {
             "hosts {\n fallthrough\n}\n",
             "nothing: line 4: CoreDNS refuses a second `hosts`",
         ),
+        // Two `bind` make CoreDNS choose a block by the address.
+        (
+            "a.server",
+            "corp.example:5353 {\n bind 127.0.0.1\n forward . 10.0.0.1\n}\n",
+            "nothing: `bind` makes server blocks listen at different addresses",
+        ),
+        (
+            "a.server",
+            "corp.example:5353 {\n cache\n cache\n}\n",
+            "nothing: CoreDNS refuses a second `cache`",
+        ),
+        ("a.override", "import ../custom/a.override\n", "nothing: "),
         // The brace ends the server block, so that the next words are a block.
         (
             "a.override",
@@ -179,6 +192,63 @@ fn patterns_are_those_of_go() {
             "{pattern}: {answered}"
         );
     }
+}
+
+#[test]
+fn reverse_names_of_hosts_pass() {
+    let corefile = |hosts: &str| {
+        format!(".:5353 {{\n kubernetes cluster.local 10.in-addr.arpa\n {hosts}\n}}\n")
+    };
+    for (hosts, passed) in [
+        (
+            "hosts /etc/coredns/NodeHosts cluster.local {\n fallthrough\n}",
+            "-2.0.0.10.in-addr.arpa. -web.cluster.local.",
+        ),
+        (
+            "hosts /etc/coredns/NodeHosts {\n 10.0.0.9 x.example\n fallthrough\n}",
+            "-1.0.0.10.in-addr.arpa. -2.0.0.10.in-addr.arpa. -9.0.0.10.in-addr.arpa. \
+             -web.cluster.local.",
+        ),
+        (
+            "hosts /etc/coredns/NodeHosts {\n 10.0.0.9 x.example\n fallthrough\n no_reverse\n}",
+            "-web.cluster.local.",
+        ),
+        (
+            "hosts /etc/coredns/NodeHosts {\n ::ffff:10.0.0.9 x.example\n fallthrough\n}",
+            "-1.0.0.10.in-addr.arpa. -2.0.0.10.in-addr.arpa. -9.0.0.10.in-addr.arpa. \
+             -web.cluster.local.",
+        ),
+    ] {
+        let answered = answered(&corefile(hosts), None);
+        let wanted = format!("cluster.local. 10.in-addr.arpa. {passed}");
+        assert_eq!(answered, wanted, "{hosts}");
+    }
+    // CoreDNS keeps the names of a file that disappears.
+    let gone = corefile("hosts /etc/coredns/Gone {\n fallthrough\n}");
+    assert!(answered(&gone, None).starts_with("nothing"));
+}
+
+#[test]
+fn hosts_files_have_an_interval_of_their_own() {
+    let reload = |lines: &str| {
+        let server = server(pod()).unwrap();
+        let text = format!(".:5353 {{\n kubernetes cluster.local\n {lines}\n}}\n");
+        let config = server.read_config(&maps(&text, None)).unwrap();
+        Reload::read(&config.unwrap()).period()
+    };
+    let hosts = "hosts /etc/coredns/NodeHosts {\n fallthrough\n";
+    let seconds = |seconds| Some(std::time::Duration::from_secs(seconds));
+    assert_eq!(reload(&format!("reload 10s 0s\n {hosts} }}")), seconds(10));
+    assert_eq!(reload(&format!("reload 2s 0s\n {hosts} }}")), seconds(5));
+    assert_eq!(
+        reload(&format!("reload 10s 0s\n {hosts} reload 1h\n }}")),
+        seconds(3600)
+    );
+    assert_eq!(
+        reload(&format!("reload 10s 0s\n {hosts} reload 0\n }}")),
+        None
+    );
+    assert_eq!(reload(&format!("{hosts} reload 1h\n }}")), None);
 }
 
 #[test]

@@ -48,6 +48,27 @@ pub(super) fn find_kubernetes<'a, 'b>(
     }
 }
 
+/// Checks that the blocks for plain DNS listen at the same addresses. CoreDNS chooses a block among
+/// those that listen at the query's address.
+pub(super) fn check_binds(blocks: &[ServerBlock<'_>]) -> Result<(), CorefileProblem> {
+    let plain = blocks.iter();
+    let mut plain = plain.filter(|block| block.plain_keys().next().is_some());
+    let Some(first) = plain.next() else {
+        return Ok(());
+    };
+    let wanted = first.bind_words();
+    match plain.find(|block| block.bind_words() != wanted) {
+        None => Ok(()),
+        Some(other) => {
+            let cause = "`bind` makes server blocks listen at different addresses";
+            Err(match other.first_place() {
+                Some(place) => CorefileProblem::new(place, cause),
+                None => CorefileProblem::without_line(cause),
+            })
+        }
+    }
+}
+
 impl<'a> ServerBlock<'a> {
     /// Parses a server block's keys. Keys for ports at which no queries to the cluster's DNS arrive
     /// count as keys for other transports.
@@ -159,6 +180,14 @@ impl<'a> ServerBlock<'a> {
         // A query goes to the block with the longest key. A DS query goes to the block with the
         // shortest key other than the root.
         (*key != Name::root()).then(|| ("receives the DS queries".to_owned(), zone.clone()))
+    }
+
+    /// The words of the block's `bind` lines.
+    fn bind_words(&self) -> Vec<&str> {
+        let binds = self.directives.iter().filter(|it| it.name() == "bind");
+        let lines = binds.flat_map(|bind| std::iter::once(&bind.head).chain(&bind.body));
+        let words = lines.flat_map(|line| line.words());
+        words.map(String::as_str).collect()
     }
 
     /// The block's keys for plain DNS, each with its port.

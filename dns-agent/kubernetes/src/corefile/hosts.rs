@@ -36,11 +36,15 @@ pub(super) fn read_hosts(
     } else {
         Reverse::On
     };
+    // Without a file argument, all reverse names pass anyway.
+    let reverse_of_entries = match file {
+        None => Reverse::Off,
+        Some(_) => reverse,
+    };
     match file {
         // Without a file argument, it reads its container's /etc/hosts, which has the pod's own
         // name and address. It answers PTR queries outside its zones too.
         None => findings.extend(reverse.finding_about_unread_file(head)),
-        Some(KnownFile::Absent) => {}
         Some(KnownFile::Text(text)) => {
             let file = HostsText::read(text, &zones).bounded(answered);
             let cause = "`hosts` has addresses for these names in its file";
@@ -50,7 +54,12 @@ pub(super) fn read_hosts(
                 findings.push(CorefileFinding::new(&head.place, cause, file.reverse));
             }
         }
-        Some(KnownFile::Unknown(reason)) => {
+        // CoreDNS keeps the names of a file that disappears.
+        Some(unread @ (KnownFile::Absent | KnownFile::Unknown(_))) => {
+            let reason = match unread {
+                KnownFile::Unknown(reason) => reason,
+                _ => "it doesn't exist now".to_owned(),
+            };
             findings.extend(reverse.finding_about_unread_file(head));
             let cause = format!("`hosts` has names from a file, and {reason}");
             findings.push(CorefileFinding::new(&head.place, cause, zones.clone()));
@@ -65,7 +74,7 @@ pub(super) fn read_hosts(
                 fallthrough = parse_zones(zones).map_err(|cause| line.problem(cause))?;
             }
             ("fallthrough_unsupported" | "no_reverse" | "reload" | "ttl", _) => {}
-            _ => findings.push(read_entry(line)?),
+            _ => findings.extend(read_entry(line, reverse_of_entries)?),
         }
     }
     // Without `fallthrough`, the plugin answers all names in its zones.
@@ -123,7 +132,7 @@ impl HostsText {
             let before = file.names.len();
             file.names.extend(names);
             if file.names.len() > before {
-                file.reverse.push(reverse_name(address));
+                file.reverse.extend(reverse_names(address));
             }
         }
         for names in [&mut file.names, &mut file.reverse] {
@@ -150,6 +159,17 @@ impl HostsText {
     }
 }
 
+/// The names by which CoreDNS finds an address: Go doesn't distinguish an IPv4 address from the same
+/// address mapped into IPv6.
+fn reverse_names(address: IpAddr) -> [Name; 2] {
+    let canonical = address.to_canonical();
+    let mapped = match canonical {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().into(),
+        IpAddr::V6(_) => canonical,
+    };
+    [canonical, mapped].map(reverse_name)
+}
+
 /// Reads an address without its scope.
 fn read_address(text: &str) -> Option<IpAddr> {
     let without_scope = text.split_once('%').map_or(text, |(address, _)| address);
@@ -157,13 +177,16 @@ fn read_address(text: &str) -> Option<IpAddr> {
 }
 
 /// Reads an entry: an address and its names.
-fn read_entry(line: &CorefileLine) -> Result<CorefileFinding, CorefileProblem> {
-    let address = line.name();
-    if read_address(address).is_none() {
+fn read_entry(
+    line: &CorefileLine,
+    reverse: Reverse,
+) -> Result<Vec<CorefileFinding>, CorefileProblem> {
+    let text = line.name();
+    let Some(address) = read_address(text) else {
         return Err(line.problem(format!(
-            "`{address}` in `hosts` is neither an option nor an address"
+            "`{text}` in `hosts` is neither an option nor an address"
         )));
-    }
+    };
     let mut names = Vec::new();
     for host in line.args() {
         // CoreDNS treats `#` in a quoted name, and the text after it, as a comment.
@@ -176,9 +199,12 @@ fn read_entry(line: &CorefileLine) -> Result<CorefileFinding, CorefileProblem> {
         let host = host.strip_prefix("*.").unwrap_or(host);
         names.push(parse_name(host).map_err(|cause| line.problem(cause))?);
     }
-    Ok(CorefileFinding::new(
-        &line.place,
-        "`hosts` has addresses for these names",
-        names,
-    ))
+    let cause = "`hosts` has addresses for these names";
+    let mut findings = vec![CorefileFinding::new(&line.place, cause, names)];
+    if reverse == Reverse::On {
+        let cause = "`hosts` has names for this address";
+        let names = reverse_names(address).to_vec();
+        findings.push(CorefileFinding::new(&line.place, cause, names));
+    }
+    Ok(findings)
 }

@@ -4,6 +4,7 @@
 //! Words are inserted, and not text: a closing brace in an imported file ends the server block of
 //! the importing file. Snippets are not inserted.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::config::CoreDnsConfig;
@@ -23,6 +24,7 @@ pub(super) fn read_words(config: &CoreDnsConfig) -> Result<Vec<CorefileWord>, Co
     let mut importer = Importer {
         config,
         imports: 0,
+        imported: BTreeSet::new(),
         length: config.corefile.len(),
     };
     let mut words = importer.follow_imports(words)?;
@@ -69,6 +71,8 @@ struct Importer<'a> {
     config: &'a CoreDnsConfig,
     /// How many `import` lines were followed.
     imports: usize,
+    /// The paths of the imported files.
+    imported: BTreeSet<String>,
     /// How many bytes of text were read.
     length: usize,
 }
@@ -153,7 +157,10 @@ impl Importer<'_> {
         let Some(pattern) = absolute_path(&pattern, importing.unwrap_or_default()) else {
             return unknown("it isn't known in which directory the Corefile is");
         };
-        let is_pattern = pattern.contains(['*', '?', '[', ']']);
+        if pattern.ends_with('/') {
+            return unknown("it names a directory");
+        }
+        let is_pattern = pattern.contains(['*', '?', '[', ']', '\\']);
         let count = |wildcard: char| pattern.matches(wildcard).count();
         if count('*') > 1 || count('?') > 1 || (pattern.contains('[') && pattern.contains(']')) {
             let cause = format!("`import {pattern}` has several wildcards");
@@ -169,6 +176,10 @@ impl Importer<'_> {
         };
         let mut words = Vec::new();
         for path in paths {
+            // Words of the same file that follow each other have no line breaks between them.
+            if !self.imported.insert(path.clone()) {
+                return Ok(Import::Unknown(format!("{path} is imported twice")));
+            }
             match self.config.files.read(&path) {
                 KnownFile::Text(text) => {
                     self.length += text.len();

@@ -107,8 +107,7 @@ impl PluginReader<'_> {
             | "shed" | "timeouts" | "trace" => Ok(Vec::new()),
             // `tls` concerns other transports, and `chaos` queries of class CH.
             "chaos" | "tls" => Ok(Vec::new()),
-            // A query that arrives at none of the addresses gets no answer, and the other blocks are
-            // compared with this one.
+            // `blocks::check_binds` compares the addresses of all blocks.
             "bind" if answering == AnsweringPlugin::Kubernetes => Ok(Vec::new()),
             // `nsid` adds an option to answers to queries that ask for it. Zerohop's answers lack it.
             "nsid" => Ok(Vec::new()),

@@ -8,6 +8,8 @@ use super::finding::{CorefileProblem, Loadability};
 use super::parser::{Corefile, CorefileLine, Directive};
 
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(30);
+/// The interval at which `hosts` reads its file (CoreDNS, `plugin/hosts`).
+const DEFAULT_HOSTS_INTERVAL: Duration = Duration::from_secs(5);
 const DEFAULT_JITTER: Duration = Duration::from_secs(15);
 const MIN_INTERVAL: Duration = Duration::from_secs(2);
 const MIN_JITTER: Duration = Duration::from_secs(1);
@@ -63,7 +65,30 @@ impl Reload {
                 longest = Reload::Every { interval, jitter };
             }
         }
-        longest
+        longest.after_hosts_files(directives())
+    }
+
+    /// The slowest of this `reload` and those of hosts files, which CoreDNS reads at intervals of
+    /// their own.
+    fn after_hosts_files<'a>(self, directives: impl Iterator<Item = &'a Directive>) -> Reload {
+        let mut slowest = self;
+        let with_file = directives.filter(|it| it.name() == "hosts" && !it.head.args().is_empty());
+        for directive in with_file {
+            let own = match hosts_interval(directive) {
+                Ok(interval) if interval.is_zero() => Reload::Never,
+                Ok(interval) => Reload::Every {
+                    interval,
+                    jitter: Duration::ZERO,
+                },
+                Err(RefusedReload) => return Reload::Refused,
+            };
+            slowest = match (slowest.period(), own.period()) {
+                (Some(period), Some(own_period)) if period >= own_period => slowest,
+                (Some(_), _) => own,
+                (None, _) => slowest,
+            };
+        }
+        slowest
     }
 
     /// An upper bound on the time between two checks. `None` if CoreDNS makes no checks, if the
@@ -122,6 +147,18 @@ fn read_interval(directive: &Directive) -> Result<(Duration, Duration), RefusedR
         return Err(RefusedReload);
     }
     Ok((interval, jitter.min(interval / 2)))
+}
+
+/// How often CoreDNS reads the file of a `hosts` plugin. Zero: once.
+fn hosts_interval(directive: &Directive) -> Result<Duration, RefusedReload> {
+    let mut interval = DEFAULT_HOSTS_INTERVAL;
+    for option in directive.body.iter().filter(|it| it.name() == "reload") {
+        interval = match option.args() {
+            [text] => parse_duration(text)?,
+            _ => return Err(RefusedReload),
+        };
+    }
+    Ok(interval)
 }
 
 /// Reads a duration in Go's notation, such as `1h30m` or `1.5s` (Go, `time.ParseDuration`).

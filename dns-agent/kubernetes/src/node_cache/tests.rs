@@ -1,6 +1,7 @@
 //! Detection of node caches, and their configuration.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 use serde_json::{Value, json};
@@ -70,13 +71,13 @@ fn map(name: &str) -> ObjectKey {
     ObjectKey::new("kube-system", name)
 }
 
-fn data(texts: &[(&str, &str)]) -> Option<ConfigMapData> {
+fn data(texts: &[(&str, &str)]) -> Option<Arc<ConfigMapData>> {
     let texts = texts.iter();
-    Some(
+    Some(Arc::new(
         texts
             .map(|(key, text)| ((*key).into(), (*text).into()))
             .collect(),
-    )
+    ))
 }
 
 /// Changes a pod's spec.

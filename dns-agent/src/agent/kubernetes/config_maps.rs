@@ -34,15 +34,33 @@ pub(super) struct ConfigMapsReading {
     pub(super) updates: ConfigMapUpdates,
 }
 
+/// Why a ConfigMap isn't known, as a clause.
+#[derive(Debug)]
+pub(super) enum UnreadMap {
+    /// Its first list has not ended.
+    Awaited(String),
+    Failed(String),
+}
+
+impl From<UnreadMap> for String {
+    fn from(unread: UnreadMap) -> String {
+        match unread {
+            UnreadMap::Awaited(reason) | UnreadMap::Failed(reason) => reason,
+        }
+    }
+}
+
 struct WatchedConfigMap {
     source: KubernetesSource,
     events: mpsc::Receiver<ReceivedEvent>,
     /// The ConfigMap's texts: `None` while they are not known, `Some(None)` if the ConfigMap does
     /// not exist.
-    data: Option<Option<ConfigMapData>>,
+    data: Option<Option<Arc<ConfigMapData>>>,
     /// When the ConfigMap was last written, if known.
     written: Option<WriteTime>,
     updates: ConfigMapUpdates,
+    /// Whether the ConfigMap exists but can't be parsed.
+    is_unusable: bool,
 }
 
 impl ConfigMapWatches {
@@ -77,11 +95,11 @@ impl ConfigMapWatches {
             .collect()
     }
 
-    /// The texts of these ConfigMaps. `Err`: why one of them isn't known, as a clause.
+    /// The texts of these ConfigMaps.
     pub(super) fn read<'a>(
         &self,
         keys: impl IntoIterator<Item = &'a ObjectKey>,
-    ) -> Result<ConfigMapsReading, String> {
+    ) -> Result<ConfigMapsReading, UnreadMap> {
         let mut reading = ConfigMapsReading {
             texts: ConfigMapTexts::new(),
             written: None,
@@ -89,10 +107,10 @@ impl ConfigMapWatches {
         };
         for key in keys {
             let map = self.maps.get(key).ok_or_else(|| {
-                format!(
+                UnreadMap::Failed(format!(
                     "ConfigMap {key} isn't read, because at most {MAX_MAPS} ConfigMaps with \
                      configurations are read"
-                )
+                ))
             })?;
             let data = map.data.as_ref().ok_or_else(|| map.why_unknown(key))?;
             reading.texts.insert(key.clone(), data.clone());
@@ -125,6 +143,7 @@ impl WatchedConfigMap {
             data: None,
             written: None,
             updates: ConfigMapUpdates::Propagated,
+            is_unusable: false,
         }
     }
 
@@ -135,17 +154,21 @@ impl WatchedConfigMap {
                 written,
                 updates,
             } => {
-                self.data = Some(data);
+                self.data = Some(data.map(Arc::new));
                 self.written = written;
                 self.updates = updates;
+                self.is_unusable = false;
             }
-            Event::Unusable { .. } => self.data = None,
+            Event::Unusable { .. } => {
+                self.data = None;
+                self.is_unusable = true;
+            }
             _ => {}
         }
     }
 
     /// Why the texts of the ConfigMap `key` are not known.
-    fn why_unknown(&self, key: &ObjectKey) -> String {
+    fn why_unknown(&self, key: &ObjectKey) -> UnreadMap {
         let feeds = self.source.health().feeds();
         let mut errors = feeds
             .into_values()
@@ -154,20 +177,29 @@ impl WatchedConfigMap {
                 _ => None,
             });
         match errors.next() {
-            Some(error) => format!(
+            Some(error) => UnreadMap::Failed(format!(
                 "ConfigMap {key} can't be read: {error}; if reading is forbidden, add {} to \
                  resourceNames of `configmaps` in the agent's ClusterRole",
                 key.name
-            ),
-            None => format!("ConfigMap {key} has not been read yet"),
+            )),
+            None if self.is_unusable => {
+                UnreadMap::Failed(format!("ConfigMap {key} has entries that can't be read"))
+            }
+            None => UnreadMap::Awaited(format!("ConfigMap {key} has not been read yet")),
         }
     }
 }
 
-/// The later of two times. An unknown time counts as earlier than any other.
+/// The later of two times. An unknown time counts as earlier than any other. If one of the
+/// ConfigMaps was edited, an earlier configuration existed, although the other was created later.
 fn later_write(a: Option<WriteTime>, b: Option<WriteTime>) -> Option<WriteTime> {
     let at = |written: &WriteTime| match written {
         WriteTime::Created(at) | WriteTime::Edited(at) => *at,
     };
-    a.into_iter().chain(b).max_by_key(at)
+    let both = || a.into_iter().chain(b);
+    let later = both().max_by_key(at)?;
+    Some(match both().any(|it| matches!(it, WriteTime::Edited(_))) {
+        true => WriteTime::Edited(at(&later)),
+        false => later,
+    })
 }

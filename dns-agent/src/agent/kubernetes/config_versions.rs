@@ -143,13 +143,15 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
     }
 
     /// Adds a version with an unknown text, which the program may have read after the newest one.
+    /// Only a restart of the program ends it: CoreDNS may miss an edit of an imported file that is
+    /// made while it reloads (coredns/coredns issue 6243).
     pub(super) fn add_unknown(&mut self) {
         let Some(newest) = self.versions.last() else {
             return;
         };
         self.versions.push(ConfigVersion {
             text: VersionText::Unknown,
-            reload: newest.reload,
+            reload: Reload::Never,
             edited_at: newest.edited_at,
         });
     }

@@ -14,10 +14,11 @@ use zerohop_kubernetes::{ConfigMapUpdates, CoreDnsConfig, CoreDnsServer, ObjectK
 use zerohop_kubernetes_api::{Client, SourceHealth};
 
 use super::{
-    config_maps::ConfigMapWatches,
+    config_maps::{ConfigMapWatches, UnreadMap},
     config_versions::{ConfigVersions, Hold, KUBELET_DELAY, RunningPods},
-    dns_path::{DnsPath, PodStarts, ServerPod},
+    dns_path::{DnsPath, PodStarts, Readiness, ServerPod},
 };
+use crate::config::{KubernetesConfig, WithoutCorefile};
 
 /// The most groups of pods with different configurations. With more, everything passes.
 const MAX_GROUPS: usize = 8;
@@ -30,6 +31,7 @@ pub(super) struct CoreDnsConfigs {
     /// The ConfigMap that the operator has named. `None`: the pods show it.
     given: Option<CoreDnsServer>,
     watch: PodWatch,
+    without_corefile: WithoutCorefile,
     maps: ConfigMapWatches,
     groups: BTreeMap<CoreDnsServer, PodGroup>,
 }
@@ -44,6 +46,8 @@ pub(super) enum PodWatch {
 
 /// Pods that run CoreDNS alike.
 struct PodGroup {
+    /// Whether a pod of the group is ready.
+    readiness: Readiness,
     /// When the pods were started. `None` if pods are not watched, or not known.
     starts: Option<PodStarts>,
     versions: ConfigVersions<CorefileVersion>,
@@ -65,11 +69,13 @@ pub(super) enum ConfigsReading {
 impl CoreDnsConfigs {
     pub(super) fn new(
         client: Client,
-        given: Option<&ObjectKey>,
+        kubernetes: &KubernetesConfig,
         watch: PodWatch,
     ) -> CoreDnsConfigs {
+        let given = kubernetes.corefile.as_ref();
         CoreDnsConfigs {
             watch,
+            without_corefile: kubernetes.without_corefile,
             given: given.cloned().map(CoreDnsServer::with_config_map),
             maps: ConfigMapWatches::new(client),
             groups: BTreeMap::new(),
@@ -93,8 +99,8 @@ impl CoreDnsConfigs {
         match &self.given {
             Some(given) => {
                 let starts = dns_path.and_then(|path| path.starts.clone());
-                let given = given.clone();
-                self.set_groups(BTreeMap::from([(given, starts)]));
+                let group = (Readiness::Ready, starts);
+                self.set_groups(BTreeMap::from([(given.clone(), group)]));
             }
             None => {
                 let Some(servers) = dns_path.and_then(|path| path.servers.as_ref()) else {
@@ -108,19 +114,19 @@ impl CoreDnsConfigs {
         let wanted: BTreeSet<ObjectKey> = servers.flat_map(|it| it.config_maps(&known)).collect();
         self.maps.watch(&wanted);
         let mut configs = BTreeMap::new();
-        for (server, group) in &mut self.groups {
+        let groups = self.groups.iter_mut();
+        for (server, group) in groups.filter(|(_, group)| group.readiness == Readiness::Ready) {
             match group.read(server, &self.maps, self.watch) {
                 Ok(config) => {
                     configs.insert(server.clone(), config);
                 }
-                Err(reason) => unknown.push(Hold {
+                Err(UnreadMap::Awaited(_)) => return ConfigsReading::Awaited,
+                // The operator's settings may not answer for a Corefile that exists.
+                Err(UnreadMap::Failed(reason)) => unknown.push(Hold {
                     until: None,
                     reason: format!("CoreDNS's configuration isn't known: {reason}"),
                 }),
             }
-        }
-        if configs.is_empty() && self.given.is_some() {
-            return ConfigsReading::Awaited;
         }
         ConfigsReading::Known { configs, unknown }
     }
@@ -133,7 +139,9 @@ impl CoreDnsConfigs {
         is_harmless: impl Fn(&CoreDnsServer, &CorefileVersion) -> bool,
     ) -> Vec<Hold> {
         let watch = self.watch;
-        let holds = self.groups.iter_mut().filter_map(|(server, group)| {
+        let groups = self.groups.iter_mut();
+        let groups = groups.filter(|(_, group)| group.readiness == Readiness::Ready);
+        let holds = groups.filter_map(|(server, group)| {
             let pods = running_pods(group.starts.as_ref(), watch);
             let versions = &mut group.versions;
             let hold = versions.hold("CoreDNS", pods, |config| is_harmless(server, config))?;
@@ -144,75 +152,78 @@ impl CoreDnsConfigs {
     }
 
     /// Groups the pods. If none is ready, the groups stay, because CoreDNS answers nothing then.
-    /// Returns why the configuration of some pods isn't known.
+    /// Returns why the configuration of some pods isn't known. With `--trust-zone`, no pod needs to
+    /// run CoreDNS.
     fn follow_pods(&mut self, servers: &[ServerPod]) -> Option<Hold> {
-        let hold = |reason: String| {
-            Some(Hold {
-                until: None,
-                reason,
-            })
-        };
-        if servers.is_empty() {
-            let reason = "the cluster's DNS Service has no ready endpoint";
-            return self.groups.is_empty().then(|| hold(reason.to_owned()))?;
-        }
-        let mut groups: BTreeMap<CoreDnsServer, Option<PodStarts>> = BTreeMap::new();
+        let mut groups = BTreeMap::<CoreDnsServer, (Readiness, Option<PodStarts>)>::new();
         let mut unread = None;
-        for ServerPod {
-            name,
-            started,
-            server,
-        } in servers
-        {
-            match server {
-                Ok(server) => {
-                    let starts = groups.entry(server.clone()).or_default();
-                    starts.get_or_insert_default().0.push(*started);
+        for server in servers {
+            match (&server.server, server.readiness) {
+                (Ok(how), readiness) => {
+                    let group = groups.entry(how.clone());
+                    let (group, starts) = group.or_insert((Readiness::Unready, None));
+                    if readiness == Readiness::Ready {
+                        *group = readiness;
+                    }
+                    starts.get_or_insert_default().0.push(server.started);
                 }
-                Err(reason) => {
+                (Err(reason), Readiness::Ready) => {
                     unread.get_or_insert_with(|| {
-                        format!("it isn't known how {name} answers DNS: {reason}")
+                        format!("it isn't known how {} answers DNS: {reason}", server.name)
                     });
                 }
+                (Err(_), Readiness::Unready) => {}
             }
         }
+        let is_ready = |(readiness, _): &&(Readiness, _)| *readiness == Readiness::Ready;
+        let has_ready = groups.values().any(|group| is_ready(&group));
         if groups.len() > MAX_GROUPS {
             let count = groups.len();
             unread = Some(format!(
                 "CoreDNS's pods have {count} different configurations, and at most {MAX_GROUPS} \
                  are read"
             ));
-        } else if !groups.is_empty() {
+        } else if has_ready {
             self.set_groups(groups);
+        } else if unread.is_none() && self.groups.is_empty() {
+            unread = Some("the cluster's DNS Service has no ready endpoint".to_owned());
         }
-        unread.and_then(hold)
+        if self.groups.is_empty() && self.without_corefile == WithoutCorefile::Trust {
+            return None;
+        }
+        unread.map(|reason| Hold {
+            until: None,
+            reason,
+        })
     }
 
-    fn set_groups(&mut self, groups: BTreeMap<CoreDnsServer, Option<PodStarts>>) {
+    fn set_groups(&mut self, groups: BTreeMap<CoreDnsServer, (Readiness, Option<PodStarts>)>) {
         self.groups.retain(|server, _| groups.contains_key(server));
-        for (server, starts) in groups {
+        for (server, (readiness, starts)) in groups {
             let group = self.groups.entry(server).or_insert_with(|| PodGroup {
+                readiness,
                 starts: None,
                 versions: ConfigVersions::new(KUBELET_DELAY),
             });
+            group.readiness = readiness;
             group.starts = starts;
         }
     }
 }
 
 impl PodGroup {
-    /// Reads the current configuration, and adds it to the versions. `Err`: why it isn't known, as
-    /// a clause.
+    /// Reads the current configuration, and adds it to the versions.
     fn read(
         &mut self,
         server: &CoreDnsServer,
         maps: &ConfigMapWatches,
         watch: PodWatch,
-    ) -> Result<CorefileVersion, String> {
+    ) -> Result<CorefileVersion, UnreadMap> {
         let known = maps.known();
         let keys = server.config_maps(&known);
         let reading = maps.read(&keys)?;
-        let config = server.read_config(&reading.texts)?;
+        let config = server.read_config(&reading.texts);
+        let config = config.map_err(UnreadMap::Failed)?;
         let reload = match config.as_ref().map(Reload::read) {
             // Without a Corefile in the ConfigMap, CoreDNS keeps running with its current one.
             None | Some(Reload::Refused) => Reload::Refused,

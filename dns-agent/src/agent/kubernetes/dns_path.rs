@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     time::SystemTime,
 };
 
@@ -28,8 +29,8 @@ pub(super) struct DnsPath {
     /// selector was removed, the start times are empty; if the Service never had one, they stay
     /// `None`.
     pub(super) starts: Option<PodStarts>,
-    /// The servers at that Service's ready endpoints. `None` while the Service, its endpoints or
-    /// its pods are not listed. Empty if the Service doesn't exist.
+    /// The pods of that Service, and its ready endpoints that are no such pods. `None` while the
+    /// Service, its endpoints or its pods are not listed. Empty if the Service doesn't exist.
     pub(super) servers: Option<Vec<ServerPod>>,
 }
 
@@ -40,8 +41,18 @@ pub(super) struct ServerPod {
     pub(super) name: String,
     /// As [`CachePod::started`].
     pub(super) started: Option<SystemTime>,
+    pub(super) readiness: Readiness,
     /// `Err`: why it isn't known how the pod answers DNS, as a clause.
     pub(super) server: Result<CoreDnsServer, String>,
+}
+
+/// Whether a pod gets queries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Readiness {
+    /// It is a ready endpoint.
+    Ready,
+    /// It may become ready again, with the configuration that it has now.
+    Unready,
 }
 
 /// The pod of a node cache.
@@ -88,7 +99,7 @@ enum ListState {
 
 impl ServerPod {
     /// The server in a pod that receives queries at this port. `None`: the port is unknown.
-    fn of_pod(pod: &PolicyPod, port: Option<u16>) -> ServerPod {
+    fn of_pod(pod: &PolicyPod, readiness: Readiness, port: Option<u16>) -> ServerPod {
         let containers = pod.dns_containers.as_deref();
         let server = match (containers, port) {
             (Some(containers), Some(port)) => containers.server_at(port),
@@ -97,7 +108,18 @@ impl ServerPod {
         ServerPod {
             name: format!("Pod {}", pod.key),
             started: pod.started,
+            readiness,
             server,
+        }
+    }
+
+    /// A ready server of which nothing is known. `reason` is a clause.
+    fn unknown(name: String, reason: String) -> ServerPod {
+        ServerPod {
+            name,
+            started: None,
+            readiness: Readiness::Ready,
+            server: Err(reason),
         }
     }
 }
@@ -116,8 +138,40 @@ impl PodStarts {
 }
 
 impl DnsPathObserver {
-    /// Applies an event of a feed.
-    pub(super) fn apply_event(&mut self, event: &Event) {
+    /// Applies an event of a feed. Returns whether the path may have changed.
+    pub(super) fn apply_event(&mut self, event: &Event) -> bool {
+        let may_change = self.concerns_path(event);
+        self.apply(event);
+        may_change
+    }
+
+    /// Whether an event may change the path. Most events are about other pods of this node, or about
+    /// policies.
+    fn concerns_path(&self, event: &Event) -> bool {
+        let is_known_cache = |key: &ObjectKey| self.caches.contains(key);
+        match event {
+            Event::Applied {
+                feed: Feed::Clients,
+                object: Object::Fact(Fact::Pod(pod)),
+                ..
+            } => pod.node_cache.is_some() || is_known_cache(&pod.key),
+            Event::Deleted {
+                feed: Feed::Clients,
+                key,
+            } => is_known_cache(key),
+            Event::Applied { feed, .. }
+            | Event::Deleted { feed, .. }
+            | Event::Unusable { feed, .. }
+            | Event::ListStarted(feed)
+            | Event::ListEnded(feed) => matches!(
+                feed,
+                Feed::Clients | Feed::DnsService | Feed::DnsEndpoints | Feed::DnsPods
+            ),
+            Event::Covered(..) | Event::ConfigMap { .. } => false,
+        }
+    }
+
+    fn apply(&mut self, event: &Event) {
         match event {
             Event::ListStarted(feed) => self.apply_list_event(*feed, ListStarted),
             Event::ListEnded(feed) => self.apply_list_event(*feed, ListEnded),
@@ -167,44 +221,52 @@ impl DnsPathObserver {
         let Some(port) = service.dns_port() else {
             return Some(Vec::new());
         };
-        let mut endpoints = BTreeSet::new();
-        let mut servers: BTreeMap<String, ServerPod> = BTreeMap::new();
+        let mut servers = Vec::new();
+        let mut ready: BTreeMap<IpAddr, u16> = BTreeMap::new();
         for (key, slice) in slices {
             let Some(slice) = slice else {
-                let name = format!("EndpointSlice {key}");
-                let server = Err("it can't be read".to_owned());
-                let unread = ServerPod {
-                    name: name.clone(),
-                    started: None,
-                    server,
-                };
-                servers.insert(name, unread);
+                servers.push(ServerPod::unknown(
+                    format!("EndpointSlice {key}"),
+                    "it can't be read".to_owned(),
+                ));
                 continue;
             };
             let is_target = |other: &&Port| other.protocol == "udp" && other.name == port.name;
             for target in slice.ports.iter().filter(is_target) {
-                let number = target.number.valid();
-                let addresses = slice.addresses.iter();
-                endpoints.extend(addresses.map(|address| (*address, number)));
+                let Some(number) = target.number.valid() else {
+                    continue;
+                };
+                ready.extend(slice.addresses.iter().map(|address| (*address, number)));
             }
         }
-        for (address, number) in endpoints {
-            let mut with_address = pods.values().filter(|pod| pod.addresses.contains(&address));
-            let server = match (with_address.next(), with_address.next()) {
-                (Some(pod), None) => ServerPod::of_pod(pod, number),
-                _ => ServerPod {
-                    name: format!("the endpoint {address}"),
-                    started: None,
-                    server: Err(format!(
-                        "it is not the address of exactly one Pod that Service {} selects",
-                        service.key
-                    )),
-                },
-            };
+        // A pod that isn't ready has the port of the others.
+        let mut numbers = ready.values();
+        let usual = numbers
+            .next()
+            .filter(|first| numbers.all(|other| other == *first));
+        let usual = usual.copied();
+        for pod in pods.values() {
+            let number = pod
+                .addresses
+                .iter()
+                .find_map(|address| ready.remove(address));
             // A pod has an address of each family.
-            servers.insert(server.name.clone(), server);
+            for address in &pod.addresses {
+                ready.remove(address);
+            }
+            servers.push(match number {
+                Some(number) => ServerPod::of_pod(pod, Readiness::Ready, Some(number)),
+                None => ServerPod::of_pod(pod, Readiness::Unready, usual),
+            });
         }
-        Some(servers.into_values().collect())
+        servers.extend(ready.keys().map(|address| {
+            let reason = format!(
+                "it is not the address of a Pod that Service {} selects",
+                service.key
+            );
+            ServerPod::unknown(format!("the endpoint {address}"), reason)
+        }));
+        Some(servers)
     }
 
     fn apply_fact(&mut self, feed: Feed, fact: &Fact) {
@@ -294,6 +356,11 @@ impl<T> ListedObjects<T> {
             }
             Reset => *self = ListedObjects::default(),
         }
+    }
+
+    /// Whether there is an object with this key.
+    pub(super) fn contains(&self, key: &ObjectKey) -> bool {
+        self.objects.contains_key(key)
     }
 
     /// The number of objects.

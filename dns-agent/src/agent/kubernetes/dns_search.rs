@@ -24,7 +24,8 @@ const MAX_CANDIDATES: usize = 1_000;
 /// The Namespaces that only a cluster's operators write to. Their Services are preferred.
 const SYSTEM_NAMESPACES: [&str; 2] = ["kube-system", "openshift-dns"];
 
-/// The names that distributions give to the Service of the cluster's DNS. They are preferred.
+/// The names that distributions give to the Service of the cluster's DNS. They are preferred
+/// in these Namespaces.
 const USUAL_NAMES: [&str; 4] = [
     "kube-dns",
     "coredns",
@@ -52,8 +53,16 @@ pub(super) struct ServiceSearch {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Preference {
     class: PreferenceClass,
+    addressing: Addressing,
     created: Option<SystemTime>,
     key: ObjectKey,
+}
+
+/// Whether pods can query the Service's own address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Addressing {
+    ClusterIp,
+    Headless,
 }
 
 /// Services of a better class replace a Service that was found before.
@@ -61,7 +70,7 @@ struct Preference {
 enum PreferenceClass {
     UsualNameInSystemNamespace,
     SystemNamespace,
-    UsualName,
+    /// Services of operators and tenants, whatever their names.
     Other,
 }
 
@@ -162,8 +171,11 @@ impl Preference {
             class: match (is_system, is_usual) {
                 (true, true) => PreferenceClass::UsualNameInSystemNamespace,
                 (true, false) => PreferenceClass::SystemNamespace,
-                (false, true) => PreferenceClass::UsualName,
-                (false, false) => PreferenceClass::Other,
+                (false, _) => PreferenceClass::Other,
+            },
+            addressing: match service.addresses.is_empty() {
+                false => Addressing::ClusterIp,
+                true => Addressing::Headless,
             },
             created: service.created,
             key: key.clone(),
@@ -181,7 +193,9 @@ fn choose(
     let before = before
         .and_then(|key| candidates.get(key))
         .map(Preference::of);
-    let kept = before.filter(|before| before.class <= best.class);
+    let is_as_good =
+        |before: &Preference| (before.class, before.addressing) <= (best.class, best.addressing);
+    let kept = before.filter(is_as_good);
     Some(kept.unwrap_or(best).key)
 }
 

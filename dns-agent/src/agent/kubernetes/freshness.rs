@@ -16,6 +16,14 @@ use super::config_versions::Hold;
 use crate::agent::kernel_plane::{Freshness, StaleReason};
 use crate::config::{DnsAddresses, KubernetesConfig};
 
+/// The feeds of facts that show which pods answer DNS.
+const PATH_FEEDS: [Feed; 4] = [
+    Feed::Clients,
+    Feed::DnsService,
+    Feed::DnsEndpoints,
+    Feed::DnsPods,
+];
+
 /// The intake's state about the Kubernetes API: the current plan and the health of its feeds.
 pub(super) struct ApiFreshness {
     /// The Service of the cluster's DNS. `None`: not known yet.
@@ -30,7 +38,8 @@ pub(super) struct ApiFreshness {
     pub(super) cluster_dns: Option<UpstreamServers>,
     /// The health of the feeds of objects.
     pub(super) feed_health: Vec<Arc<SourceHealth>>,
-    /// The health of the feeds of facts. One of them reports node caches.
+    /// The health of the feeds of facts. Some of them report which pods
+    /// answer DNS.
     pub(super) policy_feed_health: Vec<Arc<SourceHealth>>,
     /// The feeds of objects in the current plan; empty before the first plan.
     pub(super) planned_feeds: BTreeSet<Feed>,
@@ -75,6 +84,8 @@ impl ApiFreshness {
         self.dns_service = Some(service);
         self.cache_addresses.clear();
         self.policy_feed_health.clear();
+        self.planned_feeds.clear();
+        self.unlisted_feeds.clear();
         let reason = "the Service of the cluster's DNS was found just now".to_owned();
         let until = None;
         self.holds = vec![Hold { until, reason }];
@@ -103,8 +114,8 @@ impl ApiFreshness {
         self.active_holds().next().is_some()
     }
 
-    /// The freshness: current if no hold is active, and if every feed of objects and the feed that
-    /// reports node caches have received something within `--max-age`.
+    /// The freshness: current if no hold is active, and if every feed of objects and those of
+    /// [`PATH_FEEDS`] have received something within `--max-age`.
     pub(super) fn freshness(&self) -> Freshness {
         if self.is_held() {
             return Freshness::Stale(StaleReason::Held);
@@ -117,10 +128,10 @@ impl ApiFreshness {
             .policy_feed_health
             .iter()
             .flat_map(|health| health.feeds());
-        let mut caches = feeds.filter(|(feed, _)| *feed == Feed::Clients);
-        let knows_caches =
+        let mut path = feeds.filter(|(feed, _)| PATH_FEEDS.contains(feed));
+        let is_known =
             |(_, health): (_, FeedHealth)| health.age().is_some_and(|age| age <= max_age);
-        if self.feed_health.iter().all(is_fresh) && caches.all(knows_caches) {
+        if self.feed_health.iter().all(is_fresh) && path.all(is_known) {
             Freshness::Current
         } else {
             Freshness::Stale(StaleReason::Silence)

@@ -201,8 +201,9 @@ impl PolicyFollower {
 
     /// Applies an event to the DNS path, and sends the path if it has changed.
     fn update_dns_path(&mut self, event: &Event) {
-        self.observer.apply_event(event);
-        self.send_dns_path();
+        if self.observer.apply_event(event) {
+            self.send_dns_path();
+        }
     }
 
     fn send_dns_path(&mut self) {

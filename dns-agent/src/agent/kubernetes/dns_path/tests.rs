@@ -59,7 +59,9 @@ fn deleted(feed: Feed, name: &str) -> Event {
 /// An observer after these events.
 fn observer_after(events: &[Event]) -> DnsPathObserver {
     let mut observer = DnsPathObserver::default();
-    events.iter().for_each(|event| observer.apply_event(event));
+    for event in events {
+        observer.apply_event(event);
+    }
     observer
 }
 

@@ -38,6 +38,14 @@ fn services_of_the_system_are_preferred() {
 }
 
 #[test]
+fn names_count_only_in_namespaces_of_the_system() {
+    let dns = service("dns", "cluster-dns", 1);
+    let tenant = service("tenant", "kube-dns", 2);
+    let candidates = BTreeMap::from([dns.clone(), tenant]);
+    assert_eq!(choose(&candidates, None), Some(dns.0));
+}
+
+#[test]
 fn an_equally_good_service_replaces_none() {
     let older = service("kube-system", "a", 1);
     let newer = service("kube-system", "b", 2);

@@ -214,8 +214,9 @@ impl KubernetesSource {
     }
 
     /// Starts reading the Service of the cluster's DNS and its endpoints and, if `scope` names a
-    /// node, the Pods of that node. These objects show which pods answer DNS. A source from [`KubernetesSource::start_policies`] reads the same objects and
-    /// more. Otherwise like [`KubernetesSource::start`].
+    /// node, the Pods of that node. These objects show which pods answer DNS. A source from
+    /// [`KubernetesSource::start_policies`] reads the same objects and more. Otherwise like
+    /// [`KubernetesSource::start`].
     #[must_use]
     pub fn start_dns_path(
         client: Client,
@@ -239,8 +240,8 @@ impl KubernetesSource {
         KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
     }
 
-    /// Starts reading all Services with UDP port 53, one of which may be the cluster's DNS. Otherwise
-    /// like [`KubernetesSource::start`].
+    /// Starts reading all Services with UDP port 53, one of which may be the cluster's DNS.
+    /// Otherwise like [`KubernetesSource::start`].
     #[must_use]
     pub fn start_dns_candidates(
         client: Client,
@@ -251,8 +252,8 @@ impl KubernetesSource {
         KubernetesSource::start_feeds(client, feeds, first_list_jitter, events)
     }
 
-    /// Starts reading a ConfigMap with the configuration of CoreDNS or NodeLocal DNSCache. Otherwise
-    /// like [`KubernetesSource::start`].
+    /// Starts reading a ConfigMap with the configuration of CoreDNS or NodeLocal DNSCache.
+    /// Otherwise like [`KubernetesSource::start`].
     #[must_use]
     pub fn start_config_map(
         client: Client,

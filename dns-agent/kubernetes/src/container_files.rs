@@ -425,7 +425,7 @@ impl KnownFiles {
         let matching: Vec<&String> = matching
             .filter(|name| matches_pattern(pattern_part, name))
             .collect();
-        if may_match_hidden(pattern_part) || matching.iter().any(|name| is_directory(name)) {
+        if may_match_hidden(pattern_part) || matching.iter().any(is_directory) {
             return Err(format!(
                 "{pattern} matches directories, so CoreDNS refuses it"
             ));
@@ -467,8 +467,8 @@ fn matches_pattern(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// Whether a pattern may match a directory in which the kubelet keeps the files of a volume, such as
-/// `..data` or `..2026_01_31_12_34_56.123456789`.
+/// Whether a pattern may match a directory in which the kubelet keeps the files of a volume, such
+/// as `..data` or `..2026_01_31_12_34_56.123456789`.
 fn may_match_hidden(pattern: &str) -> bool {
     let end = pattern.rsplit(['*', '?']).next().unwrap_or_default();
     let is_time = |c: char| c.is_ascii_digit() || matches!(c, '_' | '.');

@@ -1,12 +1,12 @@
 //! Pods that run CoreDNS: where their configuration is, as far as their Pods tell.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1 as core;
 
 use super::command_flags::CommandFlags;
-use super::container_files::{ConfigMapTexts, FileLocation, KnownFile, MountForm, Mounts};
-use super::corefile::{CoreDnsConfig, ListeningPorts, named_files};
+use super::container_files::{FileLocation, Mounts};
+use super::coredns_config::ListeningPorts;
 use super::objects::ObjectKey;
 
 /// The Namespaces that only a cluster's operators write to. Pods elsewhere may belong to a virtual
@@ -15,14 +15,11 @@ const SYSTEM_NAMESPACES: [&str; 2] = ["kube-system", "openshift-dns"];
 
 /// Where a container finds the credentials of its Pod's service account (Kubernetes,
 /// `pkg/serviceaccount`, `DefaultAPITokenMountPath`).
-const TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+pub(crate) const TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// The environment variables from which CoreDNS takes the API server's address (client-go,
 /// `rest.InClusterConfig`).
 const API_SERVER_VARIABLES: [&str; 2] = ["KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"];
-
-/// The longest Corefile that Zerohop reads, in bytes: the size limit of a ConfigMap.
-const MAX_COREFILE_LENGTH: usize = 1 << 20;
 
 /// The containers of a Pod that may answer DNS.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,16 +37,16 @@ struct DnsContainer {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CoreDnsServer {
     /// The Corefile's path.
-    path: String,
+    pub(crate) path: String,
     /// The ConfigMap with the Corefile, and the Corefile's key.
-    corefile: (ObjectKey, String),
-    mounts: Mounts,
+    pub(crate) corefile: (ObjectKey, String),
+    pub(crate) mounts: Mounts,
     /// The environment variables with known values.
-    variables: BTreeMap<String, String>,
+    pub(crate) variables: BTreeMap<String, String>,
     /// The port of server blocks without a port.
-    default_port: u16,
+    pub(crate) default_port: u16,
     /// The port at which the container receives queries. `None`: unknown.
-    queried_port: Option<u16>,
+    pub(crate) queried_port: Option<u16>,
 }
 
 impl DnsContainers {
@@ -110,90 +107,6 @@ impl CoreDnsServer {
     #[must_use]
     pub fn corefile_map(&self) -> &ObjectKey {
         &self.corefile.0
-    }
-
-    /// The ConfigMaps that the configuration comes from, as far as the data of these ConfigMaps
-    /// shows. A file may name files of other ConfigMaps.
-    #[must_use]
-    pub fn config_maps(&self, known: &ConfigMapTexts) -> BTreeSet<ObjectKey> {
-        let named = self.named_paths(known);
-        let maps = named
-            .iter()
-            .flat_map(|path| self.mounts.config_maps_at(path));
-        maps.chain([&self.corefile.0]).cloned().collect()
-    }
-
-    /// Whether the kubelet updates all files of the configuration while the container runs.
-    #[must_use]
-    pub fn follows_edits(&self, known: &ConfigMapTexts) -> bool {
-        let named = self.named_paths(known);
-        let mut paths = named.iter().chain([&self.path]);
-        paths.all(|path| self.mounts.form_at(path) == MountForm::WithDirectory)
-    }
-
-    /// The configuration, given the data of its ConfigMaps. `None` if there is no Corefile.
-    ///
-    /// # Errors
-    /// If the ConfigMap of the Corefile isn't in `maps`, or if the Corefile is longer than 1 MiB.
-    /// The error is the reason, as a clause.
-    pub fn read_config(&self, maps: &ConfigMapTexts) -> Result<Option<CoreDnsConfig>, String> {
-        let (map, key) = &self.corefile;
-        let Some(data) = maps.get(map) else {
-            return Err(format!("ConfigMap {map} has not been read"));
-        };
-        let Some(text) = data.as_ref().and_then(|data| data.get(key)) else {
-            return Ok(None);
-        };
-        if text.len() > MAX_COREFILE_LENGTH {
-            return Err(format!(
-                "its Corefile is longer than {MAX_COREFILE_LENGTH} bytes"
-            ));
-        }
-        Ok(Some(CoreDnsConfig {
-            corefile: text.clone(),
-            path: Some(self.path.clone()).filter(|path| !path.is_empty()),
-            files: self.mounts.read(maps),
-            variables: self.variables.clone(),
-            ports: ListeningPorts {
-                default: self.default_port,
-                queried: self.queried_port,
-            },
-        }))
-    }
-
-    /// The paths and patterns of files that the Corefile names, and those that these files name, as
-    /// far as they are known.
-    fn named_paths(&self, known: &ConfigMapTexts) -> BTreeSet<String> {
-        let (map, key) = &self.corefile;
-        let data = known.get(map).and_then(Option::as_ref);
-        let Some(text) = data.and_then(|data| data.get(key)) else {
-            return BTreeSet::new();
-        };
-        let files = self.mounts.read(known);
-        let mut named = BTreeSet::new();
-        let mut unread = vec![(self.path.clone(), text.as_str())];
-        while let Some((path, text)) = unread.pop() {
-            for name in named_files(text, &path) {
-                if !named.insert(name.clone()) {
-                    continue;
-                }
-                let paths = match name.matches(['*', '?']).count() {
-                    0 => vec![name],
-                    1 | 2 => files.find(&name).unwrap_or_default(),
-                    // CoreDNS refuses such a pattern.
-                    _ => Vec::new(),
-                };
-                unread.extend(
-                    paths
-                        .into_iter()
-                        .filter_map(|path| match files.read(&path) {
-                            KnownFile::Text(text) => Some((path, text)),
-                            KnownFile::Absent | KnownFile::Unknown(_) => None,
-                        }),
-                );
-            }
-        }
-        named
     }
 
     /// Finds out how a container runs CoreDNS. `Err` holds the reason as a clause.
@@ -282,6 +195,3 @@ fn udp_ports(container: &core::Container) -> Vec<u16> {
         .filter_map(|port| u16::try_from(port.container_port).ok())
         .collect()
 }
-
-#[cfg(test)]
-mod tests;

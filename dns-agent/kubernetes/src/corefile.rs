@@ -8,13 +8,13 @@
 
 mod blocks;
 mod cache;
-mod config;
 mod finding;
 mod hosts;
 mod imports;
 mod kubernetes;
 mod node_cache_effect;
 mod parser;
+mod place;
 mod plugins;
 mod reload;
 mod rewrite;
@@ -25,8 +25,6 @@ use std::collections::BTreeSet;
 
 use zerohop_zone::{AbsentNames, Name, Rtype};
 
-pub use config::CoreDnsConfig;
-pub(crate) use config::ListeningPorts;
 pub(crate) use imports::named_files;
 pub use node_cache_effect::{NodeCacheContext, NodeCacheEffect, UpstreamService};
 pub use reload::Reload;
@@ -40,6 +38,7 @@ use plugins::{AnsweringPlugin, PluginReader};
 use rewrite::RewriteRule;
 use zones::is_reverse;
 
+use super::coredns_config::CoreDnsConfig;
 use super::name_pattern::NamePattern;
 use super::selectors::Selectors;
 use super::settings::{EmptyServices, EndpointNames, PodMode, VERSION_TTL, ZonalNames};

@@ -9,6 +9,8 @@
 mod command_flags;
 mod container_files;
 mod convert;
+mod coredns_config;
+mod coredns_files;
 mod coredns_pod;
 mod corefile;
 mod coverage;
@@ -32,10 +34,11 @@ mod zone_skeleton;
 
 pub use container_files::{ConfigMapData, ConfigMapTexts};
 pub use convert::{ApiContainer, ApiContainerStatus, ApiObject, ApiPod, ApiPodSpec, ApiPodStatus};
+pub use coredns_config::CoreDnsConfig;
 pub use coredns_pod::{CoreDnsServer, DnsContainers};
 pub use corefile::{
-    AdoptedSettings, AdoptedZone, Conclusions, CoreDnsConfig, NodeCacheContext, NodeCacheEffect,
-    Reload, UpstreamService,
+    AdoptedSettings, AdoptedZone, Conclusions, NodeCacheContext, NodeCacheEffect, Reload,
+    UpstreamService,
 };
 pub use coverage::{Coverage, Covered, ServiceNames};
 pub use event::{ConfigMapUpdates, Event, WriteTime};

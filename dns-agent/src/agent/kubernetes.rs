@@ -33,7 +33,7 @@ use self::{
     dns_search::DnsSearch,
     intake::{AnswerPlan, ObjectEvent, ReaderNumber, UrgentMessage},
     node_caches::{NodeCacheConfigs, NodeCaches},
-    plan::{ClusterDns, Plan},
+    plan::{DnsPlacement, Plan},
 };
 use super::Tasks;
 use crate::{
@@ -87,8 +87,8 @@ struct ApiReader {
     publisher: KubernetesSender,
     /// The number of the newest reader of objects.
     reader_number: ReaderNumber,
-    /// The time over which the next first lists are spread. It is zero after they have started once,
-    /// because only the start of all agents causes a burst of lists.
+    /// The time over which the next first lists are spread. It is zero after they have started
+    /// once, because only the start of all agents causes a burst of lists.
     first_list_jitter_left: Duration,
 }
 
@@ -308,7 +308,7 @@ impl KubernetesFollower {
         holds.extend(unknown);
         let (keys, caches): (Vec<_>, Vec<_>) = known.into_iter().unzip();
         let (config, service) = (&self.config, &self.service);
-        let dns = ClusterDns {
+        let dns = DnsPlacement {
             kubernetes: &self.kubernetes,
             service,
         };

@@ -105,9 +105,9 @@ pub struct RunSettings {
     #[arg(long, help_heading = "The cluster's DNS", group = WITH_KUBERNETES)]
     pub trust_zone: bool,
 
-    /// The Service of the cluster's DNS [default: one with UDP port 53, found by the
-    /// agent]. The kernel answers queries to its ClusterIPs, and to node caches
-    /// (NodeLocal DNSCache), unless --serve is given.
+    /// The Service of the cluster's DNS. The kernel answers queries to its
+    /// ClusterIPs, and to node caches (NodeLocal DNSCache), unless --serve is given
+    /// [default: one with UDP port 53, which the agent finds].
     #[arg(
         long,
         help_heading = "The cluster's DNS",

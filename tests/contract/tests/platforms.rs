@@ -1,6 +1,8 @@
 //! The table of platforms in the documentation. `UPDATE_DOCS=1 cargo test -p zerohop-contract`
 //! writes it.
 
+#![forbid(unsafe_code)]
+
 use std::{env, fs, path::Path};
 
 use zerohop_contract::platforms::Platform;

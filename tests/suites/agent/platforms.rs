@@ -1,5 +1,5 @@
-//! What the kernel answers by default on the platforms of `tests/platforms`: one file for each, with
-//! the objects of its DNS.
+//! What the kernel answers by default on the platforms of `tests/platforms`: one file for each,
+//! with the objects of its DNS.
 
 use std::{fs, net::SocketAddr, path::Path};
 

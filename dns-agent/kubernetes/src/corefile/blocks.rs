@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use zerohop_zone::Name;
 
-use super::config::ListeningPorts;
 use super::finding::{CorefileFinding, CorefileProblem};
-use super::parser::{Directive, ParsedBlock};
-use super::words::Place;
+use super::parser::{CorefileLine, Directive, ParsedBlock};
+use super::place::Place;
 use super::zones::{BlockTransport, ZoneAddress};
+use crate::coredns_config::ListeningPorts;
 
 /// A server block with parsed keys.
 pub(super) struct ServerBlock<'a> {
@@ -115,8 +115,8 @@ impl<'a> ServerBlock<'a> {
         keys.map(|(key, _)| key.zone.wire().len()).max()
     }
 
-    /// Finds the names in `zones` whose queries don't reach this block, or may not reach it. `place`
-    /// is the place of the finding about zones outside this block's keys.
+    /// Finds the names in `zones` whose queries don't reach this block, or may not reach it.
+    /// `place` is the place of the finding about zones outside this block's keys.
     pub(super) fn find_unserved_names(
         &self,
         blocks: &[ServerBlock<'_>],
@@ -186,7 +186,7 @@ impl<'a> ServerBlock<'a> {
     fn bind_words(&self) -> Vec<&str> {
         let binds = self.directives.iter().filter(|it| it.name() == "bind");
         let lines = binds.flat_map(|bind| std::iter::once(&bind.head).chain(&bind.body));
-        let words = lines.flat_map(|line| line.words());
+        let words = lines.flat_map(CorefileLine::words);
         words.map(String::as_str).collect()
     }
 

@@ -4,8 +4,8 @@ use zerohop_zone::Name;
 
 use super::finding::{CorefileProblem, Note};
 use super::parser::{CorefileLine, Directive};
-use super::plugins::zones_or_default;
-use super::words::Place;
+use super::place::Place;
+use super::zones::zones_or_default;
 
 /// CoreDNS's default caps for positive and negative answers, in seconds.
 const DEFAULT_CAPS: (u32, u32) = (3600, 1800);

@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use zerohop_zone::{Name, Rtype};
 
-use super::words::Place;
+use super::place::Place;
 
 /// The most names that a reason lists.
 const MAX_LISTED_NAMES: usize = 4;

@@ -6,15 +6,15 @@ use std::net::IpAddr;
 
 use zerohop_zone::{Name, reverse_name};
 
-use super::config::CoreDnsConfig;
 use super::finding::{CorefileFinding, CorefileProblem};
 use super::parser::{CorefileLine, Directive};
-use super::plugins::zones_or_default;
-use super::zones::{parse_name, parse_zones, reverse_trees};
+use super::zones::{parse_name, parse_zones, reverse_trees, zones_or_default};
 use crate::container_files::KnownFile;
+use crate::coredns_config::CoreDnsConfig;
 
-/// The most names of a file in the answered zones, and the most reverse names, that pass one by one.
-/// The kernel's tables have room for a limited number of names that pass with all names below them.
+/// The most names of a file in the answered zones, and the most reverse names, that pass one by
+/// one. The kernel's tables have room for a limited number of names that pass with all names below
+/// them.
 const MAX_LISTED: usize = 32;
 
 /// Finds the names that `hosts` answers. `block_zones` are the zones of its server block, and
@@ -159,8 +159,8 @@ impl HostsText {
     }
 }
 
-/// The names by which CoreDNS finds an address: Go doesn't distinguish an IPv4 address from the same
-/// address mapped into IPv6.
+/// The names by which CoreDNS finds an address: Go doesn't distinguish an IPv4 address from the
+/// same address mapped into IPv6.
 fn reverse_names(address: IpAddr) -> [Name; 2] {
     let canonical = address.to_canonical();
     let mapped = match canonical {

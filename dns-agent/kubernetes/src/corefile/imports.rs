@@ -7,10 +7,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::config::CoreDnsConfig;
 use super::finding::CorefileProblem;
 use super::words::{CorefileWord, split_words};
 use crate::container_files::KnownFile;
+use crate::coredns_config::CoreDnsConfig;
 
 /// The most `import` lines that are followed. CoreDNS follows 10,000.
 const MAX_IMPORTS: usize = 100;

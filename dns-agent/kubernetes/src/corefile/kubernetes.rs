@@ -7,9 +7,8 @@ use zerohop_zone::{AbsentNames, Name};
 use super::AdoptedZone;
 use super::finding::{CorefileFinding, CorefileProblem, Note, join_for_people};
 use super::parser::{CorefileLine, Directive};
-use super::plugins::zones_or_default;
-use super::words::Place;
-use super::zones::{is_reverse, parse_zones, reverse_trees};
+use super::place::Place;
+use super::zones::{is_reverse, parse_zones, reverse_trees, zones_or_default};
 use crate::{
     EmptyServices, EndpointNames, PodMode, Selector, SelectorError, Selectors, settings::ZonalNames,
 };

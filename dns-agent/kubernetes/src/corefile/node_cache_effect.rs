@@ -11,10 +11,10 @@ use zerohop_zone::Name;
 
 use super::blocks::ServerBlock;
 use super::cache::{self, TtlCap};
-use super::config::CoreDnsConfig;
 use super::finding::{self, CorefileFinding, CorefileProblem, Note, intersect_zones};
 use super::parser::{Corefile, Directive};
 use super::plugins::{self, AnsweringPlugin, PluginReader};
+use crate::coredns_config::CoreDnsConfig;
 use crate::node_cache::is_cluster_dns_placeholder;
 
 /// Facts about a pod of NodeLocal DNSCache that are not in its Corefile.

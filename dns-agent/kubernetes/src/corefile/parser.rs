@@ -8,10 +8,11 @@
 
 use std::fmt;
 
-use super::config::CoreDnsConfig;
 use super::finding::CorefileProblem;
 use super::imports::{self, has_variable};
-use super::words::{CorefileWord, Place};
+use super::place::Place;
+use super::words::CorefileWord;
+use crate::coredns_config::CoreDnsConfig;
 
 /// A parsed Corefile.
 pub(super) struct Corefile {

@@ -11,12 +11,12 @@
 
 use zerohop_zone::{Name, Rtype};
 
-use super::config::CoreDnsConfig;
 use super::finding::{CorefileFinding, CorefileProblem};
 use super::hosts;
 use super::parser::{CorefileLine, Directive};
 use super::rewrite::{RewriteRule, parse_type};
-use super::zones::{parse_name, parse_zones};
+use super::zones::{parse_name, zones_or_default};
+use crate::coredns_config::CoreDnsConfig;
 
 /// The plugin that answers the names of a server block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +109,8 @@ impl PluginReader<'_> {
             "chaos" | "tls" => Ok(Vec::new()),
             // `blocks::check_binds` compares the addresses of all blocks.
             "bind" if answering == AnsweringPlugin::Kubernetes => Ok(Vec::new()),
-            // `nsid` adds an option to answers to queries that ask for it. Zerohop's answers lack it.
+            // `nsid` adds an option to answers to queries that ask for it. Zerohop's answers lack
+            // it.
             "nsid" => Ok(Vec::new()),
             "local" if answering == AnsweringPlugin::Kubernetes => Ok(read_local(head)),
             "dns64" if answering == AnsweringPlugin::Kubernetes => Ok(vec![read_dns64(head)]),
@@ -268,18 +269,6 @@ fn read_hosted_zones(head: &CorefileLine) -> Result<Vec<CorefileFinding>, Corefi
     let zones = head.args().iter().map(zone).collect::<Result<_, _>>()?;
     let cause = format!("`{}` may answer names in its zones", head.name());
     Ok(vec![CorefileFinding::new(&head.place, cause, zones)])
-}
-
-/// The zones in a plugin's arguments, or `block_zones` if there are none.
-pub(super) fn zones_or_default(
-    head: &CorefileLine,
-    zones: &[String],
-    block_zones: &[Name],
-) -> Result<Vec<Name>, CorefileProblem> {
-    match zones {
-        [] => Ok(block_zones.to_vec()),
-        zones => parse_zones(zones).map_err(|cause| head.problem(cause)),
-    }
 }
 
 /// `local` answers names that begin with `localhost`, and a few zones (CoreDNS, `plugin/local`).

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::config::CoreDnsConfig;
 use super::finding::{CorefileProblem, Loadability};
 use super::parser::{Corefile, CorefileLine, Directive};
+use crate::coredns_config::CoreDnsConfig;
 
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(30);
 /// The interval at which `hosts` reads its file (CoreDNS, `plugin/hosts`).

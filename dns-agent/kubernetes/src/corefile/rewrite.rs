@@ -5,7 +5,7 @@ use zerohop_zone::{Name, Rtype};
 
 use super::finding::{CorefileFinding, CorefileProblem};
 use super::parser::{CorefileLine, Directive};
-use super::words::Place;
+use super::place::Place;
 use super::zones::parse_name;
 use crate::name_pattern::NamePattern;
 

@@ -1,18 +1,9 @@
 //! Splits a Corefile into words.
 
-use std::fmt;
 use std::sync::Arc;
 
 use super::finding::CorefileProblem;
-
-/// A line of the Corefile, or of a file that it imports.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
-    /// The path of the imported file. `None`: the Corefile.
-    file: Option<Arc<str>>,
-    /// Counted from 1.
-    line: usize,
-}
+use super::place::Place;
 
 /// Text between white space, or in quotes.
 pub(super) struct CorefileWord {
@@ -63,33 +54,11 @@ pub(super) fn split_words(
     Ok(lexer.words)
 }
 
-impl Place {
-    /// The first line of the Corefile.
-    pub(super) fn start() -> Place {
-        let file = None;
-        Place { file, line: 1 }
-    }
-
-    /// The path of the imported file. `None`: the Corefile.
-    pub(super) fn file(&self) -> Option<&str> {
-        self.file.as_deref()
-    }
-}
-
 impl CorefileWord {
     /// Whether this word is the first one on its line. `before` is the word before, which may be
     /// quoted, and end on a later line than it begins.
     pub(super) fn starts_line_after(&self, before: &CorefileWord) -> bool {
         before.place.file != self.place.file || before.last_line < self.place.line
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(file) = &self.file {
-            write!(f, "{file}, ")?;
-        }
-        write!(f, "line {}", self.line)
     }
 }
 

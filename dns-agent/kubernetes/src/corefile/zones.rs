@@ -3,7 +3,9 @@
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use zerohop_zone::{Name, reverse_zones};
 
-use super::config::DEFAULT_PORT;
+use super::finding::CorefileProblem;
+use super::parser::CorefileLine;
+use crate::coredns_config::DEFAULT_PORT;
 
 /// The schemes of transports other than plain DNS (CoreDNS, `plugin/pkg/transport`).
 const OTHER_SCHEMES: [&str; 6] = [
@@ -59,6 +61,18 @@ pub(super) fn parse_zones(args: &[String]) -> Result<Vec<Name>, String> {
         zones.extend(ZoneAddress::parse(arg, DEFAULT_PORT)?.zones);
     }
     Ok(zones)
+}
+
+/// The zones in a plugin's arguments, or `block_zones` if there are none.
+pub(super) fn zones_or_default(
+    head: &CorefileLine,
+    zones: &[String],
+    block_zones: &[Name],
+) -> Result<Vec<Name>, CorefileProblem> {
+    match zones {
+        [] => Ok(block_zones.to_vec()),
+        zones => parse_zones(zones).map_err(|cause| head.problem(cause)),
+    }
 }
 
 /// Reads a name from a plugin's arguments, with or without a trailing dot. `Err` holds the reason

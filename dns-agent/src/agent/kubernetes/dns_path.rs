@@ -145,8 +145,8 @@ impl DnsPathObserver {
         may_change
     }
 
-    /// Whether an event may change the path. Most events are about other pods of this node, or about
-    /// policies.
+    /// Whether an event may change the path. Most events are about other pods of this node, or
+    /// about policies.
     fn concerns_path(&self, event: &Event) -> bool {
         let is_known_cache = |key: &ObjectKey| self.caches.contains(key);
         match event {

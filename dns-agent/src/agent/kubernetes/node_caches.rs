@@ -198,8 +198,9 @@ impl NodeCaches {
         configs
     }
 
-    /// The addresses of a node cache at which the kernel answers beside the `served` ones: addresses
-    /// that exist only on this node, of a pod that the operators of the cluster's DNS run.
+    /// The addresses of a node cache at which the kernel answers beside the `served` ones:
+    /// addresses that exist only on this node, of a pod that the operators of the cluster's DNS
+    /// run.
     fn own_addresses(&self, key: &ObjectKey, pod: &CachePod, served: &[IpAddr]) -> Vec<IpAddr> {
         // With `--serve`, the operator decides where the kernel answers.
         if self.dns_addresses == DnsAddresses::Given || key.namespace != self.dns_service.namespace

@@ -24,8 +24,8 @@ pub(super) struct Plan {
     pub(super) reasons: Vec<String>,
 }
 
-/// The cluster's DNS.
-pub(super) struct ClusterDns<'a> {
+/// Where the cluster's DNS is.
+pub(super) struct DnsPlacement<'a> {
     pub(super) kubernetes: &'a KubernetesConfig,
     /// The Service.
     pub(super) service: &'a ObjectKey,
@@ -46,7 +46,7 @@ impl Plan {
     /// behind these node caches. A configuration is `None` if there is no Corefile.
     pub(super) fn new(
         config: &Config,
-        dns: &ClusterDns<'_>,
+        dns: &DnsPlacement<'_>,
         corefiles: &BTreeMap<CoreDnsServer, CorefileVersion>,
         caches: &[CacheCorefile],
     ) -> Plan {
@@ -153,7 +153,7 @@ impl Plan {
     /// The plan for CoreDNS with one configuration, without node caches.
     fn for_coredns(
         config: &Config,
-        dns: &ClusterDns<'_>,
+        dns: &DnsPlacement<'_>,
         server: &CoreDnsServer,
         corefile: Option<&CoreDnsConfig>,
     ) -> Plan {
@@ -184,7 +184,7 @@ impl Plan {
     /// The plan without a Corefile. `missing` and `advice` are clauses for people.
     fn without_corefile(
         config: &Config,
-        dns: &ClusterDns<'_>,
+        dns: &DnsPlacement<'_>,
         missing: &str,
         advice: &str,
     ) -> Plan {
@@ -209,7 +209,7 @@ impl Plan {
     fn from_settings(
         mut settings: ZoneSettings,
         selectors: Selectors,
-        dns: &ClusterDns<'_>,
+        dns: &DnsPlacement<'_>,
     ) -> Plan {
         let kubernetes = dns.kubernetes;
         // Without all endpoints it isn't known whether a Service has any.

@@ -32,12 +32,12 @@ fn corefile_with(lines: &str) -> String {
     )
 }
 
-fn read_text(text: impl AsRef<str>) -> Conclusions {
-    Conclusions::read(&text.as_ref().into())
+fn read_text(text: &str) -> Conclusions {
+    Conclusions::read(&text.into())
 }
 
-fn read_reload(text: impl AsRef<str>) -> Reload {
-    Reload::read(&text.as_ref().into())
+fn read_reload(text: &str) -> Reload {
+    Reload::read(&text.into())
 }
 
 /// The settings adopted from kubeadm's default Corefile, but with this TTL. Its `cache 30` caps

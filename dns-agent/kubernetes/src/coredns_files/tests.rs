@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::coredns_pod::{DnsContainers, TOKEN_DIRECTORY};
 use crate::{Conclusions, Reload};
 
 const COREFILE: &str = ".:5353 {

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::container_files::{KnownFile, KnownFiles};
+use super::container_files::{KnownFile, KnownFiles};
 
 /// The port of plain DNS if a server block's key has no port (CoreDNS, flag `-dns.port`).
-pub(super) const DEFAULT_PORT: u16 = 53;
+pub(crate) const DEFAULT_PORT: u16 = 53;
 
 /// The configuration of a CoreDNS: its Corefile, and what the Corefile refers to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,12 +33,12 @@ pub(crate) struct ListeningPorts {
 
 impl CoreDnsConfig {
     /// The file at a path, as a plugin of CoreDNS reads it.
-    pub(super) fn file(&self, path: &str) -> KnownFile<'_> {
+    pub(crate) fn file(&self, path: &str) -> KnownFile<'_> {
         self.files.read(path)
     }
 
     /// The value of an environment variable. `None`: unknown.
-    pub(super) fn variable(&self, name: &str) -> Option<&str> {
+    pub(crate) fn variable(&self, name: &str) -> Option<&str> {
         self.variables.get(name).map(String::as_str)
     }
 }

@@ -17,6 +17,7 @@ use std::{collections::BTreeSet, net::IpAddr, path::Path, sync::Arc, task::Poll,
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
+    time::{Instant, sleep_until},
 };
 use tracing::{info, warn};
 use zerohop_datapath::pins;
@@ -44,6 +45,9 @@ use crate::{
 /// The number of events that may wait for the publisher. More events wait in the connections to the
 /// API server.
 const EVENT_QUEUE: usize = 16;
+
+/// The interval at which the agent looks whether an awaited configuration can't be read.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The first lists of all agents of a cluster are spread over this time.
 const FIRST_LIST_JITTER: Duration = Duration::from_secs(5);
@@ -188,6 +192,7 @@ impl ApiReader {
             first_list_jitter_left: jitter,
             logged_reasons: Vec::new(),
             last_plan: None,
+            next_look: None,
         }
     }
 }
@@ -230,6 +235,9 @@ struct KubernetesFollower {
     /// The conclusions of the last plan. Those of the next plan are logged only if they differ.
     logged_reasons: Vec<String>,
     last_plan: Option<Plan>,
+    /// When to look again whether a configuration of CoreDNS can't be read, because no event says
+    /// so. `None` while none is awaited.
+    next_look: Option<Instant>,
 }
 
 /// Reads the objects of the current plan.
@@ -272,6 +280,7 @@ impl KubernetesFollower {
                     self.make_plan()
                 }
                 () = configs_changed(&mut self.corefiles, &mut self.caches) => self.make_plan(),
+                () = reach_time(self.next_look) => self.make_plan(),
                 // A publisher that takes no objects must not keep Corefiles waiting.
                 forwarded = forward_event(&mut self.reader, publisher) => {
                     forwarded?;
@@ -291,8 +300,10 @@ impl KubernetesFollower {
         let dns_path = dns_path.map(|path| path.borrow_and_update().clone());
         let ConfigsReading::Known { configs, unknown } = self.corefiles.read(dns_path.as_ref())
         else {
+            self.next_look = Some(Instant::now() + LOOK_INTERVAL);
             return self.hold_plan();
         };
+        self.next_look = None;
         let mut holds = unknown;
         let dns_path = dns_path.unwrap_or_default();
         let read = self
@@ -302,16 +313,18 @@ impl KubernetesFollower {
         let NodeCacheConfigs {
             known,
             unknown,
-            addresses,
             note,
         } = read.unwrap_or_default();
         holds.extend(unknown);
-        let (keys, caches): (Vec<_>, Vec<_>) = known.into_iter().unzip();
         let (config, service) = (&self.config, &self.service);
         let dns = DnsPlacement {
             kubernetes: &self.kubernetes,
             service,
         };
+        let known = Plan::new(config, &dns, &configs, &[]).counted_caches(known);
+        let (keys, caches): (Vec<_>, Vec<_>) = known.into_iter().unzip();
+        let addresses = caches.iter().flat_map(|cache| cache.own_addresses.iter());
+        let addresses = addresses.copied().collect();
         let mut plan = Plan::new(config, &dns, &configs, &caches);
         plan.reasons.extend(note);
         holds.extend(self.corefiles.holds(|server, config_before| {
@@ -417,6 +430,14 @@ impl KubernetesFollower {
 async fn path_changed(dns_path: &mut Option<watch::Receiver<DnsPath>>) -> Option<()> {
     match dns_path {
         Some(dns_path) => dns_path.changed().await.ok(),
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until a time; forever without one.
+async fn reach_time(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
     }
 }

@@ -66,6 +66,8 @@ impl SteppedApi {
         let own = [
             "--kubeconfig",
             file.to_str().unwrap(),
+            "--corefile=kube-system/coredns",
+            "--dns-service=kube-system/kube-dns",
             "--cluster-dns",
             &cluster_dns,
         ];
@@ -426,7 +428,13 @@ async fn lookup_matches_the_resolver_without_upstream_flags() {
 async fn the_agent_never_queries_itself() {
     let mut server = SteppedApi::start().await;
     let file = server.kubeconfig.path().join("config");
-    let flags = ["--kubeconfig", file.to_str().unwrap(), "--endpoints=all"];
+    let flags = [
+        "--kubeconfig",
+        file.to_str().unwrap(),
+        "--corefile=kube-system/coredns",
+        "--dns-service=kube-system/kube-dns",
+        "--endpoints=all",
+    ];
     let running = RunningAgent::start_with(config_with_source(&flags)).await;
     let own = running.server;
     let _corefile = server.answer_corefile(COREFILE).await;

@@ -106,6 +106,8 @@ impl PreparedApi {
         let own = [
             "--kubeconfig",
             config.to_str().unwrap(),
+            "--corefile=kube-system/coredns",
+            "--dns-service=kube-system/kube-dns",
             "--trust-zone",
             "--interface=no-such-interface",
             "--bpffs",

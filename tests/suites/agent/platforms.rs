@@ -10,6 +10,7 @@ use zerohop_contract::{
     platforms::{Answers, Platform},
 };
 use zerohop_tests::{
+    agent::AgentProcess,
     topology::Topology,
     udp::{UdpClient, eventually},
 };
@@ -36,6 +37,20 @@ fn start_api(topology: &Topology, platform: &str) -> MemoryApiServer {
         api.apply(plural(&object), object);
     }
     api
+}
+
+/// Starts a platform and an agent, and waits until `web` is answered.
+fn start_answered(
+    topology: &Topology,
+    platform: &str,
+) -> (MemoryApiServer, AgentProcess, PodClient) {
+    let api = start_api(topology, platform);
+    let agent = start_agent(&topology.node, &Undescribed(&api), &FLAGS);
+    let pod = PodClient::new(topology);
+    let is_web_answered = || Ok(is_answered(&pod, "web"));
+    let is_web_answered = eventually(LIMIT, is_web_answered).unwrap();
+    assert!(is_web_answered, "{platform}: {:?}", agent.status());
+    (api, agent, pod)
 }
 
 fn objects(platform: &str) -> Vec<Value> {
@@ -124,15 +139,7 @@ fn object(platform: &str, kind: &str, name: &str) -> Value {
 #[test]
 fn imported_files_count_when_coredns_has_read_them() {
     let topology = Topology::routed().unwrap();
-    let api = start_api(&topology, "k3s-custom");
-    let agent = start_agent(&topology.node, &Undescribed(&api), &FLAGS);
-    let pod = PodClient::new(&topology);
-    let is_web_answered = || Ok(is_answered(&pod, "web"));
-    assert!(
-        eventually(LIMIT, is_web_answered).unwrap(),
-        "{:?}",
-        agent.status()
-    );
+    let (api, _agent, pod) = start_answered(&topology, "k3s-custom");
     let mut custom = object("k3s-custom", "ConfigMap", "coredns-custom");
     custom["data"]["shop.override"] =
         json!("rewrite name exact web.shop.svc.cluster.local x.shop.svc.cluster.local\n");
@@ -149,17 +156,33 @@ fn imported_files_count_when_coredns_has_read_them() {
 }
 
 #[test]
-fn a_configuration_that_pods_do_not_share_passes() {
+fn the_status_names_a_config_map_that_the_agent_may_not_read() {
     let topology = Topology::routed().unwrap();
-    let api = start_api(&topology, "kubeadm");
+    let api = start_api(&topology, "k3s-custom");
+    api.forbid(&["coredns-custom"]);
     let agent = start_agent(&topology.node, &Undescribed(&api), &FLAGS);
     let pod = PodClient::new(&topology);
+    let reason = "add coredns-custom to resourceNames";
+    let has_reason = || Ok(agent.status()?.contains(reason));
+    assert!(
+        eventually(LIMIT, has_reason).unwrap(),
+        "{:?}",
+        agent.status()
+    );
+    assert_passes(&pod, "web", "k3s without a right");
+    api.forbid(&[]);
     let is_web_answered = || Ok(is_answered(&pod, "web"));
     assert!(
         eventually(LIMIT, is_web_answered).unwrap(),
         "{:?}",
         agent.status()
     );
+}
+
+#[test]
+fn a_configuration_that_pods_do_not_share_passes() {
+    let topology = Topology::routed().unwrap();
+    let (api, agent, pod) = start_answered(&topology, "kubeadm");
     // A rollout to another ConfigMap, in which `web` has another meaning.
     let mut map = object("kubeadm", "ConfigMap", "coredns");
     let text = map["data"]["Corefile"].as_str().unwrap().to_owned();

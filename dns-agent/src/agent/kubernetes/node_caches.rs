@@ -66,9 +66,6 @@ pub(super) struct NodeCacheConfigs {
     /// which node caches answer, or if there are more than [`MAX_CACHES`]. During any hold the
     /// kernel passes everything.
     pub(super) unknown: Vec<Hold>,
-    /// The addresses of node caches that are not addresses of the cluster's DNS Service, such as
-    /// 169.254.20.10. The kernel answers there too.
-    pub(super) addresses: Vec<IpAddr>,
     /// A remark for the log and the status, which changes no answer.
     pub(super) note: Option<String>,
 }
@@ -172,7 +169,6 @@ impl NodeCaches {
             match self.read_corefile(key, pod, service.as_ref()) {
                 Ok((text, mut context)) => {
                     bound.extend(&own);
-                    configs.addresses.extend(own);
                     context.bound = bound;
                     configs.known.push((
                         key.clone(),
@@ -180,6 +176,7 @@ impl NodeCaches {
                             name,
                             text,
                             context,
+                            own_addresses: own,
                         },
                     ));
                 }

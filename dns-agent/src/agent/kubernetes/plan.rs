@@ -2,6 +2,7 @@
 //! the operator's settings, CoreDNS's Corefile and the node caches' Corefiles.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use zerohop_kubernetes::{
     AdoptedSettings, Conclusions, CoreDnsConfig, CoreDnsServer, EmptyServices, EndpointScope,
@@ -39,6 +40,16 @@ pub(super) struct CacheCorefile {
     pub(super) text: String,
     /// The addresses at which the node cache answers, and the servers that it forwards to.
     pub(super) context: NodeCacheContext,
+    /// Addresses at which the kernel would not answer without the node cache.
+    pub(super) own_addresses: Vec<IpAddr>,
+}
+
+impl CacheCorefile {
+    /// Whether queries reach the node cache only at its own addresses.
+    fn is_at_own_addresses(&self) -> bool {
+        let mut bound = self.context.bound.iter();
+        bound.all(|address| self.own_addresses.contains(address))
+    }
 }
 
 impl Plan {
@@ -111,6 +122,19 @@ impl Plan {
         let reason = "the Corefiles have no zone and options in common, so everything passes";
         reasons.push(reason.to_owned());
         Plan::pass_everything(&self.settings, reasons)
+    }
+
+    /// The node caches that count. One at its own addresses counts only if it makes no names pass:
+    /// otherwise queries to these addresses pass, and nothing else.
+    pub(super) fn counted_caches(
+        &self,
+        mut caches: Vec<(ObjectKey, CacheCorefile)>,
+    ) -> Vec<(ObjectKey, CacheCorefile)> {
+        caches.retain(|(_, cache)| {
+            let behind = self.clone().behind_node_cache(cache);
+            !cache.is_at_own_addresses() || behind.settings.passed == self.settings.passed
+        });
+        caches
     }
 
     /// Whether another plan leads to the same answers.

@@ -1,7 +1,7 @@
 //! A Kubernetes API server with objects in memory.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
@@ -32,6 +32,8 @@ pub(crate) struct MemoryApiServer {
 
 /// The objects, and the history of their changes.
 struct Store {
+    /// The names of objects that nobody may read by name.
+    forbidden: Mutex<BTreeSet<String>>,
     objects: Mutex<StoredObjects>,
     /// The version of the last change; 1 before the first.
     version: watch::Sender<u64>,
@@ -81,6 +83,7 @@ impl MemoryApiServer {
         let kubeconfig = tempfile::tempdir().unwrap();
         let mut api = MemoryApiServer {
             store: Arc::new(Store {
+                forbidden: Mutex::default(),
                 objects: Mutex::default(),
                 version: watch::Sender::new(1),
             }),
@@ -131,6 +134,13 @@ impl MemoryApiServer {
     pub(crate) fn apply(&self, plural: &str, object: Value) {
         self.store
             .change(ObjectPath::of(plural, &object), Some(object));
+    }
+
+    /// Refuses requests for the objects with exactly these names.
+    pub(crate) fn forbid(&self, names: &[&str]) {
+        let forbidden = self.store.forbidden.lock();
+        let names = names.iter().map(|name| (*name).to_owned());
+        *forbidden.unwrap_or_else(PoisonError::into_inner) = names.collect();
     }
 
     /// Deletes an object.
@@ -318,6 +328,12 @@ async fn handle_request(
         labels: get("labelSelector"),
         fields: get("fieldSelector"),
     };
+    let forbidden = store.forbidden.lock();
+    let forbidden = forbidden.unwrap_or_else(PoisonError::into_inner).clone();
+    let is_forbidden = |name: &String| selection.fields == format!("metadata.name={name}");
+    if forbidden.iter().any(is_forbidden) {
+        return refuse_request(StatusCode::FORBIDDEN);
+    }
     // Like a server without streaming lists: the agent must list and then watch.
     if get("sendInitialEvents") == "true" {
         return refuse_request(StatusCode::UNPROCESSABLE_ENTITY);

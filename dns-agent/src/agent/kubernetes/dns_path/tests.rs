@@ -4,10 +4,11 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 use zerohop_kubernetes::{
-    ApiPod, DnsService, Event, Fact, Feed, Labels, NodeCache, Object, ObjectKey, PolicyPod, Problem,
+    ApiPod, DnsContainers, DnsService, Event, Fact, Feed, Labels, NodeCache, Object, ObjectKey,
+    PolicyPod, Problem,
 };
 
-use super::{DnsPathObserver, PodStarts};
+use super::{DnsPathObserver, PodStarts, Readiness};
 
 fn key(name: &str) -> ObjectKey {
     ObjectKey::new("kube-system", name)
@@ -195,4 +196,109 @@ fn objects_of_a_reset_feed_are_unknown_until_the_next_list_has_ended() {
     assert_eq!(observer.path().starts, None);
     observer.apply_event(&Event::ListEnded(feed));
     assert_eq!(observer.path().starts, Some(PodStarts(vec![Some(at(5))])));
+}
+
+/// An event about an object in kube-system with this fact.
+fn fact(feed: Feed, fact: Fact) -> Event {
+    Event::Applied {
+        feed,
+        object: Object::Fact(fact),
+        changed: None,
+    }
+}
+
+/// A pod of CoreDNS with this address, whose Corefile is in the ConfigMap `map`.
+fn coredns_pod(name: &str, address: &str, map: &str) -> Event {
+    let pod = json!({
+        "metadata": {"namespace": "kube-system", "name": name},
+        "spec": {
+            "containers": [{
+                "name": "coredns",
+                "args": ["-conf", "/etc/coredns/Corefile"],
+                "volumeMounts": [{"name": "config", "mountPath": "/etc/coredns"}],
+            }],
+            "volumes": [{"name": "config", "configMap": {"name": map}}],
+        },
+        "status": {"phase": "Running", "podIPs": [{"ip": address}]},
+    });
+    let whole = serde_json::from_value(pod.clone()).unwrap();
+    let pod: ApiPod = serde_json::from_value(pod).unwrap();
+    let Fact::Pod(pod) = Fact::from_pod(&pod).unwrap() else {
+        panic!("the fact is not a pod");
+    };
+    let pod = PolicyPod {
+        started: Some(at(0)),
+        dns_containers: Some(Box::new(DnsContainers::of_pod(&whole))),
+        ..pod
+    };
+    fact(Feed::DnsPods, Fact::Pod(pod))
+}
+
+/// The EndpointSlice of kube-dns with these ready addresses.
+fn dns_slice(addresses: &[&str]) -> Event {
+    let endpoints = addresses.iter();
+    let endpoints = endpoints.map(|it| json!({"addresses": [it], "conditions": {"ready": true}}));
+    let slice = json!({
+        "metadata": {
+            "namespace": "kube-system",
+            "name": "kube-dns-a",
+            "labels": {"kubernetes.io/service-name": "kube-dns"},
+        },
+        "addressType": "IPv4",
+        "endpoints": endpoints.collect::<Vec<_>>(),
+        "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}],
+    });
+    let slice = serde_json::from_value(slice).unwrap();
+    fact(Feed::DnsEndpoints, Fact::from_slice(&slice).unwrap())
+}
+
+#[test]
+fn servers_are_the_pods_of_the_service_ready_or_not() {
+    let service = json!({
+        "metadata": {"namespace": "kube-system", "name": "kube-dns"},
+        "spec": {
+            "clusterIP": "10.96.0.10",
+            "selector": {"k8s-app": "kube-dns"},
+            "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}],
+        },
+    });
+    let service = Fact::from_service(&serde_json::from_value(service).unwrap()).unwrap();
+    let feeds = [Feed::DnsService, Feed::DnsEndpoints, Feed::DnsPods];
+    let mut observer = observer_after(&feeds.map(Event::ListStarted));
+    observer.apply_event(&fact(Feed::DnsService, service));
+    observer.apply_event(&dns_slice(&["10.244.0.2", "10.244.9.9"]));
+    observer.apply_event(&coredns_pod("ready", "10.244.0.2", "coredns"));
+    observer.apply_event(&coredns_pod("unready", "10.244.0.3", "coredns"));
+    assert_eq!(observer.path().servers, None);
+    for feed in feeds {
+        observer.apply_event(&Event::ListEnded(feed));
+    }
+    let servers = |observer: &DnsPathObserver| {
+        let servers = observer.path().servers.unwrap();
+        let servers = servers.into_iter();
+        let servers = servers.map(|it| (it.name, it.readiness, it.server.is_ok()));
+        servers.collect::<Vec<_>>()
+    };
+    let pod = |name: &str| format!("Pod kube-system/{name}");
+    let wanted = [
+        (pod("ready"), Readiness::Ready, true),
+        (pod("unready"), Readiness::Unready, true),
+        (
+            "the endpoint 10.244.9.9".to_owned(),
+            Readiness::Ready,
+            false,
+        ),
+    ];
+    assert_eq!(servers(&observer), wanted);
+    // Pods of one template run CoreDNS alike, whether they are ready or not.
+    let of_pods = observer.path().servers.unwrap();
+    assert_eq!(of_pods[0].server, of_pods[1].server);
+    // An event about another pod of this node can't change the path.
+    assert!(!observer.apply_event(&applied(Feed::Clients, dns_pod("client", None))));
+    assert!(observer.apply_event(&dns_slice(&["10.244.0.3"])));
+    let wanted = [
+        (pod("ready"), Readiness::Unready, true),
+        (pod("unready"), Readiness::Ready, true),
+    ];
+    assert_eq!(servers(&observer), wanted);
 }

@@ -32,7 +32,7 @@ pub(crate) struct MemoryApiServer {
 
 /// The objects, and the history of their changes.
 struct Store {
-    /// The names of objects that nobody may read by name.
+    /// The names of objects that the agent may not read by name.
     forbidden: Mutex<BTreeSet<String>>,
     objects: Mutex<StoredObjects>,
     /// The version of the last change; 1 before the first.

@@ -7,6 +7,9 @@ use super::container_files::{KnownFile, KnownFiles};
 /// The port of plain DNS if a server block's key has no port (CoreDNS, flag `-dns.port`).
 pub(crate) const DEFAULT_PORT: u16 = 53;
 
+/// The longest Corefile that Zerohop reads, in bytes: the size limit of a ConfigMap.
+pub(crate) const MAX_COREFILE_LENGTH: usize = 1 << 20;
+
 /// The configuration of a CoreDNS: its Corefile, and what the Corefile refers to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CoreDnsConfig {

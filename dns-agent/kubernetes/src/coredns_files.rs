@@ -3,13 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::container_files::{ConfigMapTexts, KnownFile, MountForm};
-use super::coredns_config::{CoreDnsConfig, ListeningPorts};
+use super::coredns_config::{CoreDnsConfig, ListeningPorts, MAX_COREFILE_LENGTH};
 use super::coredns_pod::CoreDnsServer;
 use super::corefile::named_files;
 use super::objects::ObjectKey;
-
-/// The longest Corefile that Zerohop reads, in bytes: the size limit of a ConfigMap.
-const MAX_COREFILE_LENGTH: usize = 1 << 20;
 
 impl CoreDnsServer {
     /// The ConfigMaps that the configuration comes from, as far as the data of these ConfigMaps

@@ -11,7 +11,7 @@ use super::objects::ObjectKey;
 
 /// The Namespaces that only a cluster's operators write to. Pods elsewhere may belong to a virtual
 /// cluster, whose CoreDNS reads another API server.
-const SYSTEM_NAMESPACES: [&str; 2] = ["kube-system", "openshift-dns"];
+pub const SYSTEM_NAMESPACES: [&str; 2] = ["kube-system", "openshift-dns"];
 
 /// Where a container finds the credentials of its Pod's service account (Kubernetes,
 /// `pkg/serviceaccount`, `DefaultAPITokenMountPath`).

@@ -35,7 +35,7 @@ mod zone_skeleton;
 pub use container_files::{ConfigMapData, ConfigMapTexts};
 pub use convert::{ApiContainer, ApiContainerStatus, ApiObject, ApiPod, ApiPodSpec, ApiPodStatus};
 pub use coredns_config::CoreDnsConfig;
-pub use coredns_pod::{CoreDnsServer, DnsContainers};
+pub use coredns_pod::{CoreDnsServer, DnsContainers, SYSTEM_NAMESPACES};
 pub use corefile::{
     AdoptedSettings, AdoptedZone, Conclusions, NodeCacheContext, NodeCacheEffect, Reload,
     UpstreamService,

@@ -19,6 +19,7 @@ use k8s_openapi::api::core::v1 as core;
 use self::stub_config::StubConfig;
 use super::command_flags::CommandFlags;
 use super::container_files::{ConfigMapData, ConfigMapTexts, FileLocation, MountForm, Mounts};
+use super::coredns_config::MAX_COREFILE_LENGTH;
 use super::objects::ObjectKey;
 
 // Placeholders that a node cache replaces in its template.
@@ -26,9 +27,6 @@ const CLUSTER_DNS: &str = "__PILLAR__CLUSTER__DNS__";
 const UPSTREAM_SERVERS: &str = "__PILLAR__UPSTREAM__SERVERS__";
 const LOCAL_DNS: &str = "__PILLAR__LOCAL__DNS__";
 const DNS_SERVER: &str = "__PILLAR__DNS__SERVER__";
-
-/// The longest Corefile that Zerohop reads, in bytes: the size limit of a ConfigMap.
-const MAX_COREFILE_LENGTH: usize = 1 << 20;
 
 /// A pod of NodeLocal DNSCache.
 #[derive(Clone, Debug, PartialEq, Eq)]

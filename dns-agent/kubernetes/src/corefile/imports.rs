@@ -100,18 +100,10 @@ impl Importer<'_> {
                 followed.push(word);
                 continue;
             }
-            let has_argument = |left: &[CorefileWord]| {
-                left.last()
-                    .is_some_and(|next| !next.starts_line_after(&word))
-            };
-            if !has_argument(&left) {
-                return Err(CorefileProblem::refused(
-                    &word.place,
-                    "`import` names no file",
-                ));
-            }
-            let Some(argument) = left.pop() else {
-                continue;
+            let argument = left.pop_if(|next| !next.starts_line_after(&word));
+            let Some(argument) = argument else {
+                let cause = "`import` names no file";
+                return Err(CorefileProblem::refused(&word.place, cause));
             };
             let is_only = left
                 .last()

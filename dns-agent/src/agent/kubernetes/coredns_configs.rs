@@ -175,8 +175,8 @@ impl CoreDnsConfigs {
                 (Err(_), Readiness::Unready) => {}
             }
         }
-        let is_ready = |(readiness, _): &&(Readiness, _)| *readiness == Readiness::Ready;
-        let has_ready = groups.values().any(|group| is_ready(&group));
+        let mut readiness = groups.values().map(|(readiness, _)| *readiness);
+        let has_ready = readiness.any(|readiness| readiness == Readiness::Ready);
         if groups.len() > MAX_GROUPS {
             let count = groups.len();
             unread = Some(format!(

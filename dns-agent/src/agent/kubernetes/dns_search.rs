@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::sync::mpsc;
-use zerohop_kubernetes::{DnsService, Event, Fact, Object, ObjectKey};
+use zerohop_kubernetes::{DnsService, Event, Fact, Object, ObjectKey, SYSTEM_NAMESPACES};
 use zerohop_kubernetes_api::{Client, KubernetesSource, ReceivedEvent};
 
 use super::dns_path::{ListEvent, ListedObjects};
@@ -21,11 +21,8 @@ const EVENT_QUEUE: usize = 16;
 /// The most Services that are kept. Of more, those with the lowest preference are ignored.
 const MAX_CANDIDATES: usize = 1_000;
 
-/// The Namespaces that only a cluster's operators write to. Their Services are preferred.
-const SYSTEM_NAMESPACES: [&str; 2] = ["kube-system", "openshift-dns"];
-
-/// The names that distributions give to the Service of the cluster's DNS. They are preferred
-/// in these Namespaces.
+/// The names that distributions give to the Service of the cluster's DNS. In
+/// [`SYSTEM_NAMESPACES`], they are preferred.
 const USUAL_NAMES: [&str; 4] = [
     "kube-dns",
     "coredns",

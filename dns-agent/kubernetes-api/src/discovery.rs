@@ -1,4 +1,4 @@
-//! Polls the API server for the kinds of policies that it serves and Zerohop doesn't evaluate.
+//! Polls the API server for the kinds of policies that it serves, besides NetworkPolicy.
 //!
 //! The agent polls because API groups can't be watched. A watch of CustomResourceDefinitions would
 //! need permission to read all of them, and would miss groups of aggregated API servers, such as
@@ -26,7 +26,7 @@ use super::{
 /// The time from a successful poll to the next poll is one to two times this.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_secs(30);
 
-/// The kinds of policies that the API server serves and Zerohop doesn't evaluate, each with the
+/// The kinds of policies that the API server serves besides NetworkPolicy, each with the
 /// version of its API group to read.
 pub type ServedKinds = BTreeMap<PolicyKind, String>;
 
@@ -117,7 +117,7 @@ async fn poll_kinds(api: &ApiServer, first_jitter: Duration, sender: &mpsc::Send
                 if reported.as_ref() != Some(&kinds) {
                     for kind in kinds.keys() {
                         info!(
-                            "the API server serves {kind:?}, which the agent doesn't evaluate: \
+                            "the API server serves {kind:?}: \
                              CoreDNS answers every pod that an object of this kind may restrict"
                         );
                     }

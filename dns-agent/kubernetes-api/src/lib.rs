@@ -7,7 +7,7 @@
 //! * The requests let API servers answer lists from memory, which costs them least. Since
 //!   Kubernetes 1.34, the list is the beginning of a watch (a streamed list). Lists are plain,
 //!   without a limit, if the API server is older or refuses streamed lists, if its version is
-//!   unknown, and for policies that Zerohop doesn't evaluate. The first list accepts any state
+//!   unknown, and for policies of other kinds than NetworkPolicy. The first list accepts any state
 //!   (`resourceVersion=0`).
 //! * An unreadable object is reported as [`Event::Unusable`] and doesn't stop the list.
 //!
@@ -156,7 +156,7 @@ impl KubernetesSource {
 
     /// Starts reading the objects that decide which pods may query the cluster's DNS, except those
     /// of [`KubernetesSource::start_dns_pods`], [`KubernetesSource::start_all_namespaces`] and
-    /// [`KubernetesSource::start_unevaluated_policies`]. Otherwise like
+    /// [`KubernetesSource::start_other_policies`]. Otherwise like
     /// [`KubernetesSource::start`].
     #[must_use]
     pub fn start_policies(
@@ -192,10 +192,10 @@ impl KubernetesSource {
         KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
     }
 
-    /// Starts reading the policies of kinds that Zerohop doesn't evaluate. Otherwise like
+    /// Starts reading policies of other kinds than NetworkPolicy. Otherwise like
     /// [`KubernetesSource::start`].
     #[must_use]
-    pub fn start_unevaluated_policies(
+    pub fn start_other_policies(
         client: Client,
         kinds: &ServedKinds,
         events: mpsc::Sender<ReceivedEvent>,
@@ -203,7 +203,7 @@ impl KubernetesSource {
         let policies = kinds.iter();
         let feeds = SourceFeeds {
             selections: policies
-                .map(|(kind, version)| selection::unevaluated_policies(*kind, version))
+                .map(|(kind, version)| selection::other_policies(*kind, version))
                 .collect(),
             headless_slices: None,
             // An aggregated API server, such as Calico's, may serve these kinds without streamed

@@ -88,7 +88,7 @@ pub(super) fn headless_slices(options: &SourceOptions) -> Option<FeedSelection> 
 }
 
 /// The objects that decide which pods may query the cluster's DNS, except those of [`dns_pods`],
-/// [`all_namespaces`] and [`unevaluated_policies`].
+/// [`all_namespaces`] and [`other_policies`].
 pub(super) fn policies(scope: &PolicyScope) -> Vec<FeedSelection> {
     let PolicyScope { node, dns } = scope;
     let policies = "networkpolicies.networking.k8s.io";
@@ -139,8 +139,8 @@ pub(super) fn all_namespaces() -> FeedSelection {
     FeedSelection::all_of::<core::Namespace>(Feed::ClientNamespaces, "namespaces")
 }
 
-/// The policies of a kind that Zerohop doesn't evaluate, in this version of their API group.
-pub(super) fn unevaluated_policies(kind: PolicyKind, version: &str) -> FeedSelection {
+/// The policies of another kind than NetworkPolicy, in this version of their API group.
+pub(super) fn other_policies(kind: PolicyKind, version: &str) -> FeedSelection {
     FeedSelection {
         feed: Feed::OtherPolicies(kind),
         resource: kind.resource(),

@@ -21,9 +21,9 @@ pub enum Feed {
     Pods,
     /// NetworkPolicies.
     Policies,
-    /// The kinds of policies that the API server serves and the agent doesn't evaluate.
+    /// The kinds of policies that the API server serves, besides NetworkPolicy.
     PolicyKinds,
-    /// Policies of one kind that the agent doesn't evaluate.
+    /// Policies of one kind other than NetworkPolicy.
     OtherPolicies(PolicyKind),
     /// Namespaces with their labels, for the client policy.
     ClientNamespaces,

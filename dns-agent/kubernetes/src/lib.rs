@@ -54,7 +54,7 @@ pub use objects::{
 };
 pub use policy::{
     ClientJudge, ClientVerdicts, DnsService, DnsSlice, Fact, Facts, LabelledNamespace, LeftOutPod,
-    OtherPolicy, Policy, PolicyKind, PolicyPod, Reach,
+    OtherPolicy, Policy, PolicyKind, PolicyPod,
 };
 pub use provenance::Provenance;
 pub use selector::{Labels, Selector, SelectorError};

@@ -39,6 +39,13 @@ impl Selector {
         self.0.iter().all(has_label) && self.matches(labels)
     }
 
+    /// Whether the selector matches no object that has these labels, whatever other labels the
+    /// object has.
+    pub(super) fn excludes_all_with(&self, labels: &Labels) -> bool {
+        let mut known = self.0.iter();
+        known.any(|expression| labels.contains_key(key(expression)) && !expression.matches(labels))
+    }
+
     /// Whether every condition is about the label `name`.
     pub(super) fn is_only_about(&self, name: &str) -> bool {
         self.0.iter().all(|expression| key(expression) == name)

@@ -165,7 +165,7 @@ impl ClientPolicy {
         };
     }
 
-    /// Sets the kinds of policies that the API serves but Zerohop doesn't evaluate.
+    /// Sets the kinds of policies that the API serves, besides NetworkPolicy.
     pub(super) fn set_policy_kinds(&mut self, kinds: BTreeSet<PolicyKind>) {
         self.have_facts_changed = true;
         self.facts.set_served_kinds(kinds);

@@ -279,14 +279,14 @@ async fn the_client_policy_needs_these_requests() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unevaluated_policies_are_read_by_plain_lists() {
+async fn other_policies_are_read_by_plain_lists() {
     let mut kinds = PolicyKind::all();
     let kind = kinds.find(|kind| kind.resource() == "networkpolicies.projectcalico.org");
     let kinds = ServedKinds::from([(kind.unwrap(), "v3".to_owned())]);
     let (router, mut api) = FakeApi::new();
     let (sender, _events) = mpsc::channel(64);
     let client = Client::new(router, "default");
-    let _source = KubernetesSource::start_unevaluated_policies(client, &kinds, sender);
+    let _source = KubernetesSource::start_other_policies(client, &kinds, sender);
     // The API server's version is not requested.
     let request = api.next_request().await;
     assert_eq!(request.path, "/apis/projectcalico.org/v3/networkpolicies");

@@ -5,8 +5,14 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
+use super::certainty::Certainty;
+use super::cluster_policy::PodSet;
 use super::facts::{Facts, NamespaceLabels};
-use super::objects::{DnsService, Peer, Peers, PodNetwork, Policy, PolicyPod, Rule};
+use super::objects::{
+    DnsService, Peer, Peers, PodNetwork, Policy, PolicyPod, PortRange, Ports, Rule,
+};
 use crate::objects::Port;
 
 /// The servers that receive queries to the served addresses.
@@ -155,6 +161,66 @@ impl Destination {
         rules.any(|rule| self.is_allowed_by_rule(labels, policy, rule))
     }
 
+    /// Whether the destination is in this set of pods, and its port is one of `ports`. `labels` are
+    /// from [`Destination::namespace_labels`].
+    pub(super) fn match_pods(
+        &self,
+        labels: &LabelsByNamespace<'_>,
+        set: &PodSet,
+        ports: &Ports,
+    ) -> Certainty {
+        let match_endpoint = |endpoint: &ServerEndpoint| {
+            let pods = endpoint.pods.iter();
+            let pods = pods.map(|pod| match_server_pod(labels, set, pod));
+            endpoint.match_port(ports).and(Certainty::common(pods))
+        };
+        match self {
+            // Network plugins enforce selectors on translated packets.
+            Destination::Service { endpoints, .. } => {
+                Certainty::common(endpoints.iter().map(match_endpoint))
+            }
+            Destination::Endpoint(endpoint) => match_endpoint(endpoint),
+            Destination::Node(_) | Destination::Unknown(_) => {
+                Certainty::Maybe.and(self.match_ports(ports))
+            }
+        }
+    }
+
+    /// Whether the destination's address is in one of these networks, and its port is one of
+    /// `ports`.
+    pub(super) fn match_networks(&self, networks: &[IpNet], ports: &Ports) -> Certainty {
+        let mut networks = networks.iter();
+        let is_inside = match self {
+            Destination::Service { address, .. } | Destination::Node(address) => networks
+                .any(|network| network.contains(&address.ip()))
+                .into(),
+            Destination::Endpoint(endpoint) => {
+                let address = endpoint.address.ip();
+                networks.any(|network| network.contains(&address)).into()
+            }
+            Destination::Unknown(address) => {
+                if networks.any(|network| covers_whole_family(network, address.ip())) {
+                    Certainty::Yes
+                } else {
+                    Certainty::Maybe
+                }
+            }
+        };
+        is_inside.and(self.match_ports(ports))
+    }
+
+    /// Whether the destination's port is one of these, if the rule is about addresses.
+    pub(super) fn match_ports(&self, ports: &Ports) -> Certainty {
+        match self {
+            Destination::Service { address, .. } | Destination::Node(address) => {
+                ports.match_unnamed(address.port())
+            }
+            Destination::Endpoint(endpoint) => endpoint.match_port(ports),
+            Destination::Unknown(_) if ports.contain_all() => Certainty::Yes,
+            Destination::Unknown(_) => Certainty::Maybe,
+        }
+    }
+
     /// The known pods at this destination.
     fn pods(&self) -> impl Iterator<Item = &Arc<PolicyPod>> {
         let endpoints = match self {
@@ -224,6 +290,21 @@ impl ServerEndpoint {
                 let mut pods = self.pods.iter();
                 !self.pods.is_empty() && pods.all(|pod| selects_pod(labels, policy, peer, pod))
             })
+    }
+
+    /// Whether the endpoint's port is one of these, by its number or by its name in the pod.
+    pub(super) fn match_port(&self, ports: &Ports) -> Certainty {
+        let number = self.address.port();
+        let Ports::Listed(ranges) = ports else {
+            return Certainty::Yes;
+        };
+        Certainty::any(ranges.iter().map(|range| match range {
+            PortRange::Numbers(numbers) => numbers.contains(&number).into(),
+            PortRange::Name(name) => {
+                let pods = self.pods.iter();
+                Certainty::common(pods.map(|pod| match_named_port(pod, name, number)))
+            }
+        }))
     }
 
     /// Whether a rule provably allows the endpoint's port, by its number or by its name in the pod.
@@ -328,6 +409,29 @@ fn selects_pod(
     pod.network == PodNetwork::Own && is_in_namespace && pods.matches(&pod.labels)
 }
 
+/// Whether a pod of a server is in a set of pods.
+fn match_server_pod(labels: &LabelsByNamespace<'_>, set: &PodSet, pod: &PolicyPod) -> Certainty {
+    // The API excludes pods in their node's network, but plugins know them only by their address.
+    if pod.network == PodNetwork::Host {
+        return Certainty::Maybe;
+    }
+    let is_in_namespace = labels[&pod.key.namespace].match_selector(&set.namespaces);
+    is_in_namespace.and(set.pods.matches(&pod.labels).into())
+}
+
+/// Whether a pod gives this name to this UDP port.
+fn match_named_port(pod: &PolicyPod, name: &str, number: u16) -> Certainty {
+    let ports = pod.named_ports.iter();
+    let mut ports = ports.filter(|(other, _)| **other == *name);
+    if has_named_port(pod, name, number) {
+        Certainty::Yes
+    } else if ports.any(|(_, port)| *port == number) {
+        Certainty::Maybe
+    } else {
+        Certainty::No
+    }
+}
+
 /// Whether a pod provably gives this name to this UDP port.
 fn has_named_port(pod: &PolicyPod, name: &str, number: u16) -> bool {
     let ports = pod.named_ports.iter();
@@ -335,6 +439,11 @@ fn has_named_port(pod: &PolicyPod, name: &str, number: u16) -> bool {
     // Kubernetes doesn't define which port counts if several ports have one name, so all must
     // match.
     ports.peek().is_some() && ports.all(|(_, port)| *port == number)
+}
+
+/// Whether a network contains every address of the address's family, IPv4 or IPv6.
+pub(super) fn covers_whole_family(network: &IpNet, address: IpAddr) -> bool {
+    network.prefix_len() == 0 && network.contains(&address)
 }
 
 fn is_same_family(one: IpAddr, other: IpAddr) -> bool {

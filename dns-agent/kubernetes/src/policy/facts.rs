@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::kinds::{PolicyKind, Reach};
+use super::certainty::Certainty;
+use super::cluster_policy::ClusterPolicy;
+use super::kinds::PolicyKind;
 use super::objects::{
     DnsService, DnsSlice, Fact, LabelledNamespace, NAMESPACE_NAME, PodNetwork, PolicyPod,
 };
-use super::other_policies::{MAX_OBJECTS, OtherPolicies};
+use super::other_policies::{MAX_OBJECTS, OtherPolicies, PolicyEffect};
 use super::policies::{Policies, PolicyDirection};
 use crate::feed::Feed;
 use crate::objects::ObjectKey;
@@ -36,7 +38,7 @@ trait ObjectStore {
 pub struct Facts {
     /// All NetworkPolicies.
     pub(super) policies: Policies,
-    /// Policies of the unevaluated kinds that the API server serves.
+    /// Policies of the other kinds that the API server serves.
     other_policies: BTreeMap<PolicyKind, OtherPolicies>,
     /// This node's pods.
     clients: ObjectsByKey<Arc<PolicyPod>>,
@@ -108,7 +110,7 @@ impl Facts {
     }
 
     /// Whether a policy may keep any pod from the cluster's DNS: there is a NetworkPolicy, or the
-    /// API server serves a kind of policy that Zerohop doesn't evaluate.
+    /// API server serves another kind of policy.
     #[must_use]
     pub fn may_restrict(&self) -> bool {
         !self.policies.is_empty() || !self.other_policies.is_empty()
@@ -121,8 +123,8 @@ impl Facts {
     }
 
     /// Adds an object, or replaces the one with the same kind and key. Pods count as pods of this
-    /// node, and Namespaces as those of clients. The kind of an unevaluated policy counts as served
-    /// and completely listed.
+    /// node, and Namespaces as those of clients. The kind of another policy counts as served and
+    /// completely listed.
     pub fn insert(&mut self, fact: Fact) {
         let feed = match &fact {
             Fact::Policy(_) => Feed::Policies,
@@ -140,12 +142,13 @@ impl Facts {
         self.apply(feed, fact);
     }
 
-    /// Sets the kinds of unevaluated policies that the API server serves. Drops all unevaluated
-    /// policies, also those of kinds that are still served: these are unknown until their kind has
-    /// been listed again.
+    /// Sets the other kinds of policies that the API server serves. Drops all policies of other
+    /// kinds, also of kinds that are still served: these are unknown until their kind has been
+    /// listed again.
     pub fn set_served_kinds(&mut self, kinds: impl IntoIterator<Item = PolicyKind>) {
         let kinds = kinds.into_iter();
         self.other_policies = kinds.map(|kind| (kind, OtherPolicies::default())).collect();
+        self.changed_namespaces = ChangedNamespaces::Any;
         self.listing
             .retain(|feed, _| !matches!(feed, Feed::OtherPolicies(_)));
         self.awaited.remove(&Feed::PolicyKinds);
@@ -204,7 +207,7 @@ impl Facts {
             Fact::Slice(slice) => replace_object(&mut self.slices, key.clone(), slice),
             Fact::Unreadable { .. } => return self.mark_unreadable(feed, &key),
             Fact::OtherPolicy(policy) => match self.other_policies.get_mut(&policy.kind) {
-                Some(policies) => policies.insert(key.clone(), policy.reach),
+                Some(policies) => policies.insert(key.clone(), policy.effect),
                 None => false,
             },
         };
@@ -227,7 +230,7 @@ impl Facts {
     /// Removes an object. Returns whether verdicts may have changed.
     pub fn delete(&mut self, feed: Feed, key: &ObjectKey) -> bool {
         // A streamed list may return an object that is deleted before the list ends. Once a list of
-        // unevaluated policies exceeds the limit, it isn't shortened, because the excess must stay
+        // other policies exceeds the limit, it isn't shortened, because the excess must stay
         // visible. If a list of another feed is as long, the key stays too. That is harmless,
         // because the object is removed below.
         if let Some(listed) = self.listing.get_mut(&feed)
@@ -251,7 +254,17 @@ impl Facts {
         &self.policies
     }
 
-    /// The policies of the unevaluated kinds.
+    /// The cluster-wide policies whose rules are evaluated.
+    pub(super) fn cluster_policies(&self) -> impl Iterator<Item = &Arc<ClusterPolicy>> {
+        let kinds = self.other_policies.values();
+        let effects = kinds.flat_map(|policies| policies.objects.values());
+        effects.filter_map(|effect| match effect {
+            PolicyEffect::Rules(policy) => Some(policy),
+            PolicyEffect::Possible(_) | PolicyEffect::Unreadable(_) => None,
+        })
+    }
+
+    /// The policies of the other kinds.
     pub(super) fn other_policies(&self) -> impl Iterator<Item = (&PolicyKind, &OtherPolicies)> {
         self.other_policies.iter()
     }
@@ -326,6 +339,10 @@ impl Facts {
             Feed::DnsNamespace | Feed::ClientNamespaces => {
                 self.changed_namespaces.insert(key.name.clone());
             }
+            // The rules of these policies may concern any pod.
+            Feed::OtherPolicies(kind) if kind.is_evaluated() => {
+                self.changed_namespaces = ChangedNamespaces::Any;
+            }
             _ => {}
         }
         has_changed
@@ -347,7 +364,7 @@ impl Facts {
         }
     }
 
-    /// Records that a list in progress has returned an object. For unevaluated policies, at most
+    /// Records that a list in progress has returned an object. For other policies, at most
     /// `MAX_OBJECTS` + 1 objects are recorded, which shows that the limit is exceeded.
     fn note_listed(&mut self, feed: Feed, key: &ObjectKey) {
         if let Some(listed) = self.listing.get_mut(&feed)
@@ -359,18 +376,31 @@ impl Facts {
 }
 
 impl NamespaceLabels<'_> {
-    /// Whether a selector provably matches the Namespace. If the Namespace's labels are unknown,
-    /// only the label with its name is certain.
-    pub(super) fn are_matched_by(&self, selector: &Selector) -> bool {
-        // Two feeds may briefly know different labels of one Namespace, so both must match.
+    /// Whether a selector matches the Namespace.
+    pub(super) fn match_selector(&self, selector: &Selector) -> Certainty {
+        let match_least = || {
+            if selector.matches_at_least(&self.least) {
+                Certainty::Yes
+            } else if selector.excludes_all_with(&self.least) {
+                Certainty::No
+            } else {
+                Certainty::Maybe
+            }
+        };
+        // Two feeds may briefly know different labels of one Namespace.
         let mut known = self.known.iter().flatten().peekable();
         if known.peek().is_none() {
-            return selector.matches_at_least(&self.least);
+            return match_least();
         }
-        known.all(|namespace| match namespace {
-            Some(namespace) => selector.matches(&namespace.labels),
-            None => selector.matches_at_least(&self.least),
-        })
+        Certainty::common(known.map(|namespace| match namespace {
+            Some(namespace) => selector.matches(&namespace.labels).into(),
+            None => match_least(),
+        }))
+    }
+
+    /// Whether a selector provably matches the Namespace.
+    pub(super) fn are_matched_by(&self, selector: &Selector) -> bool {
+        self.match_selector(selector) == Certainty::Yes
     }
 }
 
@@ -422,7 +452,10 @@ impl ObjectStore for OtherPolicies {
     }
 
     fn mark_unreadable(&mut self, key: ObjectKey) -> bool {
-        self.insert(key, Reach::Both)
+        self.insert(
+            key,
+            PolicyEffect::Unreadable("its metadata can't be read".into()),
+        )
     }
 
     fn remove_object(&mut self, key: &ObjectKey) -> bool {

@@ -1,18 +1,17 @@
-//! Ingress policies at the servers of the cluster's DNS.
+//! Ingress policies at the servers of the cluster's DNS: NetworkPolicies, and cluster-wide policies.
 //!
 //! The policies that apply to a server don't depend on the client, so [`Gate`]s collect them once
 //! for all clients. There are no gates if no policy restricts the servers' ingress, or if rules for
 //! all peers open them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-
-use super::destinations::{Destination, ServerEndpoint, Servers};
+use super::destinations::{Destination, ServerEndpoint, Servers, covers_whole_family};
 use super::facts::{Facts, NamespaceLabels};
 use super::objects::{Peer, Peers, Policy, PolicyPod, Rule};
 use super::policies::{PolicyDirection, UnknownPolicies, join_names};
+use super::tiers::{Denial, IngressTiers};
 use crate::selector::Labels;
 
 /// The ingress policies that must admit a query at one address.
@@ -21,6 +20,8 @@ pub(super) struct Gate {
     /// The address at which the query arrives.
     address: SocketAddr,
     policies: GatePolicies,
+    /// Cluster-wide policies.
+    tiers: IngressTiers,
 }
 
 /// Clients that policies don't distinguish.
@@ -31,16 +32,20 @@ pub(super) struct Clients<'a> {
     pub(super) labels: &'a Labels,
 }
 
-/// The policies of a gate.
+/// The NetworkPolicies of a gate.
 #[derive(Debug)]
 enum GatePolicies {
+    /// No policy selects the server.
+    None,
+    /// A policy selects the server and admits all clients.
+    Open,
     /// These policies select the server. One of them must admit the client at the server's port.
     Selecting {
         policies: Vec<Arc<Policy>>,
         endpoint: ServerEndpoint,
     },
     /// The server is not a known pod. Any of these policies may be the only one that selects the
-    /// server, so each policy must admit the client at every port.
+    /// server, so each policy must admit the client at every port. Perhaps none selects it.
     MaySelect(Vec<Arc<Policy>>),
     /// These policies may select the server and admit no client.
     Unknown(UnknownPolicies),
@@ -81,38 +86,26 @@ impl Gate {
             .collect()
     }
 
-    /// The gate before one pod of an endpoint. `None` if no policy restricts the pod's ingress, or
-    /// if a rule opens its port to all peers.
+    /// The gate before one pod of an endpoint. `None` if no policy restricts the pod's ingress.
     fn before_pod(facts: &Facts, endpoint: &ServerEndpoint, pod: &PolicyPod) -> Option<Gate> {
-        let gate = |gate_policies| {
-            Some(Gate {
-                address: endpoint.address,
-                policies: gate_policies,
-            })
-        };
-        // A policy without readable metadata has an empty namespace, and may be in any namespace.
-        let all = facts.policies();
-        let in_namespace = all.restricting_in(&pod.key.namespace, PolicyDirection::Ingress);
-        let in_any = all.restricting_in("", PolicyDirection::Ingress);
-        let mut policies = Vec::new();
-        for policy in in_any.chain(in_namespace) {
-            match policy {
-                Err(unknown) => return gate(GatePolicies::Unknown(unknown)),
-                Ok(policy) if policy.pods.matches(&pod.labels) => policies.push(policy.clone()),
-                Ok(_) => {}
-            }
-        }
-        let is_open = |policy: &Arc<Policy>| {
-            let mut rules = policy.ingress.iter().flatten();
-            rules.any(|rule| rule.peers == Peers::All && endpoint.has_port(rule))
-        };
-        if policies.is_empty() || policies.iter().any(is_open) {
-            return None;
-        }
-        gate(GatePolicies::Selecting {
+        let policies = GatePolicies::before_pod(facts, endpoint, pod);
+        let tiers = IngressTiers::before_pod(facts, endpoint, pod);
+        Gate::new(endpoint.address, policies, tiers)
+    }
+
+    /// `None` if these policies restrict nothing.
+    fn new(address: SocketAddr, policies: GatePolicies, tiers: IngressTiers) -> Option<Gate> {
+        let gate = Gate {
+            address,
             policies,
-            endpoint: endpoint.clone(),
-        })
+            tiers,
+        };
+        (gate.has_network_policies() || !gate.tiers.is_empty()).then_some(gate)
+    }
+
+    /// Whether NetworkPolicies restrict the server's ingress.
+    pub(super) fn has_network_policies(&self) -> bool {
+        !matches!(self.policies, GatePolicies::None | GatePolicies::Open)
     }
 
     /// The gate before an address at which a process in this node's network answers. The process
@@ -125,27 +118,97 @@ impl Gate {
         let Some(pods) = host_pods else {
             return Gate::before_unknown_server(facts, address);
         };
-        Gate::before_possible_server(facts, address, |namespace, policy| {
+        let policies = GatePolicies::before_possible_server(facts, |namespace, policy| {
             let mut pods = pods.iter();
             pods.any(|pod| {
                 let may_share_namespace = namespace.is_empty() || *namespace == *pod.key.namespace;
                 may_share_namespace && policy.is_none_or(|policy| policy.pods.matches(&pod.labels))
             })
-        })
+        });
+        // Cluster-wide policies never select pods in the node's network.
+        Gate::new(address, policies, IngressTiers::none())
     }
 
     /// The gate before an address that may belong to any pod.
     fn before_unknown_server(facts: &Facts, address: SocketAddr) -> Option<Gate> {
-        Gate::before_possible_server(facts, address, |_, _| true)
+        let policies = GatePolicies::before_possible_server(facts, |_, _| true);
+        Gate::new(
+            address,
+            policies,
+            IngressTiers::before_unknown_server(facts),
+        )
     }
 
-    /// The gate before a server that isn't a known pod. `may_select` decides which policies may
+    /// Why it isn't certain that the policies admit these clients. `None`: they provably admit
+    /// them.
+    pub(super) fn find_objection(&self, clients: &Clients<'_>) -> Option<String> {
+        let lower = match self.tiers.decide(clients) {
+            Ok(lower) => lower,
+            Err(denial) => return Some(self.describe_denial(denial)),
+        };
+        let objection = match &self.policies {
+            _ if lower.network_policies.is_overridden() => None,
+            policies => policies.find_objection(clients, self.address),
+        };
+        if let Some(objection) = objection {
+            return Some(format!("{objection}{}", lower.network_policies));
+        }
+        match &self.policies {
+            // A NetworkPolicy selects the server, so the baseline tier isn't consulted.
+            GatePolicies::Open | GatePolicies::Selecting { .. } => None,
+            GatePolicies::None | GatePolicies::MaySelect(_) | GatePolicies::Unknown(_) => {
+                lower.baseline.map(|denial| self.describe_denial(denial))
+            }
+        }
+    }
+
+    fn describe_denial(&self, denial: Denial<'_>) -> String {
+        let Denial { policy, rule } = denial;
+        let address = self.address;
+        format!(
+            "{policy} does not provably admit this pod at {address} over UDP, because of its rule \
+             ingress[{rule}]"
+        )
+    }
+}
+
+impl GatePolicies {
+    /// The policies before one pod of an endpoint.
+    fn before_pod(facts: &Facts, endpoint: &ServerEndpoint, pod: &PolicyPod) -> GatePolicies {
+        // A policy without readable metadata has an empty namespace, and may be in any namespace.
+        let all = facts.policies();
+        let in_namespace = all.restricting_in(&pod.key.namespace, PolicyDirection::Ingress);
+        let in_any = all.restricting_in("", PolicyDirection::Ingress);
+        let mut policies = Vec::new();
+        for policy in in_any.chain(in_namespace) {
+            match policy {
+                Err(unknown) => return GatePolicies::Unknown(unknown),
+                Ok(policy) if policy.pods.matches(&pod.labels) => policies.push(policy.clone()),
+                Ok(_) => {}
+            }
+        }
+        if policies.is_empty() {
+            return GatePolicies::None;
+        }
+        let is_open = |policy: &Arc<Policy>| {
+            let mut rules = policy.ingress.iter().flatten();
+            rules.any(|rule| rule.peers == Peers::All && endpoint.has_port(rule))
+        };
+        if policies.iter().any(is_open) {
+            return GatePolicies::Open;
+        }
+        GatePolicies::Selecting {
+            policies,
+            endpoint: endpoint.clone(),
+        }
+    }
+
+    /// The policies before a server that isn't a known pod. `may_select` decides which policies may
     /// select the server. It gets the policy's namespace, and `None` if the rules aren't known.
     fn before_possible_server(
         facts: &Facts,
-        address: SocketAddr,
         mut may_select: impl FnMut(&str, Option<&Policy>) -> bool,
-    ) -> Option<Gate> {
+    ) -> GatePolicies {
         let is_open = |policy: &Policy| {
             let mut rules = policy.ingress.iter().flatten();
             rules.any(|rule| rule.peers == Peers::All && rule.ports.contain_all())
@@ -154,10 +217,7 @@ impl Gate {
         for policy in facts.policies().restricting(PolicyDirection::Ingress) {
             match policy {
                 Err(unknown) if may_select(unknown.namespace(), None) => {
-                    return Some(Gate {
-                        address,
-                        policies: GatePolicies::Unknown(unknown),
-                    });
+                    return GatePolicies::Unknown(unknown);
                 }
                 Ok(policy)
                     if may_select(&policy.key.namespace, Some(policy)) && !is_open(policy) =>
@@ -167,17 +227,18 @@ impl Gate {
                 Ok(_) | Err(_) => {}
             }
         }
-        (!policies.is_empty()).then_some(Gate {
-            address,
-            policies: GatePolicies::MaySelect(policies),
-        })
+        if policies.is_empty() {
+            GatePolicies::None
+        } else {
+            GatePolicies::MaySelect(policies)
+        }
     }
 
-    /// Why it isn't certain that the policies admit these clients. `None`: they provably admit
-    /// them.
-    pub(super) fn find_objection(&self, clients: &Clients<'_>) -> Option<String> {
-        let address = self.address;
-        match &self.policies {
+    /// Why it isn't certain that the policies admit these clients at this address. `None`: they
+    /// provably admit them.
+    fn find_objection(&self, clients: &Clients<'_>, address: SocketAddr) -> Option<String> {
+        match self {
+            GatePolicies::None | GatePolicies::Open => None,
             GatePolicies::Unknown(unknown) => {
                 Some(format!("{unknown}, and may restrict access to {address}"))
             }
@@ -238,9 +299,4 @@ fn admits_clients(
             except.is_empty() && covers_whole_family(network, address.ip())
         }
     })
-}
-
-/// Whether a network contains every address of the address's family, IPv4 or IPv6.
-fn covers_whole_family(network: &IpNet, address: IpAddr) -> bool {
-    network.prefix_len() == 0 && network.contains(&address)
 }

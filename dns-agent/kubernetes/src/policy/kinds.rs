@@ -1,8 +1,8 @@
-//! Kinds of policies that Zerohop lists and watches but doesn't evaluate.
+//! Kinds of policies that Zerohop lists and watches, besides NetworkPolicy.
 //!
-//! An object of such a kind may restrict access to the cluster's DNS in ways that Zerohop doesn't
-//! know. While such an object exists, the pods that it may restrict aren't answered: see
-//! [`super::possible_restrictions`].
+//! The rules of most kinds aren't evaluated, so an object may restrict access to the cluster's DNS
+//! in ways that Zerohop doesn't know. While such an object exists, the pods that it may restrict
+//! aren't answered: see [`super::possible_restrictions`].
 //!
 //! The agent lists and watches these resources, so each row needs a rule in
 //! `deploy/kustomize/rbac.yaml` and in the chart. A test compares them.
@@ -11,7 +11,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-/// A kind of policy that Zerohop doesn't evaluate: an index into `ROWS`.
+/// A kind of policy other than NetworkPolicy: an index into `ROWS`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PolicyKind(u8);
 
@@ -22,6 +22,8 @@ pub struct PolicyKind(u8);
 /// if it has objects in clusters without policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Effect {
+    /// The rules of its objects are evaluated: see [`super::cluster_policy`].
+    Evaluated,
     /// The object may restrict packets to pods. It may also restrict packets from pods if a key or
     /// a string in the object contains "egress".
     ByDirection,
@@ -37,7 +39,7 @@ enum Effect {
 /// Which connections an object may restrict. *The object's pods* are the pods in its namespace, or
 /// all pods if it has no namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub(super) enum Reach {
     /// Connections to the object's pods.
     Ingress,
     /// Connections to and from the object's pods.
@@ -68,17 +70,17 @@ const ROWS: &[KindRow] = &[
     row(
         "adminnetworkpolicies.policy.networking.k8s.io",
         "AdminNetworkPolicy",
-        Effect::Both,
+        Effect::Evaluated,
     ),
     row(
         "baselineadminnetworkpolicies.policy.networking.k8s.io",
         "BaselineAdminNetworkPolicy",
-        Effect::Both,
+        Effect::Evaluated,
     ),
     row(
         "clusternetworkpolicies.policy.networking.k8s.io",
         "ClusterNetworkPolicy",
-        Effect::Both,
+        Effect::Evaluated,
     ),
     // Calico: its stored objects, and the API of its API server. Newer versions can also store
     // the objects of that API directly.
@@ -250,16 +252,20 @@ impl PolicyKind {
         self.row().kind
     }
 
-    /// Which connections an object of this kind may restrict.
-    #[must_use]
-    pub fn reach(self, object: &Value) -> Reach {
+    /// Whether the rules of this kind are evaluated.
+    pub(super) fn is_evaluated(self) -> bool {
+        self.row().effect == Effect::Evaluated
+    }
+
+    /// Which connections an object of this kind may restrict, if its rules aren't evaluated.
+    pub(super) fn reach(self, object: &Value) -> Reach {
         let is_set = |field: &str| match &object["spec"][field] {
             Value::Null | Value::Bool(false) => false,
             Value::Array(list) => !list.is_empty(),
             _ => true,
         };
         match self.row().effect {
-            Effect::Both => Reach::Both,
+            Effect::Evaluated | Effect::Both => Reach::Both,
             Effect::BothIfSet(fields) if fields.iter().any(|field| is_set(field)) => Reach::Both,
             Effect::BothIfSet(_) => Reach::Nothing,
             Effect::ByDirection if mentions_egress(object) => Reach::Both,

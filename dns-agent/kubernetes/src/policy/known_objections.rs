@@ -13,6 +13,7 @@ use super::egress::EgressPolicies;
 use super::facts::{ChangedNamespaces, Facts};
 use super::ingress::{Clients, Gate};
 use super::objects::{PodNetwork, PolicyPod};
+use super::tiers::EgressTiers;
 use crate::objects::ObjectKey;
 use crate::selector::Labels;
 
@@ -24,11 +25,12 @@ pub(super) struct KnownObjections {
     by_pod: BTreeMap<ObjectKey, JudgedPod>,
 }
 
-/// Servers and the ingress policies before them.
+/// Servers, and the policies on the way to them that don't depend on the client's namespace.
 #[derive(Debug)]
 struct GatedServers {
     servers: Servers,
     gates: Vec<Gate>,
+    tiers: EgressTiers,
 }
 
 /// A pod that has been judged.
@@ -58,21 +60,19 @@ impl KnownObjections {
         }
     }
 
-    /// Forgets everything if the servers have changed. Returns whether ingress policies restrict
-    /// them.
+    /// Forgets everything if the servers have changed. Returns whether NetworkPolicies restrict
+    /// their ingress.
     pub(super) fn update_servers(&mut self, facts: &Facts, servers: Servers) -> bool {
-        match &self.servers {
-            Some(known) if known.servers == servers => !known.gates.is_empty(),
-            _ => {
-                let gates = Gate::find_all(facts, &servers);
-                let is_restricted = !gates.is_empty();
-                *self = KnownObjections {
-                    servers: Some(GatedServers { servers, gates }),
-                    by_pod: BTreeMap::new(),
-                };
-                is_restricted
-            }
+        let is_known = |known: &GatedServers| known.servers == servers;
+        if !self.servers.as_ref().is_some_and(is_known) {
+            *self = KnownObjections::default();
         }
+        let known = self.servers.get_or_insert_with(|| GatedServers {
+            gates: Gate::find_all(facts, &servers),
+            tiers: EgressTiers::find(facts, &servers.destinations),
+            servers,
+        });
+        known.gates.iter().any(Gate::has_network_policies)
     }
 
     /// The judged clients, ordered by namespace and name: the pods in networks of their own that
@@ -80,11 +80,11 @@ impl KnownObjections {
     /// [`KnownObjections::update_servers`] must have been called.
     pub(super) fn judge_clients(&mut self, facts: &Facts) -> impl Iterator<Item = &JudgedPod> {
         let mut before = std::mem::take(&mut self.by_pod);
-        if let Some(GatedServers { servers, gates }) = &self.servers {
+        if let Some(servers) = &self.servers {
             let clients = facts.clients().filter(|pod| is_client(pod));
             let clients: Vec<&Arc<PolicyPod>> = clients.collect();
             for pods in clients.chunk_by(|one, other| one.key.namespace == other.key.namespace) {
-                let mut judge = NamespaceJudge::new(facts, servers, gates, &pods[0].key.namespace);
+                let mut judge = NamespaceJudge::new(facts, servers, &pods[0].key.namespace);
                 for pod in pods {
                     let known = before.remove(&pod.key);
                     let known = known.filter(|known| known.pod.labels == pod.labels);
@@ -105,8 +105,7 @@ impl KnownObjections {
 /// Judges the clients of one namespace. Clients with equal labels share one objection.
 struct NamespaceJudge<'a> {
     facts: &'a Facts,
-    servers: &'a Servers,
-    gates: &'a [Gate],
+    servers: &'a GatedServers,
     namespace: &'a Arc<str>,
     /// Read when the first client is judged.
     egress: Option<EgressPolicies<'a>>,
@@ -116,14 +115,12 @@ struct NamespaceJudge<'a> {
 impl<'a> NamespaceJudge<'a> {
     fn new(
         facts: &'a Facts,
-        servers: &'a Servers,
-        gates: &'a [Gate],
+        servers: &'a GatedServers,
         namespace: &'a Arc<str>,
     ) -> NamespaceJudge<'a> {
         NamespaceJudge {
             facts,
             servers,
-            gates,
             namespace,
             egress: None,
             objections: BTreeMap::new(),
@@ -134,15 +131,21 @@ impl<'a> NamespaceJudge<'a> {
         if let Some(objection) = self.objections.get(labels) {
             return objection.clone();
         }
-        let read_egress = || EgressPolicies::of_namespace(self.facts, self.servers, self.namespace);
+        let GatedServers {
+            servers,
+            gates,
+            tiers,
+        } = self.servers;
+        let read_egress =
+            || EgressPolicies::of_namespace(self.facts, servers, tiers, self.namespace);
         let egress = self.egress.get_or_insert_with(read_egress);
-        let objection = egress.find_objection(labels).or_else(|| {
-            let clients = Clients {
-                namespace: self.namespace,
-                namespace_labels: self.facts.namespace_labels(self.namespace),
-                labels,
-            };
-            let mut gates = self.gates.iter();
+        let clients = Clients {
+            namespace: self.namespace,
+            namespace_labels: self.facts.namespace_labels(self.namespace),
+            labels,
+        };
+        let objection = egress.find_objection(&clients).or_else(|| {
+            let mut gates = gates.iter();
             gates.find_map(|gate| gate.find_objection(&clients))
         });
         let objection: Option<Arc<str>> = objection.map(Into::into);

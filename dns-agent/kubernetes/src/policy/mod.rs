@@ -6,9 +6,9 @@
 //! of the cluster's DNS. If in doubt, Zerohop doesn't answer the pod, and its queries pass.
 //!
 //! [`egress`] checks egress rules against the [`destinations`] of a query. [`ingress`] checks the
-//! servers' ingress rules against the client. [`known_objections`] keeps the results that still
-//! hold after a change. [`possible_restrictions`] finds the pods that may be restricted by policies
-//! of kinds that Zerohop doesn't evaluate.
+//! servers' ingress rules against the client. Both ask [`tiers`] what cluster-wide policies decide.
+//! [`known_objections`] keeps the results that still hold after a change. [`possible_restrictions`]
+//! finds the pods that may be restricted by policies of kinds that Zerohop doesn't evaluate.
 //!
 //! This module does no I/O. [`Facts`] collects objects, and [`ClientJudge`] judges this node's
 //! pods.
@@ -18,6 +18,8 @@
 //! with the address and port of a DNS server's pod. A pod is answered only if the rules permit
 //! both.
 
+mod certainty;
+mod cluster_policy;
 mod convert;
 mod destinations;
 mod egress;
@@ -29,13 +31,14 @@ mod objects;
 mod other_policies;
 mod policies;
 mod possible_restrictions;
+mod tiers;
 mod verdicts;
 
 #[cfg(test)]
 mod tests;
 
 pub use facts::Facts;
-pub use kinds::{PolicyKind, Reach};
+pub use kinds::PolicyKind;
 pub use objects::{DnsService, DnsSlice, Fact, LabelledNamespace, Policy, PolicyPod};
 pub use other_policies::OtherPolicy;
 pub use verdicts::{ClientJudge, ClientVerdicts, LeftOutPod};

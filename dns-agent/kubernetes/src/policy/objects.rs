@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use ipnet::IpNet;
 
+use super::certainty::Certainty;
 use super::other_policies::OtherPolicy;
 use crate::coredns_pod::DnsContainers;
 use crate::feed::Feed;
@@ -30,7 +31,7 @@ pub enum Fact {
     Service(DnsService),
     /// An EndpointSlice.
     Slice(DnsSlice),
-    /// A policy of a kind that Zerohop doesn't evaluate.
+    /// A policy of another kind than NetworkPolicy.
     OtherPolicy(OtherPolicy),
     /// An object whose effect on client policy is unknown: a field can't be read, or other software
     /// may read different addresses from it (see [`Fact::from_slice`]).
@@ -261,13 +262,8 @@ impl Rule {
             Peers::All => &[][..],
             Peers::Listed(peers) => peers,
         };
-        let ports = match &self.ports {
-            Ports::All => &[][..],
-            Ports::Listed(ports) => ports,
-        };
         let peers: usize = peers.iter().map(Peer::memory).sum();
-        let ports: usize = ports.iter().map(PortRange::memory).sum();
-        size_of::<Rule>() + peers + ports
+        size_of::<Rule>() + peers + self.ports.memory()
     }
 }
 
@@ -294,6 +290,15 @@ impl PortRange {
 }
 
 impl Ports {
+    /// The memory of the ranges in bytes, about.
+    pub(super) fn memory(&self) -> usize {
+        let ranges = match self {
+            Ports::All => &[][..],
+            Ports::Listed(ranges) => ranges,
+        };
+        ranges.iter().map(PortRange::memory).sum()
+    }
+
     /// Whether these ports include the UDP port `number`, or one of its `names`.
     pub(super) fn contain(&self, number: u16, names: &[&str]) -> bool {
         let Ports::Listed(ranges) = self else {
@@ -303,6 +308,17 @@ impl Ports {
             PortRange::Numbers(numbers) => numbers.contains(&number),
             PortRange::Name(name) => names.contains(&&**name),
         })
+    }
+
+    /// Whether these ports include the UDP port `number`, whose names are not known.
+    pub(super) fn match_unnamed(&self, number: u16) -> Certainty {
+        let Ports::Listed(ranges) = self else {
+            return Certainty::Yes;
+        };
+        Certainty::any(ranges.iter().map(|range| match range {
+            PortRange::Numbers(numbers) => numbers.contains(&number).into(),
+            PortRange::Name(_) => Certainty::Maybe,
+        }))
     }
 
     /// Whether these ports include every UDP port, because the rule lists no ports, or because an

@@ -1,12 +1,15 @@
-//! Finds the pods that aren't answered because of policies that Zerohop doesn't evaluate.
+//! Finds the pods that aren't answered because of policies whose rules aren't evaluated, or can't be
+//! read.
 
 use super::destinations::Servers;
 use super::facts::Facts;
 use super::kinds::{PolicyKind, Reach};
-use super::other_policies::{ListCompleteness, MAX_OBJECTS, OtherPolicies};
+use super::other_policies::{
+    ListCompleteness, MAX_OBJECTS, MAX_RULES_MEMORY, OtherPolicies, PolicyEffect,
+};
 use crate::objects::ObjectKey;
 
-/// The pods that policies of unevaluated kinds may keep from the cluster's DNS.
+/// The pods that policies with unknown rules may keep from the cluster's DNS.
 #[derive(Debug)]
 pub(super) struct PossibleRestrictions {
     /// Why no pod is answered. `None`: the policies in a pod's namespace decide.
@@ -14,7 +17,7 @@ pub(super) struct PossibleRestrictions {
 }
 
 impl PossibleRestrictions {
-    /// Finds the pods that unevaluated policies may keep from these servers.
+    /// Finds the pods that policies with unknown rules may keep from these servers.
     pub(super) fn find(facts: &Facts, servers: &Servers) -> PossibleRestrictions {
         let mut kinds = facts.other_policies();
         PossibleRestrictions {
@@ -31,13 +34,15 @@ impl PossibleRestrictions {
         self.all_pods.is_some()
             || kinds.any(|(kind, others)| {
                 let mut objects = others.objects.iter();
-                objects.any(|(key, reach)| {
-                    *reach == Reach::Both && !repeats_network_policy(facts, *kind, key)
+                objects.any(|(key, effect)| {
+                    effect.possible_reach() == Reach::Both
+                        && !repeats_network_policy(facts, *kind, key)
                 })
             })
     }
 
-    /// Why pods of a namespace aren't answered. `None`: no unevaluated policy can restrict them.
+    /// Why pods of a namespace aren't answered. `None`: no policy with unknown rules can restrict
+    /// them.
     pub(super) fn find_objection(&self, facts: &Facts, namespace: &str) -> Option<String> {
         if let Some(reason) = &self.all_pods {
             return Some(reason.clone());
@@ -45,10 +50,10 @@ impl PossibleRestrictions {
         let mut kinds = facts.other_policies();
         kinds.find_map(|(kind, others)| {
             let mut objects = others.in_namespace(namespace);
-            let (key, _) = objects.find(|(key, reach)| {
-                **reach == Reach::Both && !repeats_network_policy(facts, *kind, key)
+            let (key, effect) = objects.find(|(key, effect)| {
+                effect.possible_reach() == Reach::Both && !repeats_network_policy(facts, *kind, key)
             })?;
-            Some(describe_restriction(*kind, key))
+            Some(describe_restriction(*kind, key, effect))
         })
     }
 }
@@ -62,8 +67,9 @@ fn describe_incompleteness(kind: PolicyKind, completeness: ListCompleteness) -> 
             "the API server serves {resource}, which have not been listed yet"
         )),
         ListCompleteness::Exceeded => Some(format!(
-            "there are, or have been since the last list, more than {MAX_OBJECTS} {resource}, which \
-             Zerohop doesn't evaluate"
+            "there are, or have been since the last list, more than {MAX_OBJECTS} {resource}, or \
+             more than {} MiB of rules in them",
+            MAX_RULES_MEMORY >> 20
         )),
     }
 }
@@ -76,8 +82,8 @@ fn describe_restriction_of_all_pods(
     kind: PolicyKind,
     others: &OtherPolicies,
 ) -> Option<String> {
-    let may_restrict = |(key, reach): &(&ObjectKey, &Reach)| {
-        **reach != Reach::Nothing && !repeats_network_policy(facts, kind, key)
+    let may_restrict = |(key, effect): &(&ObjectKey, &PolicyEffect)| {
+        effect.possible_reach() != Reach::Nothing && !repeats_network_policy(facts, kind, key)
     };
     let object = match &servers.namespaces {
         None => others.objects.iter().find(may_restrict),
@@ -87,7 +93,7 @@ fn describe_restriction_of_all_pods(
             namespaces.find_map(|namespace| others.in_namespace(namespace).find(may_restrict))
         }
     };
-    object.map(|(key, _)| describe_restriction(kind, key))
+    object.map(|(key, effect)| describe_restriction(kind, key, effect))
 }
 
 /// Whether an object is Calico's copy of a Kubernetes NetworkPolicy, which is evaluated. Calico's
@@ -102,14 +108,17 @@ fn repeats_network_policy(facts: &Facts, kind: PolicyKind, key: &ObjectKey) -> b
 }
 
 /// Why a pod isn't answered if this object may restrict it.
-fn describe_restriction(kind: PolicyKind, key: &ObjectKey) -> String {
+fn describe_restriction(kind: PolicyKind, key: &ObjectKey, effect: &PolicyEffect) -> String {
     let name = match &*key.namespace {
         "" => key.name.to_string(),
         _ => key.to_string(),
     };
-    format!(
-        "{} {name} ({}) may restrict this pod, and Zerohop doesn't evaluate this kind",
-        kind.name(),
-        kind.group()
-    )
+    let reason = match effect {
+        PolicyEffect::Unreadable(reason) => format!("it can't be read ({reason})"),
+        PolicyEffect::Possible(_) | PolicyEffect::Rules(_) => {
+            "Zerohop doesn't evaluate this kind".to_owned()
+        }
+    };
+    let (kind, group) = (kind.name(), kind.group());
+    format!("{kind} {name} ({group}) may restrict this pod, and {reason}")
 }

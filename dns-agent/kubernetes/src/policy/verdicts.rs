@@ -54,6 +54,7 @@ impl ClientJudge {
         let restrictions = PossibleRestrictions::find(facts, &servers);
         let may_object = self.known.update_servers(facts, servers)
             || facts.has_egress_policy()
+            || facts.cluster_policies().any(|policy| policy.can_deny())
             || restrictions.can_restrict_pods(facts);
         if !may_object {
             return ClientVerdicts::default();

@@ -35,7 +35,7 @@ enum ManifestKind<'a> {
     EndpointSlice,
     Pod,
     NetworkPolicy,
-    /// A policy of a kind that Zerohop doesn't evaluate.
+    /// A policy of another kind than NetworkPolicy.
     OtherPolicy(PolicyKind),
     List(Vec<ManifestItem<'a>>),
     /// A kind that Zerohop doesn't read, or an empty node.

@@ -48,7 +48,7 @@ pub(super) enum UrgentMessage {
     Plan(AnswerPlan),
     /// An event of a feed of facts for NetworkPolicies.
     PolicyEvent(Event),
-    /// The kinds of policies that the API serves but Zerohop doesn't evaluate.
+    /// The kinds of policies that the API serves, besides NetworkPolicy.
     PolicyKinds(BTreeSet<PolicyKind>),
     /// The health of the feeds of facts.
     PolicyHealth(Vec<Arc<SourceHealth>>),

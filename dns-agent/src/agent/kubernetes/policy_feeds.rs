@@ -64,7 +64,7 @@ pub(super) async fn follow(
         discovery,
         dns_pods: None,
         namespaces: None,
-        unevaluated_policies: None,
+        other_policies: None,
         observer: DnsPathObserver::default(),
         dns_path,
     };
@@ -85,19 +85,19 @@ struct PolicyFollower {
     /// not exist or has no selector.
     dns_pods: Option<DnsPods>,
     /// All Namespaces with their labels; `None` until an ingress policy in the namespace of the
-    /// cluster's DNS selects clients by a Namespace label other than the Namespace's name.
+    /// cluster's DNS, or a cluster-wide policy, selects clients by a Namespace label other than the
+    /// Namespace's name.
     namespaces: Option<EventSource>,
-    /// Policies of the kinds that Zerohop doesn't evaluate, such as CiliumNetworkPolicy. `None`
-    /// until the kinds are discovered, while the API serves none of them, or if policies are
-    /// ignored.
-    unevaluated_policies: Option<EventSource>,
+    /// Policies of other kinds than NetworkPolicy, such as AdminNetworkPolicy. `None` until the
+    /// kinds are discovered, while the API serves none of them, or if policies are ignored.
+    other_policies: Option<EventSource>,
     /// Computes the DNS path from the same events.
     observer: DnsPathObserver,
     /// Receives the path from this node's pods to CoreDNS.
     dns_path: watch::Sender<DnsPath>,
 }
 
-/// Discovers the kinds of policies that the API serves but Zerohop doesn't evaluate.
+/// Discovers the kinds of policies that the API serves besides NetworkPolicy.
 struct KindDiscovery {
     discovery: Discovery,
     served_kinds: mpsc::Receiver<ServedKinds>,
@@ -165,32 +165,38 @@ impl PolicyFollower {
             event = self.policies.events.recv() => event,
             event = next_event(pods) => event,
             event = next_event(self.namespaces.as_mut()) => event,
-            event = next_event(self.unevaluated_policies.as_mut()) => event,
+            event = next_event(self.other_policies.as_mut()) => event,
         };
         event.map(|event| PolicyUpdate::Event(Box::new(event.event)))
     }
 
     /// Starts reading the policies of these kinds, and stops reading those of the previous kinds.
     fn follow_kinds(&mut self, kinds: &ServedKinds) {
-        self.unevaluated_policies = (!kinds.is_empty()).then(|| {
+        self.other_policies = (!kinds.is_empty()).then(|| {
             EventSource::start(|sender| {
-                KubernetesSource::start_unevaluated_policies(self.client.clone(), kinds, sender)
+                KubernetesSource::start_other_policies(self.client.clone(), kinds, sender)
             })
         });
     }
 
-    /// Starts reading all Namespaces if this event is the first policy in the namespace of the
-    /// cluster's DNS that needs their labels. Returns whether reading was started.
+    /// Starts reading all Namespaces if this event is the first policy that needs their labels.
+    /// Returns whether reading was started.
     fn follow_namespaces(&mut self, event: &Event) -> bool {
         let Event::Applied {
-            object: Object::Fact(Fact::Policy(policy)),
+            object: Object::Fact(fact),
             ..
         } = event
         else {
             return false;
         };
-        let is_about_dns = policy.key.namespace == self.dns_service.namespace;
-        if self.namespaces.is_some() || !is_about_dns || !policy.needs_namespaces() {
+        let needs_namespaces = match fact {
+            Fact::Policy(policy) => {
+                policy.key.namespace == self.dns_service.namespace && policy.needs_namespaces()
+            }
+            Fact::OtherPolicy(policy) => policy.needs_namespaces(),
+            _ => false,
+        };
+        if self.namespaces.is_some() || !needs_namespaces {
             return false;
         }
         let client = self.client.clone();
@@ -283,9 +289,7 @@ impl PolicyFollower {
     ) -> Result<(), PublisherGone> {
         let dns_pods = self.dns_pods.iter().map(|pods| &pods.source);
         let sources = std::iter::once(&self.policies).chain(dns_pods);
-        let sources = sources
-            .chain(&self.namespaces)
-            .chain(&self.unevaluated_policies);
+        let sources = sources.chain(&self.namespaces).chain(&self.other_policies);
         let health = sources.map(|source| source.source.health());
         let discovery = self.discovery.iter().map(|it| it.discovery.health());
         let health: Vec<_> = health.chain(discovery).collect();

@@ -5,25 +5,30 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IteratorRandom as _};
 use serde_json::{Value, json};
 
+use super::super::kinds::Reach;
 use super::super::objects::Peer;
+use super::super::other_policies::PolicyEffect;
 use super::super::policies::{MemoryLimits, Policies};
-use super::random::{agent_input, cluster};
-use super::{SERVED, dns, fact, pod, read, verdicts};
-use crate::{
-    ClientJudge, ClientVerdicts, Fact, Facts, Feed, ObjectKey, OtherPolicy, PolicyKind, Reach,
-};
+use super::random::{APIS, agent_input, cluster};
+use super::{SERVED, cluster_kind, dns, fact, pod, read, verdicts};
+use crate::{ClientJudge, ClientVerdicts, Fact, Facts, Feed, ObjectKey, OtherPolicy, PolicyKind};
 
 const SEQUENCES: u64 = 400;
 
-const FEEDS: [Feed; 7] = [
-    Feed::Policies,
-    Feed::Clients,
-    Feed::DnsPods,
-    Feed::ClientNamespaces,
-    Feed::DnsNamespace,
-    Feed::DnsService,
-    Feed::DnsEndpoints,
-];
+/// The feeds that are listed.
+fn feeds() -> Vec<Feed> {
+    let mut feeds = vec![
+        Feed::Policies,
+        Feed::Clients,
+        Feed::DnsPods,
+        Feed::ClientNamespaces,
+        Feed::DnsNamespace,
+        Feed::DnsService,
+        Feed::DnsEndpoints,
+    ];
+    feeds.extend(cluster_kinds().map(Feed::OtherPolicies));
+    feeds
+}
 
 /// The objects that the agent has received, as the last event of each.
 type Received = BTreeMap<(Feed, ObjectKey), Fact>;
@@ -33,7 +38,7 @@ fn verdicts_after_changes_equal_those_from_the_same_objects() {
     let (mut judged, mut permitted) = (0_usize, 0_usize);
     for seed in 0..SEQUENCES {
         let mut random = StdRng::seed_from_u64(seed);
-        let mut facts = facts_with_other_kind();
+        let mut facts = facts_with_other_kinds();
         let mut judge = ClientJudge::default();
         let mut received = Received::new();
         for _ in 0..4 {
@@ -42,7 +47,7 @@ fn verdicts_after_changes_equal_those_from_the_same_objects() {
             let count = keys.len();
             let is_list = random.random_bool(0.3);
             if is_list {
-                FEEDS.iter().for_each(|feed| facts.start_list(*feed));
+                feeds().iter().for_each(|feed| facts.start_list(*feed));
             }
             for (feed, key) in keys.into_iter().sample(&mut random, count) {
                 match next.get(&(feed, key.clone())) {
@@ -65,7 +70,7 @@ fn verdicts_after_changes_equal_those_from_the_same_objects() {
                 }
             }
             if is_list {
-                for feed in FEEDS {
+                for feed in feeds() {
                     facts.finish_list(feed);
                     received.retain(|key, _| key.0 != feed || next.contains_key(key));
                     let verdicts = judge.judge(&mut facts, &[SERVED.parse().unwrap()]);
@@ -80,24 +85,27 @@ fn verdicts_after_changes_equal_those_from_the_same_objects() {
 
 /// The verdicts from these objects, received at once.
 fn verdicts_of(received: &Received) -> ClientVerdicts {
-    let mut facts = facts_with_other_kind();
+    let mut facts = facts_with_other_kinds();
     for ((feed, _), fact) in received {
         facts.apply(*feed, fact.clone());
     }
     verdicts(&mut facts)
 }
 
-/// Facts without objects. The API serves one kind that is not evaluated, and has listed it.
-fn facts_with_other_kind() -> Facts {
+/// Facts without objects. The API serves the kinds that the tests use, and has listed them.
+fn facts_with_other_kinds() -> Facts {
     let mut facts = Facts::default();
-    facts.set_served_kinds([kind()]);
-    facts.start_list(Feed::OtherPolicies(kind()));
-    facts.finish_list(Feed::OtherPolicies(kind()));
+    let kinds: Vec<PolicyKind> = cluster_kinds().chain([kind()]).collect();
+    facts.set_served_kinds(kinds.iter().copied());
+    for kind in kinds {
+        facts.start_list(Feed::OtherPolicies(kind));
+        facts.finish_list(Feed::OtherPolicies(kind));
+    }
     facts
 }
 
 fn random_objects(random: &mut StdRng) -> Received {
-    let cluster = cluster(random);
+    let cluster = cluster(random, &APIS);
     let input = agent_input(random, &cluster);
     let mut received = Received::new();
     let mut insert = |feed: Feed, fact: Fact| {
@@ -129,7 +137,7 @@ fn random_objects(random: &mut StdRng) -> Received {
             let policy = OtherPolicy {
                 kind: kind(),
                 key: ObjectKey::new(namespace, "other"),
-                reach: reach.into_iter().choose(random).unwrap(),
+                effect: PolicyEffect::Possible(reach.into_iter().choose(random).unwrap()),
             };
             insert(Feed::OtherPolicies(kind()), Fact::OtherPolicy(policy));
         }
@@ -144,8 +152,14 @@ fn feed_of(object: &Value) -> Feed {
         Some("Namespace") => Feed::ClientNamespaces,
         Some("Service") => Feed::DnsService,
         Some("EndpointSlice") => Feed::DnsEndpoints,
+        Some(kind) if let Some(kind) = cluster_kind(kind) => Feed::OtherPolicies(kind),
         kind => panic!("the tests use no objects of kind {kind:?}"),
     }
+}
+
+/// The kinds of cluster-wide policies whose rules are evaluated.
+fn cluster_kinds() -> impl Iterator<Item = PolicyKind> {
+    PolicyKind::all().filter(|kind| kind.group() == "policy.networking.k8s.io")
 }
 
 fn kind() -> PolicyKind {

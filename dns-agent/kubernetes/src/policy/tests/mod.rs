@@ -9,6 +9,8 @@ mod other_policies;
 mod random;
 mod reference_model;
 mod rules;
+mod tier_model;
+mod tiers;
 
 use std::net::SocketAddr;
 
@@ -17,7 +19,7 @@ use k8s_openapi::api::{
 };
 use serde_json::{Value, json};
 
-use super::{ClientJudge, ClientVerdicts, Fact, Facts, Policy};
+use super::{ClientJudge, ClientVerdicts, Fact, Facts, OtherPolicy, Policy, PolicyKind};
 use crate::{ApiPod, ObjectError};
 
 /// The ClusterIP and port of the cluster's DNS.
@@ -36,8 +38,16 @@ fn read(value: Value) -> Result<Fact, ObjectError> {
         Some("NetworkPolicy") => {
             Policy::try_from(parse::<networking::NetworkPolicy>(value)).map(Fact::Policy)
         }
+        Some(name) if let Some(kind) = cluster_kind(name) => {
+            OtherPolicy::from_object(kind, &value).map(Fact::OtherPolicy)
+        }
         kind => panic!("the tests use no objects of kind {kind:?}"),
     }
+}
+
+/// A kind of cluster-wide policies by the `kind` field.
+fn cluster_kind(name: &str) -> Option<PolicyKind> {
+    PolicyKind::from_api("policy.networking.k8s.io/v1alpha2", name)
 }
 
 fn fact(value: Value) -> Fact {

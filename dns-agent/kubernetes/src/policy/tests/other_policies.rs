@@ -1,4 +1,4 @@
-//! Policies of kinds that are not evaluated.
+//! Policies of other kinds than NetworkPolicy.
 
 use std::collections::BTreeSet;
 
@@ -7,8 +7,11 @@ use serde_json::{Value, json};
 
 use super::{dns, facts, pod, verdicts, web};
 use crate::{
-    ClientVerdicts, Fact, Facts, Feed, ObjectKey, OtherPolicy, PolicyKind, Reach,
-    policy::other_policies::MAX_OBJECTS,
+    ClientVerdicts, Fact, Facts, Feed, ObjectKey, OtherPolicy, PolicyKind,
+    policy::{
+        kinds::Reach,
+        other_policies::{MAX_OBJECTS, PolicyEffect},
+    },
 };
 
 pub(super) fn kind(resource: &str) -> PolicyKind {
@@ -92,10 +95,11 @@ fn objects_exclude_the_pods_that_they_may_restrict() {
             both,
         ),
         // Cluster-scoped objects.
+        // Its rules can't be read, because the subject has neither namespaces nor pods.
         (
             "adminnetworkpolicies.policy.networking.k8s.io",
             None,
-            json!({"subject": {}, "ingress": []}),
+            json!({"priority": 1, "subject": {}, "ingress": []}),
             both,
         ),
         (
@@ -147,11 +151,15 @@ fn the_reason_names_the_object() {
         )]
     );
     let resource = "clusternetworkpolicies.policy.networking.k8s.io";
-    facts.insert(other(resource, None, json!({})));
+    facts.insert(other(
+        resource,
+        None,
+        json!({"tier": "Admin", "priority": 1001}),
+    ));
     let (_, reason) = &left_out(&mut facts)[0];
     assert_eq!(
         reason,
-        "ClusterNetworkPolicy p (policy.networking.k8s.io) may restrict this pod, and Zerohop doesn't evaluate this kind"
+        "ClusterNetworkPolicy p (policy.networking.k8s.io) may restrict this pod, and it can't be read (spec: missing field `subject`)"
     );
 }
 
@@ -347,8 +355,8 @@ fn an_object_without_a_name_is_an_error() {
     // A missing namespace is no error.
     let object = object(None, "p", json!({"egress": []}));
     assert_eq!(
-        OtherPolicy::from_object(cilium, &object).unwrap().reach,
-        Reach::Both
+        OtherPolicy::from_object(cilium, &object).unwrap().effect,
+        PolicyEffect::Possible(Reach::Both)
     );
 }
 

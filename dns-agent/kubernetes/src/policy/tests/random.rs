@@ -12,6 +12,10 @@ use super::{
         ModelCluster, ModelLabels, ModelNetwork, ModelPeer, ModelPod, ModelPolicy, ModelPort,
         ModelRule, ModelSelector, SERVICE,
     },
+    tier_model::{
+        ModelAction, ModelApi, ModelClusterPolicy, ModelPods, ModelTier, ModelTierPeer,
+        ModelTierPort, ModelTierRule,
+    },
 };
 use crate::{Facts, Feed};
 
@@ -35,12 +39,37 @@ pub(super) struct AgentInput {
     pub(super) servers: Vec<Value>,
 }
 
+/// All APIs of cluster-wide policies.
+pub(super) const APIS: [ModelApi; 2] =
+    [ModelApi::AdminNetworkPolicy, ModelApi::ClusterNetworkPolicy];
+
 #[test]
-fn pods_that_the_reference_model_denies_are_not_answered() {
+fn pods_that_network_policies_deny_are_not_answered() {
+    compare_with_model(&[]);
+}
+
+#[test]
+fn pods_that_admin_network_policies_deny_are_not_answered() {
+    compare_with_model(&[ModelApi::AdminNetworkPolicy]);
+}
+
+#[test]
+fn pods_that_cluster_network_policies_deny_are_not_answered() {
+    compare_with_model(&[ModelApi::ClusterNetworkPolicy]);
+}
+
+#[test]
+fn pods_that_policies_of_all_apis_deny_are_not_answered() {
+    compare_with_model(&APIS);
+}
+
+/// Compares the verdicts about random clusters with the reference model. The clusters have
+/// NetworkPolicies, and cluster-wide policies of these APIs.
+fn compare_with_model(apis: &[ModelApi]) {
     let (mut allowed, mut denied, mut answered) = (0_u32, 0_u32, 0_u32);
     for seed in 0..CLUSTERS {
         let mut random = StdRng::seed_from_u64(seed);
-        let cluster = cluster(&mut random);
+        let cluster = cluster(&mut random, apis);
         let input = agent_input(&mut random, &cluster);
         let is_permitted = judge_input(&input);
         for client in &cluster.clients {
@@ -114,7 +143,7 @@ pub(super) fn agent_input(random: &mut StdRng, cluster: &ModelCluster) -> AgentI
     AgentInput { objects, servers }
 }
 
-pub(super) fn cluster(random: &mut StdRng) -> ModelCluster {
+pub(super) fn cluster(random: &mut StdRng, apis: &[ModelApi]) -> ModelCluster {
     let namespaces = NAMESPACES.map(|name| {
         let mut labels = labels(random, &NAMESPACE_LABELS[..1]);
         labels.insert("kubernetes.io/metadata.name", name);
@@ -133,11 +162,16 @@ pub(super) fn cluster(random: &mut StdRng) -> ModelCluster {
     let servers = servers.collect();
     let policies = (0..random.random_range(0..5)).map(|_| policy(random));
     let policies = policies.collect();
+    let cluster_policies = match apis {
+        [] => Vec::new(),
+        apis => cluster_policies(random, apis),
+    };
     ModelCluster {
         namespaces: namespaces.into(),
         clients,
         servers,
         policies,
+        cluster_policies,
     }
 }
 
@@ -168,6 +202,100 @@ fn server(random: &mut StdRng, at: u8) -> (ModelPod, u16) {
         pod.ports.clear();
     }
     (pod, port)
+}
+
+/// Up to three policies. At most one API is reported as enforced.
+fn cluster_policies(random: &mut StdRng, apis: &[ModelApi]) -> Vec<ModelClusterPolicy> {
+    let reported = random
+        .random_bool(0.5)
+        .then(|| *apis.choose(random).unwrap());
+    let mut has_baseline = false;
+    let policies = (0..random.random_range(0..4)).map(|_| {
+        let api = *apis.choose(random).unwrap();
+        let tier = match random.random_range(0..3) {
+            // There is at most one BaselineAdminNetworkPolicy.
+            0 if api == ModelApi::ClusterNetworkPolicy || !has_baseline => ModelTier::Baseline,
+            _ => ModelTier::Admin,
+        };
+        has_baseline |= tier == ModelTier::Baseline;
+        let priority = *[0, 5, 5, 1_000].choose(random).unwrap();
+        ModelClusterPolicy {
+            api,
+            tier,
+            priority: match (api, tier) {
+                (ModelApi::AdminNetworkPolicy, ModelTier::Baseline) => 0,
+                _ => priority,
+            },
+            subject: pods(random),
+            egress: tier_rules(random, |random| tier_peer(random)),
+            ingress: tier_rules(random, |random| ModelTierPeer::Pods(pods(random))),
+            is_reported: reported == Some(api),
+        }
+    });
+    policies.collect()
+}
+
+fn pods(random: &mut StdRng) -> ModelPods {
+    ModelPods {
+        namespaces: selector(random, &NAMESPACE_LABELS),
+        pods: random.random_bool(0.5).then(|| selector(random, &LABELS)),
+    }
+}
+
+fn tier_rules(
+    random: &mut StdRng,
+    mut peer: impl FnMut(&mut StdRng) -> ModelTierPeer,
+) -> Vec<ModelTierRule> {
+    let actions = [
+        ModelAction::Accept,
+        ModelAction::Accept,
+        ModelAction::Deny,
+        ModelAction::Pass,
+    ];
+    let rules = (0..random.random_range(0..4)).map(|_| ModelTierRule {
+        action: *actions.choose(random).unwrap(),
+        peers: (0..random.random_range(1..3))
+            .map(|_| peer(random))
+            .collect(),
+        ports: match random.random_range(0..3) {
+            0 => None,
+            _ => Some(
+                (0..random.random_range(1..3))
+                    .map(|_| tier_port(random))
+                    .collect(),
+            ),
+        },
+    });
+    rules.collect()
+}
+
+fn tier_peer(random: &mut StdRng) -> ModelTierPeer {
+    match random.random_range(0..20) {
+        0..12 => ModelTierPeer::Pods(pods(random)),
+        12..17 => {
+            let count = random.random_range(1..3);
+            ModelTierPeer::Networks((0..count).map(|_| network(random)).collect())
+        }
+        17 => ModelTierPeer::Nodes,
+        18 => ModelTierPeer::DomainName,
+        _ => ModelTierPeer::Unknown,
+    }
+}
+
+fn tier_port(random: &mut StdRng) -> ModelTierPort {
+    let (first, last) = match random.random_range(0..8) {
+        0 => return ModelTierPort::Name("dns"),
+        1 => return ModelTierPort::Name("dns-tcp"),
+        2 | 3 => (53, 53),
+        4 => (1053, 1053),
+        5 => (50, 60),
+        _ => (1, 65535),
+    };
+    ModelTierPort::Numbers {
+        protocol: ["TCP", "UDP", "UDP", "UDP"].choose(random).unwrap(),
+        first,
+        last,
+    }
 }
 
 fn policy(random: &mut StdRng) -> ModelPolicy {

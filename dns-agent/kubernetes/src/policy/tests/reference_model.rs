@@ -8,6 +8,8 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use serde_json::{Value, json};
 
+use super::tier_model::{ModelAction, ModelApi, ModelClusterPolicy, ModelEnd, ModelTier};
+
 pub(super) type ModelLabels = BTreeMap<&'static str, &'static str>;
 
 #[derive(Debug)]
@@ -17,6 +19,7 @@ pub(super) struct ModelCluster {
     /// The servers behind the ClusterIP, each with its port.
     pub(super) servers: Vec<(ModelPod, u16)>,
     pub(super) policies: Vec<ModelPolicy>,
+    pub(super) cluster_policies: Vec<ModelClusterPolicy>,
 }
 
 #[derive(Clone, Debug)]
@@ -80,6 +83,23 @@ pub(super) struct ModelSelector {
 pub(super) struct NetworkPlugin {
     host_pods: HostPods,
     block_addresses: BlockAddresses,
+    /// The API of cluster-wide policies that the plugin enforces.
+    enforced: Option<ModelApi>,
+    equal_priorities: EqualPriorities,
+}
+
+/// Which of several policies with equal priority decides first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EqualPriorities {
+    FirstDecides,
+    LastDecides,
+}
+
+/// A direction of connections, from a pod's point of view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ModelDirection {
+    Egress,
+    Ingress,
 }
 
 /// Whether policies apply to pods in their node's network.
@@ -105,29 +125,103 @@ pub(super) const SERVICE: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 96, 0, 10), 53);
 /// The node's address, to which a client's address may be translated.
 const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 7);
 
-/// Every combination of behaviour.
-pub(super) const PLUGINS: [NetworkPlugin; 4] = {
-    const fn plugin(host_pods: HostPods, block_addresses: BlockAddresses) -> NetworkPlugin {
-        NetworkPlugin {
-            host_pods,
-            block_addresses,
-        }
-    }
-    [
-        plugin(HostPods::Ignored, BlockAddresses::ServerAndClient),
-        plugin(HostPods::Ignored, BlockAddresses::ServiceAndNode),
-        plugin(HostPods::Restricted, BlockAddresses::ServerAndClient),
-        plugin(HostPods::Restricted, BlockAddresses::ServiceAndNode),
-    ]
-};
-
 impl ModelCluster {
     /// Whether a client's query reaches every server with every plugin. The client must not be in
     /// its node's network.
     pub(super) fn allows_query(&self, client: &ModelPod) -> bool {
-        PLUGINS.iter().all(|plugin| {
+        self.plugins().iter().all(|plugin| {
             let mut servers = self.servers.iter();
             servers.all(|(server, port)| self.allows_connection(*plugin, client, server, *port))
+        })
+    }
+
+    /// Every combination of behaviour. If a policy's status says that it is enforced, every plugin
+    /// enforces its API.
+    fn plugins(&self) -> Vec<NetworkPlugin> {
+        let mut policies = self.cluster_policies.iter();
+        let reported = policies.find(|policy| policy.is_reported);
+        let apis = match reported {
+            Some(policy) => vec![Some(policy.api)],
+            None if self.cluster_policies.is_empty() => vec![None],
+            None => vec![
+                None,
+                Some(ModelApi::AdminNetworkPolicy),
+                Some(ModelApi::ClusterNetworkPolicy),
+            ],
+        };
+        let mut plugins = Vec::new();
+        for host_pods in [HostPods::Ignored, HostPods::Restricted] {
+            let addresses = [
+                BlockAddresses::ServerAndClient,
+                BlockAddresses::ServiceAndNode,
+            ];
+            for block_addresses in addresses {
+                for enforced in &apis {
+                    let orders = [EqualPriorities::FirstDecides, EqualPriorities::LastDecides];
+                    plugins.extend(orders.map(|equal_priorities| NetworkPlugin {
+                        host_pods,
+                        block_addresses,
+                        enforced: *enforced,
+                        equal_priorities,
+                    }));
+                }
+            }
+        }
+        plugins
+    }
+
+    /// "Policy tiers are evaluated in the following order: Admin tier, NetworkPolicy tier, Baseline
+    /// tier … v1.NetworkPolicy always makes a final decision for selected pods."
+    fn allows_direction(
+        &self,
+        plugin: NetworkPlugin,
+        direction: ModelDirection,
+        (pod, end): (&ModelPod, ModelEnd<'_>),
+        network_policies: Option<bool>,
+    ) -> bool {
+        let decide = |tier| self.decide_tier(plugin, tier, direction, pod, end);
+        match decide(ModelTier::Admin) {
+            Some(ModelAction::Accept) => true,
+            Some(ModelAction::Deny) => false,
+            Some(ModelAction::Pass) | None => network_policies
+                .unwrap_or_else(|| decide(ModelTier::Baseline) != Some(ModelAction::Deny)),
+        }
+    }
+
+    /// "Policies with lower priority values have higher precedence, and are checked before policies
+    /// with higher priority values in the same tier."
+    fn decide_tier(
+        &self,
+        plugin: NetworkPlugin,
+        tier: ModelTier,
+        direction: ModelDirection,
+        pod: &ModelPod,
+        end: ModelEnd<'_>,
+    ) -> Option<ModelAction> {
+        // "Note that host-networked pods are not included in subject selection."
+        if pod.host_network {
+            return None;
+        }
+        let selects_namespace = |selector: &ModelSelector, pod: &ModelPod| {
+            selector.selects(&self.namespaces[pod.namespace])
+        };
+        let mut policies: Vec<_> = self.cluster_policies.iter().collect();
+        if plugin.equal_priorities == EqualPriorities::LastDecides {
+            policies.reverse();
+        }
+        policies.sort_by_key(|policy| policy.priority);
+        policies.retain(|policy| {
+            Some(policy.api) == plugin.enforced
+                && policy.tier == tier
+                && policy.subject.include(&selects_namespace, pod)
+        });
+        let mut policies = policies.into_iter();
+        policies.find_map(|policy| {
+            let rules = match direction {
+                ModelDirection::Egress => &policy.egress,
+                ModelDirection::Ingress => &policy.ingress,
+            };
+            ModelClusterPolicy::decide(rules, &selects_namespace, end)
         })
     }
 
@@ -157,6 +251,11 @@ impl ModelCluster {
         server: &ModelPod,
         port: u16,
     ) -> bool {
+        let destination = if plugin.block_addresses == BlockAddresses::ServiceAndNode {
+            SERVICE
+        } else {
+            (server.address, port)
+        };
         let mut is_isolated = false;
         let mut is_allowed = false;
         for policy in &self.policies {
@@ -167,11 +266,6 @@ impl ModelCluster {
                 continue;
             }
             is_isolated = true;
-            let destination = if plugin.block_addresses == BlockAddresses::ServiceAndNode {
-                SERVICE
-            } else {
-                (server.address, port)
-            };
             for rule in policy.egress.iter().flatten() {
                 let peers = match &rule.peers {
                     Some(peers) if !peers.is_empty() => peers,
@@ -193,7 +287,16 @@ impl ModelCluster {
                 }
             }
         }
-        !is_isolated || is_allowed
+        let end = ModelEnd {
+            pod: server,
+            is_selectable: !server.host_network || plugin.host_pods == HostPods::Restricted,
+            seen: destination,
+            port,
+            server,
+        };
+        let network_policies = is_isolated.then_some(is_allowed);
+        let direction = ModelDirection::Egress;
+        self.allows_direction(plugin, direction, (client, end), network_policies)
     }
 
     /// The same as [`Self::allows_egress`], for ingress. A plugin that ignores pods in their node's
@@ -236,7 +339,17 @@ impl ModelCluster {
                 }
             }
         }
-        !is_isolated || is_allowed
+        let end = ModelEnd {
+            pod: client,
+            is_selectable: true,
+            // Ingress rules know no networks.
+            seen: (client.address, port),
+            port,
+            server,
+        };
+        let network_policies = is_isolated.then_some(is_allowed);
+        let direction = ModelDirection::Ingress;
+        self.allows_direction(plugin, direction, (server, end), network_policies)
     }
 
     /// Whether a rule's peer includes a pod. `address` is the pod's address as the plugin sees it.
@@ -297,6 +410,8 @@ impl ModelCluster {
             }));
         }
         let policies = self.policies.iter().enumerate();
+        objects.extend(policies.map(|(at, policy)| policy.object(at)));
+        let policies = self.cluster_policies.iter().enumerate();
         objects.extend(policies.map(|(at, policy)| policy.object(at)));
         objects.extend(self.clients.iter().map(ModelPod::object));
         objects
@@ -432,7 +547,7 @@ impl ModelPod {
 }
 
 impl ModelSelector {
-    fn selects(&self, labels: &ModelLabels) -> bool {
+    pub(super) fn selects(&self, labels: &ModelLabels) -> bool {
         for (key, value) in &self.labels {
             if labels.get(key) != Some(value) {
                 return false;
@@ -454,7 +569,7 @@ impl ModelSelector {
         true
     }
 
-    fn object(&self) -> Value {
+    pub(super) fn object(&self) -> Value {
         let expressions = self.expressions.iter();
         let expressions: Vec<_> = expressions
             .map(|(key, operator, values)| match *operator {
@@ -466,7 +581,7 @@ impl ModelSelector {
     }
 }
 
-fn is_in(address: Ipv4Addr, (network, length): ModelNetwork) -> bool {
+pub(super) fn is_in(address: Ipv4Addr, (network, length): ModelNetwork) -> bool {
     let mask = match length {
         0 => 0,
         _ => u32::MAX << (32 - length),

@@ -1,0 +1,182 @@
+//! Cluster-wide policies of the network policy API (`policy.networking.k8s.io`), whose rules are
+//! evaluated.
+//!
+//! AdminNetworkPolicy and BaselineAdminNetworkPolicy of version v1alpha1 are one [`PolicyApi`], and
+//! ClusterNetworkPolicy of versions v1alpha2 and v1beta1 is another. Network plugins enforce one of
+//! them or none. The source is `apis/` of sigs.k8s.io/network-policy-api, versions 0.1.7 and 0.3.0.
+
+mod convert;
+
+use std::fmt;
+use std::mem::size_of;
+
+use ipnet::IpNet;
+
+use super::objects::{NAMESPACE_NAME, Ports};
+use crate::objects::ObjectKey;
+use crate::selector::Selector;
+
+/// The most memory that the rules of one policy may take, in bytes. The largest policy that the API
+/// permits with usual selectors takes about half of it.
+pub(super) const MAX_POLICY_MEMORY: usize = 4 << 20;
+
+/// A cluster-wide policy. Its rules count in their order; the first one that matches a connection
+/// decides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ClusterPolicy {
+    /// The name. The namespace is empty.
+    pub(super) key: ObjectKey,
+    /// The `kind` field.
+    pub(super) kind: &'static str,
+    pub(super) api: PolicyApi,
+    pub(super) tier: Tier,
+    /// 0 to 1,000. Within a tier, policies with smaller numbers come first. The order of policies
+    /// with equal numbers is not defined.
+    pub(super) priority: u16,
+    /// The pods that the policy applies to. Pods in their node's network are never among them.
+    pub(super) subject: PodSet,
+    pub(super) egress: Box<[ClusterRule]>,
+    pub(super) ingress: Box<[ClusterRule]>,
+    pub(super) enforcement: Enforcement,
+}
+
+/// An API with its own kinds of cluster-wide policies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum PolicyApi {
+    /// AdminNetworkPolicy and BaselineAdminNetworkPolicy.
+    AdminNetworkPolicy,
+    /// ClusterNetworkPolicy.
+    ClusterNetworkPolicy,
+}
+
+/// When policies are consulted, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Tier {
+    /// Before NetworkPolicies.
+    Admin,
+    /// If no NetworkPolicy selects the pod.
+    Baseline,
+}
+
+/// Whether a network plugin reports that it enforces a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Enforcement {
+    /// The status has a condition `Ready`, or one that begins with `Ready-In-Zone-`, that is true.
+    /// OVN-Kubernetes writes these (go-controller, `adminnetworkpolicy/status.go` and
+    /// `status_manager`).
+    Reported,
+    /// The plugin writes no status, or no plugin enforces the policy.
+    Unknown,
+}
+
+/// What a rule decides about the connections that match it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ClusterRule {
+    /// The rule's index in the policy's list of rules.
+    pub(super) index: usize,
+    pub(super) action: RuleAction,
+    pub(super) peers: ClusterPeers,
+    /// The UDP ports at the destination.
+    pub(super) ports: Ports,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RuleAction {
+    Accept,
+    Deny,
+    /// The next tier decides.
+    Pass,
+}
+
+/// The other ends of the connections that a rule matches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ClusterPeers {
+    /// The peers in one or more of these sets.
+    Listed(Box<[ClusterPeer]>),
+    /// Every peer, at every port, because a part of the rule is not known. "If an implementation
+    /// sees no fields are set then … it should fail closed": a rule that accepts matches nothing,
+    /// so it is not stored. Any other rule denies everything.
+    FailClosed,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ClusterPeer {
+    Pods(PodSet),
+    /// Destinations, by address.
+    Networks(Box<[IpNet]>),
+    /// Nodes or domain names, whose addresses aren't known here.
+    UnknownAddresses,
+}
+
+/// Pods by their labels. Pods in their node's network are never included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PodSet {
+    /// Selects the pods' namespaces.
+    pub(super) namespaces: Selector,
+    /// Selects pods within these namespaces.
+    pub(super) pods: Selector,
+}
+
+impl ClusterPolicy {
+    /// Whether a selector for clients needs the labels of Namespaces, besides their names.
+    pub(super) fn needs_namespaces(&self) -> bool {
+        let rules = self.ingress.iter();
+        let peers = rules.flat_map(|rule| match &rule.peers {
+            ClusterPeers::Listed(peers) => &**peers,
+            ClusterPeers::FailClosed => &[],
+        });
+        let sources = peers.filter_map(|peer| match peer {
+            ClusterPeer::Pods(pods) => Some(pods),
+            ClusterPeer::Networks(_) | ClusterPeer::UnknownAddresses => None,
+        });
+        let mut selectors = sources.chain([&self.subject]).map(|pods| &pods.namespaces);
+        selectors.any(|selector| !selector.is_only_about(NAMESPACE_NAME))
+    }
+
+    /// Whether the policy can deny a connection.
+    pub(super) fn can_deny(&self) -> bool {
+        let mut rules = self.egress.iter().chain(&self.ingress);
+        rules.any(|rule| rule.action == RuleAction::Deny)
+    }
+
+    /// The memory of the policy in bytes, about, without its key.
+    pub(super) fn memory(&self) -> usize {
+        let rules = self.egress.iter().chain(&self.ingress);
+        let rules: usize = rules.map(ClusterRule::memory).sum();
+        size_of::<ClusterPolicy>() + self.subject.memory() + rules
+    }
+}
+
+impl fmt::Display for ClusterPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.key.name)
+    }
+}
+
+impl ClusterRule {
+    fn memory(&self) -> usize {
+        let peers = match &self.peers {
+            ClusterPeers::Listed(peers) => &**peers,
+            ClusterPeers::FailClosed => &[],
+        };
+        let peers: usize = peers.iter().map(ClusterPeer::memory).sum();
+        size_of::<ClusterRule>() + peers + self.ports.memory()
+    }
+}
+
+impl ClusterPeer {
+    fn memory(&self) -> usize {
+        let parts = match self {
+            ClusterPeer::Pods(pods) => pods.memory(),
+            ClusterPeer::Networks(networks) => size_of_val(&**networks),
+            ClusterPeer::UnknownAddresses => 0,
+        };
+        size_of::<ClusterPeer>() + parts
+    }
+}
+
+impl PodSet {
+    fn memory(&self) -> usize {
+        self.namespaces.memory() + self.pods.memory()
+    }
+}

@@ -118,7 +118,7 @@ async fn poll_kinds(api: &ApiServer, first_jitter: Duration, sender: &mpsc::Send
                     for kind in kinds.keys() {
                         info!(
                             "the API server serves {kind:?}: \
-                             CoreDNS answers every pod that an object of this kind may restrict"
+                             CoreDNS answers every pod that a policy of this kind may restrict"
                         );
                     }
                     // A closed channel ends the polling.

@@ -38,7 +38,7 @@ pub(crate) struct ApiContents {
     /// The objects of each list, by resource.
     pub(crate) items: BTreeMap<&'static str, Vec<Value>>,
     /// Responses other than lists, by path.
-    documents: BTreeMap<&'static str, Value>,
+    documents: BTreeMap<String, Value>,
     /// Resources for which the server answers 403, unless they have a document.
     pub(crate) refused: Vec<&'static str>,
     /// The requested resources, in order.
@@ -48,6 +48,21 @@ pub(crate) struct ApiContents {
 }
 
 impl ApiContents {
+    /// Serves one resource in a group with one version, besides a group without policies.
+    fn serve_group(&mut self, group: &str, version: &str, resource: &str) {
+        let group_version = format!("{group}/{version}");
+        let path = format!("/apis/{group_version}");
+        let version = json!({"groupVersion": group_version, "version": version});
+        let groups = json!({"kind": "APIGroupList", "groups": [
+            {"name": "apps", "versions": [{"version": "v1"}]},
+            {"name": group, "versions": [version], "preferredVersion": version},
+        ]});
+        let resources = json!({"kind": "APIResourceList", "resources": [
+            {"name": "others"}, {"name": resource}, {"name": format!("{resource}/status")},
+        ]});
+        self.documents = BTreeMap::from([(GROUPS.to_owned(), groups), (path, resources)]);
+    }
+
     fn answer(&mut self, request: PendingRequest) {
         let selectors = ["fieldSelector", "labelSelector"];
         let selector = selectors.iter().find_map(|name| request.parameter(name));
@@ -233,7 +248,10 @@ pub(crate) fn cluster(policies: &[Value]) -> ApiContents {
             ),
             (POLICIES, policies.to_vec()),
         ]),
-        documents: BTreeMap::from([(GROUPS, json!({"kind": "APIGroupList", "groups": []}))]),
+        documents: BTreeMap::from([(
+            GROUPS.to_owned(),
+            json!({"kind": "APIGroupList", "groups": []}),
+        )]),
         ..ApiContents::default()
     }
 }
@@ -440,21 +458,73 @@ async fn ingress_policies_of_the_dns_are_followed_with_the_labels_of_namespaces(
     running.stop().await;
 }
 
+const CLUSTER_POLICIES: &str = "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies";
+
+#[tokio::test]
+async fn cluster_network_policies_are_evaluated_with_the_labels_of_namespaces() {
+    const NAMESPACES: &str = "/api/v1/namespaces";
+    let namespace = |name: &str, team: &str| {
+        json!({
+            "metadata": {"name": name, "labels": {"team": team}, "resourceVersion": "7"}
+        })
+    };
+    let mut contents = cluster(&[]);
+    contents.serve_group(
+        "policy.networking.k8s.io",
+        "v1alpha2",
+        "clusternetworkpolicies",
+    );
+    let namespaces = vec![namespace("shop", "a"), namespace("other", "b")];
+    contents.items.insert(NAMESPACES, namespaces);
+    let server = PreparedApi::start(contents).await;
+    let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
+    let running = server.start_agent(&dns, &["--node-name=this"]).await;
+    running
+        .status_when(|status| {
+            status.missing.is_empty() && permitted_and_left_out(status) == (None, vec![])
+        })
+        .await;
+    let deny = json!({
+        "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": "deny", "resourceVersion": "8"},
+        "spec": {
+            "tier": "Admin", "priority": 1,
+            "subject": {"namespaces": {"matchLabels": {"team": "a"}}},
+            "egress": [{"action": "Deny", "to": [{"namespaces": {}}]}],
+        },
+    });
+    server
+        .send_event(CLUSTER_POLICIES, "ADDED", deny.clone())
+        .await;
+    let status = running
+        .status_when(|status| permitted_and_left_out(status) == (Some(1), vec!["shop/web"]))
+        .await;
+    let reason = &status.network_policy.unwrap().left_out[0].reason;
+    assert!(
+        reason.starts_with("ClusterNetworkPolicy deny does not provably let this pod reach"),
+        "{reason}"
+    );
+    // Two feeds watch the namespaces: one for names, one for policies.
+    server.wait_for_watches(NAMESPACES, 2).await;
+    server
+        .send_event(NAMESPACES, "MODIFIED", namespace("shop", "b"))
+        .await;
+    running
+        .status_when(|status| permitted_and_left_out(status) == (Some(2), vec![]))
+        .await;
+    server.send_event(CLUSTER_POLICIES, "DELETED", deny).await;
+    running
+        .status_when(|status| permitted_and_left_out(status) == (None, vec![]))
+        .await;
+    running.stop().await;
+}
+
 const CILIUM: &str = "/apis/cilium.io/v2/ciliumnetworkpolicies";
 
 /// A cluster whose API serves policies of Cilium.
 fn with_cilium() -> ApiContents {
-    let version = json!({"groupVersion": "cilium.io/v2", "version": "v2"});
-    let groups = json!({"kind": "APIGroupList", "groups": [
-        {"name": "apps", "versions": [{"version": "v1"}]},
-        {"name": "cilium.io", "versions": [version], "preferredVersion": version},
-    ]});
-    let resources = json!({"kind": "APIResourceList", "resources": [
-        {"name": "ciliumnodes"}, {"name": "ciliumnetworkpolicies"},
-        {"name": "ciliumnetworkpolicies/status"},
-    ]});
     let mut contents = cluster(&[]);
-    contents.documents = BTreeMap::from([(GROUPS, groups), ("/apis/cilium.io/v2", resources)]);
+    contents.serve_group("cilium.io", "v2", "ciliumnetworkpolicies");
     contents
 }
 

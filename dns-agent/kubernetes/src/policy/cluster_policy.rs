@@ -16,8 +16,7 @@ use super::objects::{NAMESPACE_NAME, Ports};
 use crate::objects::ObjectKey;
 use crate::selector::Selector;
 
-/// The most memory that the rules of one policy may take, in bytes. The largest policy that the API
-/// permits with usual selectors takes about half of it.
+/// The most memory that the rules of one policy may take, in bytes.
 pub(super) const MAX_POLICY_MEMORY: usize = 4 << 20;
 
 /// A cluster-wide policy. Its rules count in their order; the first one that matches a connection

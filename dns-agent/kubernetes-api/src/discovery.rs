@@ -118,7 +118,7 @@ async fn poll_kinds(api: &ApiServer, first_jitter: Duration, sender: &mpsc::Send
                     for kind in kinds.keys() {
                         info!(
                             "the API server serves {kind:?}: \
-                             CoreDNS answers every pod that a policy of this kind may restrict"
+                             CoreDNS answers every pod that such a policy may restrict"
                         );
                     }
                     // A closed channel ends the polling.
@@ -207,8 +207,12 @@ async fn read_served_kinds(api: &ApiServer) -> Result<ServedKinds, Failure> {
                     // list succeeds, the kind's policies stay unknown.
                     Err(_) => true,
                 };
-                if is_served {
-                    served.entry(*kind).or_insert_with(|| version.to_owned());
+                // The group's preferred version may be one that can't be read.
+                let is_better = served.get(kind).is_none_or(|before| {
+                    !kind.reads_version(before) && kind.reads_version(version)
+                });
+                if is_served && is_better {
+                    served.insert(*kind, version.to_owned());
                 }
             }
         }

@@ -169,8 +169,6 @@ pub struct ApiPodSpec {
     pub host_network: Option<bool>,
     /// The Pod's containers.
     pub containers: Option<Vec<ApiContainer>>,
-    /// The containers that run before these, or beside them.
-    pub init_containers: Option<Vec<ApiContainer>>,
 }
 
 /// The fields of a container that the agent reads.

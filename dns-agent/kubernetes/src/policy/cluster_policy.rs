@@ -36,7 +36,7 @@ pub(super) struct ClusterPolicy {
     pub(super) subject: PodSet,
     pub(super) egress: Box<[ClusterRule]>,
     pub(super) ingress: Box<[ClusterRule]>,
-    pub(super) enforcement: Enforcement,
+    pub(super) report: PolicyReport,
 }
 
 /// An API with its own kinds of cluster-wide policies.
@@ -57,15 +57,16 @@ pub(super) enum Tier {
     Baseline,
 }
 
-/// Whether a network plugin reports that it enforces a policy.
+/// What a policy's status says about its enforcement. Only OVN-Kubernetes is known to write one: a
+/// condition `Ready-In-Zone-NAME` for each zone (go-controller, `adminnetworkpolicy/status.go`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Enforcement {
-    /// The status has a condition `Ready`, or one that begins with `Ready-In-Zone-`, that is true.
-    /// OVN-Kubernetes writes these (go-controller, `adminnetworkpolicy/status.go` and
-    /// `status_manager`).
-    Reported,
-    /// The plugin writes no status, or no plugin enforces the policy.
-    Unknown,
+pub(super) enum PolicyReport {
+    /// The conditions of all zones are true.
+    Enforced,
+    /// The condition of a zone is not true, or is about an earlier version of the policy.
+    NotEnforced,
+    /// There is no such condition.
+    Missing,
 }
 
 /// What a rule decides about the connections that match it.
@@ -103,8 +104,10 @@ pub(super) enum ClusterPeer {
     Pods(PodSet),
     /// Destinations, by address.
     Networks(Box<[IpNet]>),
-    /// Nodes or domain names, whose addresses aren't known here.
-    UnknownAddresses,
+    /// Nodes. Their addresses aren't known here.
+    Nodes,
+    /// Domain names. Their addresses aren't known here.
+    DomainNames,
 }
 
 /// Pods by their labels. Pods in their node's network are never included.
@@ -126,16 +129,20 @@ impl ClusterPolicy {
         });
         let sources = peers.filter_map(|peer| match peer {
             ClusterPeer::Pods(pods) => Some(pods),
-            ClusterPeer::Networks(_) | ClusterPeer::UnknownAddresses => None,
+            ClusterPeer::Networks(_) | ClusterPeer::Nodes | ClusterPeer::DomainNames => None,
         });
         let mut selectors = sources.chain([&self.subject]).map(|pods| &pods.namespaces);
         selectors.any(|selector| !selector.is_only_about(NAMESPACE_NAME))
     }
 
-    /// Whether the policy can deny a connection.
+    /// Whether the policy can deny a connection, with any plugin.
     pub(super) fn can_deny(&self) -> bool {
         let mut rules = self.egress.iter().chain(&self.ingress);
-        rules.any(|rule| rule.action == RuleAction::Deny)
+        rules.any(|rule| match rule.action {
+            RuleAction::Accept => false,
+            RuleAction::Deny => true,
+            RuleAction::Pass => rule.has_optional_peers(),
+        })
     }
 
     /// The memory of the policy in bytes, about, without its key.
@@ -146,6 +153,18 @@ impl ClusterPolicy {
     }
 }
 
+impl PolicyApi {
+    /// The largest priority that every plugin accepts. OVN-Kubernetes and Kube-OVN accept 99 for
+    /// AdminNetworkPolicies (`ANPWithUnsupportedPriority`, `validateAnpConfig`), and Kube-OVN 399
+    /// for ClusterNetworkPolicies (`CnpMaxPriority`). They enforce no other policy.
+    pub(super) fn max_accepted_priority(self) -> u16 {
+        match self {
+            PolicyApi::AdminNetworkPolicy => 99,
+            PolicyApi::ClusterNetworkPolicy => 399,
+        }
+    }
+}
+
 impl fmt::Display for ClusterPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.kind, self.key.name)
@@ -153,6 +172,16 @@ impl fmt::Display for ClusterPolicy {
 }
 
 impl ClusterRule {
+    /// Whether the rule has peers that a plugin may not know: they are experimental in the API.
+    /// With such a plugin, the rule fails closed, as described at [`ClusterPeers::FailClosed`].
+    fn has_optional_peers(&self) -> bool {
+        let ClusterPeers::Listed(peers) = &self.peers else {
+            return false;
+        };
+        let mut peers = peers.iter();
+        peers.any(|peer| matches!(peer, ClusterPeer::Nodes | ClusterPeer::DomainNames))
+    }
+
     fn memory(&self) -> usize {
         let peers = match &self.peers {
             ClusterPeers::Listed(peers) => &**peers,
@@ -168,7 +197,7 @@ impl ClusterPeer {
         let parts = match self {
             ClusterPeer::Pods(pods) => pods.memory(),
             ClusterPeer::Networks(networks) => size_of_val(&**networks),
-            ClusterPeer::UnknownAddresses => 0,
+            ClusterPeer::Nodes | ClusterPeer::DomainNames => 0,
         };
         size_of::<ClusterPeer>() + parts
     }

@@ -48,11 +48,8 @@ impl Fact {
         };
         let is_ending = pod.metadata.deletion_timestamp.is_some() || phase == Some("Unknown");
         let spec = pod.spec.as_ref();
-        let containers = spec.into_iter().flat_map(|spec| {
-            let lists = [&spec.containers, &spec.init_containers];
-            lists.into_iter().flatten().flatten()
-        });
-        let ports = containers;
+        let containers = spec.and_then(|spec| spec.containers.as_deref());
+        let ports = containers.unwrap_or_default().iter();
         let ports = ports.flat_map(|container| container.ports.as_deref().unwrap_or_default());
         let ports = ports.filter(|port| port.protocol.as_deref() == Some("UDP"));
         Ok(Fact::Pod(PolicyPod {

@@ -10,9 +10,7 @@ use ipnet::IpNet;
 use super::certainty::Certainty;
 use super::cluster_policy::PodSet;
 use super::facts::{Facts, NamespaceLabels};
-use super::objects::{
-    DnsService, Peer, Peers, PodNetwork, Policy, PolicyPod, PortRange, Ports, Rule,
-};
+use super::objects::{DnsService, Peer, Peers, PodNetwork, Policy, PolicyPod, Ports, Rule};
 use crate::objects::Port;
 
 /// The servers that receive queries to the served addresses.
@@ -172,7 +170,8 @@ impl Destination {
         let match_endpoint = |endpoint: &ServerEndpoint| {
             let pods = endpoint.pods.iter();
             let pods = pods.map(|pod| match_server_pod(labels, set, pod));
-            endpoint.match_port(ports).and(Certainty::common(pods))
+            let has_port = ports.match_unnamed(endpoint.address.port());
+            has_port.and(Certainty::common(pods))
         };
         match self {
             // Network plugins enforce selectors on translated packets.
@@ -215,9 +214,19 @@ impl Destination {
             Destination::Service { address, .. } | Destination::Node(address) => {
                 ports.match_unnamed(address.port())
             }
-            Destination::Endpoint(endpoint) => endpoint.match_port(ports),
-            Destination::Unknown(_) if ports.contain_all() => Certainty::Yes,
-            Destination::Unknown(_) => Certainty::Maybe,
+            Destination::Endpoint(endpoint) => ports.match_unnamed(endpoint.address.port()),
+            Destination::Unknown(_) => ports.match_unknown(),
+        }
+    }
+
+    /// Whether only pods in networks of their own receive the queries.
+    pub(super) fn is_known_pods(&self) -> bool {
+        match self {
+            Destination::Service { endpoints, .. } => {
+                endpoints.iter().all(ServerEndpoint::is_known_pod)
+            }
+            Destination::Endpoint(endpoint) => endpoint.is_known_pod(),
+            Destination::Node(_) | Destination::Unknown(_) => false,
         }
     }
 
@@ -273,6 +282,21 @@ impl ServerEndpoint {
         !self.pods.is_empty() && pods.all(|pod| pod.network == PodNetwork::Own)
     }
 
+    /// Whether rules for ports treat two endpoints alike.
+    pub(super) fn has_ports_like(&self, other: &ServerEndpoint) -> bool {
+        let names = |endpoint: &ServerEndpoint| {
+            let pods = endpoint.pods.iter();
+            pods.map(|pod| pod.named_ports.clone()).collect::<Vec<_>>()
+        };
+        self.address.port() == other.address.port() && names(self) == names(other)
+    }
+
+    /// Whether the address belongs to pods in their node's network, as far as is known.
+    pub(super) fn is_on_host(&self) -> bool {
+        let mut pods = self.pods.iter();
+        !self.pods.is_empty() && pods.all(|pod| pod.network == PodNetwork::Host)
+    }
+
     /// Whether a rule provably selects the pod behind the endpoint, and its port.
     fn is_selected_by_rule(
         &self,
@@ -290,21 +314,6 @@ impl ServerEndpoint {
                 let mut pods = self.pods.iter();
                 !self.pods.is_empty() && pods.all(|pod| selects_pod(labels, policy, peer, pod))
             })
-    }
-
-    /// Whether the endpoint's port is one of these, by its number or by its name in the pod.
-    pub(super) fn match_port(&self, ports: &Ports) -> Certainty {
-        let number = self.address.port();
-        let Ports::Listed(ranges) = ports else {
-            return Certainty::Yes;
-        };
-        Certainty::any(ranges.iter().map(|range| match range {
-            PortRange::Numbers(numbers) => numbers.contains(&number).into(),
-            PortRange::Name(name) => {
-                let pods = self.pods.iter();
-                Certainty::common(pods.map(|pod| match_named_port(pod, name, number)))
-            }
-        }))
     }
 
     /// Whether a rule provably allows the endpoint's port, by its number or by its name in the pod.
@@ -417,19 +426,6 @@ fn match_server_pod(labels: &LabelsByNamespace<'_>, set: &PodSet, pod: &PolicyPo
     }
     let is_in_namespace = labels[&pod.key.namespace].match_selector(&set.namespaces);
     is_in_namespace.and(set.pods.matches(&pod.labels).into())
-}
-
-/// Whether a pod gives this name to this UDP port.
-fn match_named_port(pod: &PolicyPod, name: &str, number: u16) -> Certainty {
-    let ports = pod.named_ports.iter();
-    let mut ports = ports.filter(|(other, _)| **other == *name);
-    if has_named_port(pod, name, number) {
-        Certainty::Yes
-    } else if ports.any(|(_, port)| *port == number) {
-        Certainty::Maybe
-    } else {
-        Certainty::No
-    }
 }
 
 /// Whether a pod provably gives this name to this UDP port.

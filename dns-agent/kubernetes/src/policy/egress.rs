@@ -46,13 +46,10 @@ impl<'a> EgressPolicies<'a> {
         if self.destinations.is_empty() {
             return self.describe_restriction(clients);
         }
-        let mut lower = Vec::new();
-        for (at, destination) in self.destinations.iter().enumerate() {
-            match self.tiers.decide(clients, at) {
-                Ok(tiers) => lower.push(tiers),
-                Err(denial) => return Some(describe_denial(denial, destination)),
-            }
-        }
+        let lower = match self.tiers.decide(clients, self.destinations.len()) {
+            Ok(lower) => lower,
+            Err((at, denial)) => return Some(describe_denial(denial, &self.destinations[at])),
+        };
         let mut baseline = self.destinations.iter().zip(&lower);
         let mut find_baseline = || {
             baseline.find_map(|(destination, lower)| {

@@ -264,6 +264,12 @@ impl Facts {
         })
     }
 
+    /// Whether the API server serves ClusterNetworkPolicies of the network policy API.
+    pub(super) fn serves_cluster_network_policies(&self) -> bool {
+        let mut kinds = self.other_policies.keys();
+        kinds.any(|kind| kind.is_evaluated() && kind.name() == "ClusterNetworkPolicy")
+    }
+
     /// The policies of the other kinds.
     pub(super) fn other_policies(&self) -> impl Iterator<Item = (&PolicyKind, &OtherPolicies)> {
         self.other_policies.iter()

@@ -52,7 +52,8 @@ enum GatePolicies {
 }
 
 impl Gate {
-    /// The gates on the way to these servers.
+    /// The gates on the way to these servers. Of adjacent gates that admit the same clients, there
+    /// is one.
     pub(super) fn find_all(facts: &Facts, servers: &Servers) -> Vec<Gate> {
         let mut gates = Vec::new();
         for destination in &servers.destinations {
@@ -71,15 +72,29 @@ impl Gate {
                 Destination::Service { .. } => {}
             }
         }
+        gates.dedup_by(|other, gate| gate.admits_like(other));
         gates
+    }
+
+    /// Whether the policies are those of another gate, so that both admit the same clients. False
+    /// if it would take long to find out.
+    fn admits_like(&self, other: &Gate) -> bool {
+        self.address.is_ipv4() == other.address.is_ipv4()
+            && self.tiers == other.tiers
+            && self.policies.admit_like(&other.policies)
     }
 
     /// The gates before an endpoint: at most one for each pod that the endpoint may be.
     fn before_endpoint(facts: &Facts, endpoint: &ServerEndpoint) -> Vec<Gate> {
         if !endpoint.is_known_pod() {
-            return Gate::before_unknown_server(facts, endpoint.address)
-                .into_iter()
-                .collect();
+            let tiers = if endpoint.is_on_host() {
+                IngressTiers::before_host()
+            } else {
+                IngressTiers::before_unknown_server(facts)
+            };
+            let policies = GatePolicies::before_possible_server(facts, |_, _| true);
+            let gate = Gate::new(endpoint.address, policies, tiers);
+            return gate.into_iter().collect();
         }
         let pods = endpoint.pods.iter();
         pods.filter_map(|pod| Gate::before_pod(facts, endpoint, pod))
@@ -125,8 +140,7 @@ impl Gate {
                 may_share_namespace && policy.is_none_or(|policy| policy.pods.matches(&pod.labels))
             })
         });
-        // Cluster-wide policies never select pods in the node's network.
-        Gate::new(address, policies, IngressTiers::none())
+        Gate::new(address, policies, IngressTiers::before_host())
     }
 
     /// The gate before an address that may belong to any pod.
@@ -231,6 +245,29 @@ impl GatePolicies {
             GatePolicies::None
         } else {
             GatePolicies::MaySelect(policies)
+        }
+    }
+
+    fn admit_like(&self, other: &GatePolicies) -> bool {
+        match (self, other) {
+            (GatePolicies::None, GatePolicies::None) | (GatePolicies::Open, GatePolicies::Open) => {
+                true
+            }
+            (
+                GatePolicies::Selecting { policies, endpoint },
+                GatePolicies::Selecting {
+                    policies: others,
+                    endpoint: other,
+                },
+            ) => {
+                policies.len() == others.len()
+                    && policies
+                        .iter()
+                        .zip(others)
+                        .all(|(one, other)| Arc::ptr_eq(one, other))
+                    && endpoint.has_ports_like(other)
+            }
+            _ => false,
         }
     }
 

@@ -11,6 +11,8 @@ use std::fmt;
 
 use serde_json::Value;
 
+use super::cluster_policy::PolicyApi;
+
 /// A kind of policy other than NetworkPolicy: an index into `ROWS`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PolicyKind(u8);
@@ -255,6 +257,15 @@ impl PolicyKind {
     /// Whether the rules of this kind are evaluated.
     pub(super) fn is_evaluated(self) -> bool {
         self.row().effect == Effect::Evaluated
+    }
+
+    /// Whether objects in this version of the kind's group can be read.
+    #[must_use]
+    pub fn reads_version(self, version: &str) -> bool {
+        !self.is_evaluated()
+            || PolicyApi::of_kind(self.name())
+                .versions()
+                .contains(&version)
     }
 
     /// Which connections an object of this kind may restrict, if its rules aren't evaluated.

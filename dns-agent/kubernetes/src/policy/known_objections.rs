@@ -1,9 +1,9 @@
-//! What NetworkPolicies object to the queries of pods, as far as the last judgement still holds.
+//! What policies object to the queries of pods, as far as the last judgement still holds.
 //!
-//! An objection depends on the pod's namespace and labels, on the policies and labels of that
-//! namespace, on policies without readable metadata, and on the servers and their namespaces. So
-//! after a change in one namespace, only the pods of this namespace are judged again, unless a
-//! server may be in it.
+//! An objection depends on the pod's namespace and labels, on the NetworkPolicies and labels of
+//! that namespace, on NetworkPolicies without readable metadata, on cluster-wide policies, and on
+//! the servers and their namespaces. So after a change in one namespace, only the pods of this
+//! namespace are judged again, unless a server may be in it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::tiers::EgressTiers;
 use crate::objects::ObjectKey;
 use crate::selector::Labels;
 
-/// Objections of NetworkPolicies, with what they depend on.
+/// Objections of policies, with what they depend on.
 #[derive(Debug, Default)]
 pub(super) struct KnownObjections {
     /// The servers, with the ingress policies before them. `None`: nothing is known.

@@ -310,7 +310,9 @@ impl Ports {
         })
     }
 
-    /// Whether these ports include the UDP port `number`, whose names are not known.
+    /// Whether these ports include the UDP port `number`, for rules of cluster-wide policies. Some
+    /// plugins ignore names of ports in such rules (Kube-OVN, `fetchDstPorts`), so a name may mean
+    /// any port.
     pub(super) fn match_unnamed(&self, number: u16) -> Certainty {
         let Ports::Listed(ranges) = self else {
             return Certainty::Yes;
@@ -319,6 +321,15 @@ impl Ports {
             PortRange::Numbers(numbers) => numbers.contains(&number).into(),
             PortRange::Name(_) => Certainty::Maybe,
         }))
+    }
+
+    /// Whether these ports include a UDP port that isn't known.
+    pub(super) fn match_unknown(&self) -> Certainty {
+        match self {
+            Ports::Listed(ranges) if ranges.is_empty() => Certainty::No,
+            ports if ports.contain_all() => Certainty::Yes,
+            Ports::All | Ports::Listed(_) => Certainty::Maybe,
+        }
     }
 
     /// Whether these ports include every UDP port, because the rule lists no ports, or because an

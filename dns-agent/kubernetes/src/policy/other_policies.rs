@@ -125,6 +125,8 @@ impl OtherPolicies {
         let has_no_room = self.objects.len() >= MAX_STORED_OBJECTS && before.is_none()
             || memory > 2 * MAX_RULES_MEMORY;
         if has_no_room {
+            // The stored object is outdated.
+            self.remove(&key);
             return self.mark_exceeded();
         }
         // A new object that restricts nothing changes nothing.

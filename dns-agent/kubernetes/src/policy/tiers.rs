@@ -6,14 +6,16 @@
 //! consulted.
 //!
 //! A policy that accepts a query may replace NetworkPolicies only if a network plugin reports that
-//! it enforces the policy. Otherwise the policy may be one that no plugin enforces.
+//! it enforces the policy. Otherwise the policy may be one that no plugin enforces. Plugins also
+//! reject some policies of an API that they enforce: see [`Enforcement`].
 
 use std::fmt;
 use std::sync::Arc;
 
 use super::certainty::Certainty;
 use super::cluster_policy::{
-    ClusterPeer, ClusterPeers, ClusterPolicy, ClusterRule, Enforcement, PodSet, RuleAction, Tier,
+    ClusterPeer, ClusterPeers, ClusterPolicy, ClusterRule, PodSet, PolicyApi, PolicyReport,
+    RuleAction, Tier,
 };
 use super::destinations::{Destination, LabelsByNamespace, ServerEndpoint};
 use super::facts::Facts;
@@ -24,24 +26,41 @@ use super::objects::PolicyPod;
 /// depend on the client.
 #[derive(Debug)]
 pub(super) struct EgressTiers {
-    /// Ordered as [`decide`] needs them.
     policies: Vec<EgressTierPolicy>,
 }
 
 #[derive(Debug)]
 struct EgressTierPolicy {
-    policy: Arc<ClusterPolicy>,
+    policy: TierPolicy,
     /// For each destination, what the policy decides about the clients that it selects.
     outcomes: Vec<Outcomes>,
 }
 
 /// Cluster-wide policies about ingress that apply, or may apply, to one server.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) struct IngressTiers {
-    /// Ordered as [`decide`] needs them. With each policy, whether the policy applies to the server.
-    policies: Vec<(Arc<ClusterPolicy>, Certainty)>,
-    /// `None`: the server is not a known pod.
-    endpoint: Option<ServerEndpoint>,
+    /// With each policy, whether it applies to the server.
+    policies: Vec<(TierPolicy, Certainty)>,
+    /// The port at which the server receives queries. `None`: unknown.
+    port: Option<u16>,
+}
+
+/// A cluster-wide policy. Lists of these are ordered as [`decide`] needs them.
+#[derive(Clone, Debug)]
+struct TierPolicy {
+    policy: Arc<ClusterPolicy>,
+    enforcement: Enforcement,
+}
+
+/// Whether a plugin that enforces the policy's API enforces the policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Enforcement {
+    /// The plugin reports that it does.
+    Reported,
+    /// It does. It isn't known whether there is such a plugin.
+    Expected,
+    /// It may have rejected the policy.
+    Doubtful,
 }
 
 /// What is left to decide about a query that no policy of the admin tier denies.
@@ -59,7 +78,8 @@ pub(super) enum NetworkPolicyTier<'a> {
     /// They count, although this policy accepts the query, because no plugin reports that it
     /// enforces this policy.
     ConsultedAfter(&'a ClusterPolicy),
-    /// They don't count, because enforced policies of the admin tier accept the query.
+    /// They don't count, because policies of the admin tier accept the query, and a plugin reports
+    /// that it enforces these.
     Overridden,
 }
 
@@ -85,12 +105,20 @@ struct Outcomes {
     may_match_nothing: bool,
 }
 
+/// Whether a rule matches a query.
+enum RuleMatch {
+    Known(Certainty),
+    /// The rule has a kind of peer that the plugin may not know. Then the rule fails closed, as
+    /// described at [`ClusterPeers::FailClosed`].
+    MayFailClosed,
+}
+
 /// What a tier decides.
 enum TierDecision<'a> {
     Denied(Denial<'a>),
     /// Every outcome accepts the query. Holds one policy that may be the one that accepts it: one
     /// whose enforcement isn't reported, if there is one.
-    Accepted(&'a ClusterPolicy),
+    Accepted(&'a TierPolicy),
     /// The next tier may decide.
     Undecided,
 }
@@ -98,45 +126,52 @@ enum TierDecision<'a> {
 impl EgressTiers {
     pub(super) fn find(facts: &Facts, destinations: &[Destination]) -> EgressTiers {
         let labels = Destination::namespace_labels(destinations, facts);
-        let all = facts.cluster_policies();
-        let all = all.filter(|policy| !policy.egress.is_empty());
+        let all = TierPolicy::find_all(facts).into_iter();
+        let all = all.filter(|it| !it.policy.egress.is_empty());
         let policies = all.map(|policy| EgressTierPolicy {
-            policy: policy.clone(),
             outcomes: destinations
                 .iter()
-                .map(|destination| {
-                    let matches = |rule: &_| match_destination(rule, destination, &labels);
-                    Outcomes::of_rules(&policy.egress, matches)
-                })
+                .map(|destination| policy.egress_outcomes(destination, &labels))
                 .collect(),
+            policy,
         });
-        let mut policies: Vec<EgressTierPolicy> = policies.collect();
-        policies.sort_by_key(|it| it.policy.precedence());
-        EgressTiers { policies }
+        EgressTiers {
+            policies: policies.collect(),
+        }
     }
 
-    /// Decides whether these clients may reach the destination with this index.
+    /// Decides for each destination whether these clients may reach it.
     ///
     /// # Errors
-    /// Returns the rule of the admin tier that may deny it.
+    /// Returns the index of the first destination to which a rule of the admin tier may deny the
+    /// way, and this rule.
     pub(super) fn decide(
         &self,
         clients: &Clients<'_>,
-        destination: usize,
-    ) -> Result<LowerTiers<'_>, Denial<'_>> {
-        let policies = self.policies.iter().map(|it| {
-            let is_selected = match_clients(&it.policy.subject, clients);
-            (
-                &*it.policy,
-                it.outcomes[destination].if_selected(is_selected),
-            )
+        destinations: usize,
+    ) -> Result<Vec<LowerTiers<'_>>, (usize, Denial<'_>)> {
+        let policies = self.policies.iter();
+        let selecting = policies.filter_map(|it| {
+            let is_selected = match_clients(&it.policy.policy.subject, clients);
+            (is_selected != Certainty::No).then_some((it, is_selected))
         });
-        decide(&policies.collect::<Vec<_>>())
+        let selecting: Vec<_> = selecting.collect();
+        let decide_at = |destination: usize| {
+            let policies = selecting.iter().map(|(it, is_selected)| {
+                (
+                    &it.policy,
+                    it.outcomes[destination].if_selected(*is_selected),
+                )
+            });
+            let lower = decide(&policies.collect::<Vec<_>>());
+            lower.map_err(|denial| (destination, denial))
+        };
+        (0..destinations).map(decide_at).collect()
     }
 
     /// A policy that may restrict these clients, whatever they reach.
     pub(super) fn find_policy(&self, clients: &Clients<'_>) -> Option<&ClusterPolicy> {
-        let mut policies = self.policies.iter().map(|it| &*it.policy);
+        let mut policies = self.policies.iter().map(|it| &*it.policy.policy);
         policies.find(|policy| match_clients(&policy.subject, clients) != Certainty::No)
     }
 }
@@ -149,13 +184,11 @@ impl IngressTiers {
         pod: &PolicyPod,
     ) -> IngressTiers {
         let labels = facts.namespace_labels(&pod.key.namespace);
-        let is_selected = |policy: &ClusterPolicy| {
+        IngressTiers::find(facts, Some(endpoint.address.port()), |policy| {
             let PodSet { namespaces, pods } = &policy.subject;
-            labels
-                .match_selector(namespaces)
-                .and(pods.matches(&pod.labels).into())
-        };
-        IngressTiers::find(facts, Some(endpoint.clone()), is_selected)
+            let is_in_namespace = labels.match_selector(namespaces);
+            is_in_namespace.and(pods.matches(&pod.labels).into())
+        })
     }
 
     /// The policies that may apply to a server that is not a known pod.
@@ -163,26 +196,31 @@ impl IngressTiers {
         IngressTiers::find(facts, None, |_| Certainty::Maybe)
     }
 
-    /// No policies.
-    pub(super) fn none() -> IngressTiers {
+    /// The policies before a server in its node's network: none, because they never select such
+    /// pods.
+    pub(super) fn before_host() -> IngressTiers {
         IngressTiers {
             policies: Vec::new(),
-            endpoint: None,
+            port: None,
         }
     }
 
     fn find(
         facts: &Facts,
-        endpoint: Option<ServerEndpoint>,
+        port: Option<u16>,
         is_selected: impl Fn(&ClusterPolicy) -> Certainty,
     ) -> IngressTiers {
-        let all = facts.cluster_policies();
-        let all = all.filter(|policy| !policy.ingress.is_empty());
-        let policies = all.map(|policy| (policy.clone(), is_selected(policy)));
+        let all = TierPolicy::find_all(facts).into_iter();
+        let all = all.filter(|it| !it.policy.ingress.is_empty());
+        let policies = all.map(|it| {
+            let is_selected = is_selected(&it.policy);
+            (it, is_selected)
+        });
         let selecting = policies.filter(|(_, is_selected)| *is_selected != Certainty::No);
-        let mut policies: Vec<_> = selecting.collect();
-        policies.sort_by_key(|(policy, _)| policy.precedence());
-        IngressTiers { policies, endpoint }
+        IngressTiers {
+            policies: selecting.collect(),
+            port,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -195,50 +233,148 @@ impl IngressTiers {
     /// Returns the rule of the admin tier that may deny it.
     pub(super) fn decide(&self, clients: &Clients<'_>) -> Result<LowerTiers<'_>, Denial<'_>> {
         let policies = self.policies.iter().map(|(policy, is_selected)| {
-            let outcomes =
-                Outcomes::of_rules(&policy.ingress, |rule| self.match_source(rule, clients));
-            (&**policy, outcomes.if_selected(*is_selected))
+            let outcomes = policy.ingress_outcomes(clients, self.port);
+            (policy, outcomes.if_selected(*is_selected))
         });
         decide(&policies.collect::<Vec<_>>())
     }
+}
 
-    /// Whether a rule matches a query of these clients.
-    fn match_source(&self, rule: &ClusterRule, clients: &Clients<'_>) -> Certainty {
-        let ClusterPeers::Listed(peers) = &rule.peers else {
-            return Certainty::Yes;
-        };
-        let has_port = match &self.endpoint {
-            Some(endpoint) => endpoint.match_port(&rule.ports),
-            None if rule.ports.contain_all() => Certainty::Yes,
-            None => Certainty::Maybe,
-        };
-        let peers = peers.iter().map(|peer| match peer {
-            ClusterPeer::Pods(pods) => match_clients(pods, clients),
-            ClusterPeer::Networks(_) | ClusterPeer::UnknownAddresses => Certainty::Maybe,
+impl TierPolicy {
+    /// All policies, ordered by API, then by tier, then by priority.
+    fn find_all(facts: &Facts) -> Vec<TierPolicy> {
+        let precedence = |policy: &ClusterPolicy| (policy.api, policy.tier, policy.priority);
+        let mut policies: Vec<_> = facts.cluster_policies().collect();
+        policies.sort_by_key(|policy| precedence(policy));
+        let reporting = policies.iter();
+        let reporting = reporting.filter(|policy| policy.report != PolicyReport::Missing);
+        let reporting: Vec<PolicyApi> = reporting.map(|policy| policy.api).collect();
+        let equals = policies.chunk_by(|one, other| precedence(one) == precedence(other));
+        let policies = equals.flat_map(|equal| {
+            equal.iter().map(|policy| TierPolicy {
+                policy: (*policy).clone(),
+                enforcement: match policy.report {
+                    // After an upgrade to a plugin that knows only ClusterNetworkPolicies, the
+                    // reports of the earlier plugin stay.
+                    PolicyReport::Enforced
+                        if policy.api == PolicyApi::ClusterNetworkPolicy
+                            || !facts.serves_cluster_network_policies() =>
+                    {
+                        Enforcement::Reported
+                    }
+                    // Some plugins enforce only one of the policies with equal priority.
+                    PolicyReport::Enforced | PolicyReport::Missing
+                        if equal.len() == 1
+                            && policy.priority <= policy.api.max_accepted_priority()
+                            && (policy.report == PolicyReport::Enforced
+                                || !reporting.contains(&policy.api)) =>
+                    {
+                        Enforcement::Expected
+                    }
+                    PolicyReport::Enforced | PolicyReport::NotEnforced | PolicyReport::Missing => {
+                        Enforcement::Doubtful
+                    }
+                },
+            })
         });
-        has_port.and(Certainty::any(peers))
+        policies.collect()
+    }
+
+    /// What the policy decides about a query to a destination. `labels` are from
+    /// [`Destination::namespace_labels`].
+    fn egress_outcomes(
+        &self,
+        destination: &Destination,
+        labels: &LabelsByNamespace<'_>,
+    ) -> Outcomes {
+        let match_peer = |peer: &ClusterPeer, rule: &ClusterRule| match peer {
+            ClusterPeer::Pods(pods) => destination.match_pods(labels, pods, &rule.ports),
+            ClusterPeer::Networks(networks) => destination.match_networks(networks, &rule.ports),
+            // A pod's address is no node's.
+            ClusterPeer::Nodes if destination.is_known_pods() => Certainty::No,
+            ClusterPeer::Nodes | ClusterPeer::DomainNames => {
+                Certainty::Maybe.and(destination.match_ports(&rule.ports))
+            }
+        };
+        self.outcomes_of(&self.policy.egress, |rule| match &rule.peers {
+            ClusterPeers::FailClosed => RuleMatch::Known(Certainty::Yes),
+            ClusterPeers::Listed(peers) if peers.iter().any(|peer| !self.is_known(peer)) => {
+                RuleMatch::MayFailClosed
+            }
+            ClusterPeers::Listed(peers) => {
+                let peers = peers.iter().map(|peer| match_peer(peer, rule));
+                RuleMatch::Known(Certainty::any(peers))
+            }
+        })
+    }
+
+    /// Whether a plugin that enforces the policy knows this kind of peer.
+    fn is_known(&self, peer: &ClusterPeer) -> bool {
+        match peer {
+            ClusterPeer::Pods(_) | ClusterPeer::Networks(_) => true,
+            ClusterPeer::Nodes => self.enforcement == Enforcement::Reported,
+            ClusterPeer::DomainNames => false,
+        }
+    }
+
+    /// What the policy decides about a query of these clients to a server that it selects.
+    fn ingress_outcomes(&self, clients: &Clients<'_>, port: Option<u16>) -> Outcomes {
+        self.outcomes_of(&self.policy.ingress, |rule| {
+            let ClusterPeers::Listed(peers) = &rule.peers else {
+                return RuleMatch::Known(Certainty::Yes);
+            };
+            let has_port = match port {
+                Some(number) => rule.ports.match_unnamed(number),
+                None => rule.ports.match_unknown(),
+            };
+            let peers = peers.iter().map(|peer| match peer {
+                ClusterPeer::Pods(pods) => match_clients(pods, clients),
+                // Rules about ingress have no such peers.
+                ClusterPeer::Networks(_) | ClusterPeer::Nodes | ClusterPeer::DomainNames => {
+                    Certainty::Maybe
+                }
+            });
+            RuleMatch::Known(has_port.and(Certainty::any(peers)))
+        })
+    }
+
+    fn outcomes_of(
+        &self,
+        rules: &[ClusterRule],
+        matches: impl Fn(&ClusterRule) -> RuleMatch,
+    ) -> Outcomes {
+        let outcomes = Outcomes::of_rules(rules, matches);
+        match self.enforcement {
+            Enforcement::Reported | Enforcement::Expected => outcomes,
+            Enforcement::Doubtful => outcomes.if_selected(Certainty::Maybe),
+        }
     }
 }
 
-impl ClusterPolicy {
-    /// Sorts policies by API, then by tier, then by priority.
-    fn precedence(&self) -> impl Ord + use<> {
-        (self.api, self.tier, self.priority)
+impl PartialEq for TierPolicy {
+    fn eq(&self, other: &TierPolicy) -> bool {
+        Arc::ptr_eq(&self.policy, &other.policy) && self.enforcement == other.enforcement
     }
 }
 
 impl Outcomes {
     /// The outcomes of rules, in their order. `matches` decides whether a rule matches the query.
-    fn of_rules(rules: &[ClusterRule], matches: impl Fn(&ClusterRule) -> Certainty) -> Outcomes {
+    fn of_rules(rules: &[ClusterRule], matches: impl Fn(&ClusterRule) -> RuleMatch) -> Outcomes {
         let mut outcomes = Outcomes::default();
         for rule in rules {
-            let is_match = matches(rule);
-            if is_match == Certainty::No {
-                continue;
-            }
+            let is_match = match matches(rule) {
+                RuleMatch::Known(Certainty::No) => continue,
+                RuleMatch::Known(is_match) => is_match,
+                RuleMatch::MayFailClosed => {
+                    if rule.action != RuleAction::Accept {
+                        outcomes.add_denial(rule);
+                    }
+                    Certainty::Maybe
+                }
+            };
             match rule.action {
                 RuleAction::Accept => outcomes.may_accept = true,
-                RuleAction::Deny => outcomes.denial = outcomes.denial.or(Some(rule.index)),
+                RuleAction::Deny => outcomes.add_denial(rule),
                 RuleAction::Pass => outcomes.may_pass = true,
             }
             if is_match == Certainty::Yes {
@@ -247,6 +383,10 @@ impl Outcomes {
         }
         outcomes.may_match_nothing = true;
         outcomes
+    }
+
+    fn add_denial(&mut self, rule: &ClusterRule) {
+        self.denial = self.denial.or(Some(rule.index));
     }
 
     /// The outcomes for a pod, by whether the policy selects the pod.
@@ -285,26 +425,26 @@ impl fmt::Display for NetworkPolicyTier<'_> {
     }
 }
 
-/// Decides about a query by policies with their outcomes. They must be sorted by
-/// [`ClusterPolicy::precedence`].
-fn decide<'a>(policies: &[(&'a ClusterPolicy, Outcomes)]) -> Result<LowerTiers<'a>, Denial<'a>> {
+/// Decides about a query by policies with their outcomes, ordered as by [`TierPolicy::find_all`].
+fn decide<'a>(policies: &[(&'a TierPolicy, Outcomes)]) -> Result<LowerTiers<'a>, Denial<'a>> {
     let mut lower = LowerTiers {
         network_policies: NetworkPolicyTier::Consulted,
         baseline: None,
     };
+    let api = |it: &TierPolicy| it.policy.api;
     // At most one of the APIs is enforced, so each of them must permit the query.
-    for policies in policies.chunk_by(|(one, _), (other, _)| one.api == other.api) {
-        let admin = policies.partition_point(|(policy, _)| policy.tier == Tier::Admin);
+    for policies in policies.chunk_by(|(one, _), (other, _)| api(one) == api(other)) {
+        let admin = policies.partition_point(|(it, _)| it.policy.tier == Tier::Admin);
         let (admin, baseline) = policies.split_at(admin);
         match decide_tier(admin) {
             TierDecision::Denied(denial) => return Err(denial),
-            TierDecision::Accepted(policy) => {
-                lower.network_policies = match (policy.enforcement, lower.network_policies) {
-                    (Enforcement::Unknown, _) => NetworkPolicyTier::ConsultedAfter(policy),
-                    (_, NetworkPolicyTier::ConsultedAfter(other)) => {
+            TierDecision::Accepted(it) => {
+                lower.network_policies = match (it.enforcement, lower.network_policies) {
+                    (Enforcement::Reported, NetworkPolicyTier::ConsultedAfter(other)) => {
                         NetworkPolicyTier::ConsultedAfter(other)
                     }
-                    _ => NetworkPolicyTier::Overridden,
+                    (Enforcement::Reported, _) => NetworkPolicyTier::Overridden,
+                    _ => NetworkPolicyTier::ConsultedAfter(&it.policy),
                 };
             }
             TierDecision::Undecided => {
@@ -317,25 +457,27 @@ fn decide<'a>(policies: &[(&'a ClusterPolicy, Outcomes)]) -> Result<LowerTiers<'
     Ok(lower)
 }
 
-/// Decides about a query by the policies of one tier, sorted by priority.
-fn decide_tier<'a>(policies: &[(&'a ClusterPolicy, Outcomes)]) -> TierDecision<'a> {
+/// Decides about a query by the policies of one tier, ordered by priority.
+fn decide_tier<'a>(policies: &[(&'a TierPolicy, Outcomes)]) -> TierDecision<'a> {
     let mut may_pass = false;
-    let mut accepting: Option<&ClusterPolicy> = None;
+    let mut accepting: Option<&TierPolicy> = None;
+    let priority = |it: &TierPolicy| it.policy.priority;
     // Of policies with equal priority, any may be consulted first.
-    for equal in policies.chunk_by(|(one, _), (other, _)| one.priority == other.priority) {
-        for (policy, outcomes) in equal {
+    for equal in policies.chunk_by(|(one, _), (other, _)| priority(one) == priority(other)) {
+        for (it, outcomes) in equal {
             if let Some(rule) = outcomes.denial {
+                let policy = &it.policy;
                 return TierDecision::Denied(Denial { policy, rule });
             }
             may_pass |= outcomes.may_pass;
-            let is_reported = |it: &ClusterPolicy| it.enforcement == Enforcement::Reported;
+            let is_reported = |it: &TierPolicy| it.enforcement == Enforcement::Reported;
             if outcomes.may_accept && accepting.is_none_or(is_reported) {
-                accepting = Some(policy);
+                accepting = Some(it);
             }
         }
         if !equal.iter().all(|(_, outcomes)| outcomes.may_match_nothing) {
             return match accepting {
-                Some(policy) if !may_pass => TierDecision::Accepted(policy),
+                Some(it) if !may_pass => TierDecision::Accepted(it),
                 _ => TierDecision::Undecided,
             };
         }
@@ -347,22 +489,4 @@ fn decide_tier<'a>(policies: &[(&'a ClusterPolicy, Outcomes)]) -> TierDecision<'
 fn match_clients(set: &PodSet, clients: &Clients<'_>) -> Certainty {
     let is_in_namespace = clients.namespace_labels.match_selector(&set.namespaces);
     is_in_namespace.and(set.pods.matches(clients.labels).into())
-}
-
-/// Whether a rule matches a query to this destination. `labels` are from
-/// [`Destination::namespace_labels`].
-fn match_destination(
-    rule: &ClusterRule,
-    destination: &Destination,
-    labels: &LabelsByNamespace<'_>,
-) -> Certainty {
-    let ClusterPeers::Listed(peers) = &rule.peers else {
-        return Certainty::Yes;
-    };
-    let peers = peers.iter();
-    Certainty::any(peers.map(|peer| match peer {
-        ClusterPeer::Pods(pods) => destination.match_pods(labels, pods, &rule.ports),
-        ClusterPeer::Networks(networks) => destination.match_networks(networks, &rule.ports),
-        ClusterPeer::UnknownAddresses => Certainty::Maybe.and(destination.match_ports(&rule.ports)),
-    }))
 }

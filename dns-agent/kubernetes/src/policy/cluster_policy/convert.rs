@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    ClusterPeer, ClusterPeers, ClusterPolicy, ClusterRule, Enforcement, MAX_POLICY_MEMORY, PodSet,
-    PolicyApi, RuleAction, Tier,
+    ClusterPeer, ClusterPeers, ClusterPolicy, ClusterRule, MAX_POLICY_MEMORY, PodSet, PolicyApi,
+    PolicyReport, RuleAction, Tier,
 };
 use crate::objects::ObjectKey;
 use crate::policy::objects::{PortRange, Ports};
@@ -30,18 +30,12 @@ impl ClusterPolicy {
         key: &ObjectKey,
         object: &Value,
     ) -> Result<ClusterPolicy, String> {
-        let (api, versions) = match kind {
-            "ClusterNetworkPolicy" => (
-                PolicyApi::ClusterNetworkPolicy,
-                &["v1alpha2", "v1beta1"][..],
-            ),
-            _ => (PolicyApi::AdminNetworkPolicy, &["v1alpha1"][..]),
-        };
+        let api = PolicyApi::of_kind(kind);
         // Items of a list may lack the field.
         let version = object["apiVersion"].as_str();
         let version = version.and_then(|version| version.split_once('/'));
         if let Some((_, version)) = version
-            && !versions.contains(&version)
+            && !api.versions().contains(&version)
         {
             return Err(format!("its API version {version:?} is not known"));
         }
@@ -82,7 +76,7 @@ impl ClusterPolicy {
             subject,
             egress: read_rules(&egress, ApiRule::into_egress),
             ingress: read_rules(&ingress, ApiRule::into_ingress),
-            enforcement: read_enforcement(object),
+            report: read_report(object),
             key: key.clone(),
         };
         let memory = policy.memory();
@@ -94,6 +88,24 @@ impl ClusterPolicy {
             ));
         }
         Ok(policy)
+    }
+}
+
+impl PolicyApi {
+    /// The API of a kind, by its `kind` field.
+    pub(in crate::policy) fn of_kind(kind: &str) -> PolicyApi {
+        match kind {
+            "ClusterNetworkPolicy" => PolicyApi::ClusterNetworkPolicy,
+            _ => PolicyApi::AdminNetworkPolicy,
+        }
+    }
+
+    /// The versions that can be read.
+    pub(in crate::policy) fn versions(self) -> &'static [&'static str] {
+        match self {
+            PolicyApi::AdminNetworkPolicy => &["v1alpha1"],
+            PolicyApi::ClusterNetworkPolicy => &["v1alpha2", "v1beta1"],
+        }
     }
 }
 
@@ -313,29 +325,21 @@ impl ApiRule {
 
 impl ApiPeer {
     fn into_destination(self) -> Result<ClusterPeer, UnknownPart> {
-        match self {
-            ApiPeer {
-                namespaces: None,
-                pods: None,
-                networks: Some(networks),
-                nodes: None,
-                domain_names: None,
-            } => Ok(ClusterPeer::Networks(networks.into())),
-            ApiPeer {
-                namespaces: None,
-                pods: None,
-                networks: None,
-                nodes: Some(_),
-                domain_names: None,
+        let ApiPeer {
+            namespaces: None,
+            pods: None,
+            ..
+        } = self
+        else {
+            return self.into_source();
+        };
+        match (self.networks, self.nodes, self.domain_names) {
+            (Some(networks), None, None) if !networks.is_empty() => {
+                Ok(ClusterPeer::Networks(networks.into()))
             }
-            | ApiPeer {
-                namespaces: None,
-                pods: None,
-                networks: None,
-                nodes: None,
-                domain_names: Some(_),
-            } => Ok(ClusterPeer::UnknownAddresses),
-            peer => peer.into_source(),
+            (None, Some(_), None) => Ok(ClusterPeer::Nodes),
+            (None, None, Some(_)) => Ok(ClusterPeer::DomainNames),
+            _ => Err(UnknownPart),
         }
     }
 
@@ -470,21 +474,28 @@ fn read_numbers((start, end): (u16, u16)) -> Result<PortRange, UnknownPart> {
     Ok(PortRange::Numbers(start..=end))
 }
 
-fn read_enforcement(object: &Value) -> Enforcement {
+fn read_report(object: &Value) -> PolicyReport {
+    let conditions = object["status"]["conditions"].as_array();
+    let conditions = conditions.into_iter().flatten();
+    let mut conditions = conditions
+        .filter(|condition| {
+            let name = condition["type"].as_str().unwrap_or_default();
+            name.starts_with("Ready-In-Zone-")
+        })
+        .peekable();
+    if conditions.peek().is_none() {
+        return PolicyReport::Missing;
+    }
     let generation = &object["metadata"]["generation"];
-    let is_reported = |condition: &Value| {
-        let name = condition["type"].as_str().unwrap_or_default();
-        let is_readiness = name == "Ready" || name.starts_with("Ready-In-Zone-");
-        // A condition without this field counts, because OVN-Kubernetes doesn't write it.
+    let is_true = |condition: &Value| {
+        // OVN-Kubernetes doesn't write this field.
         let observed = condition.get("observedGeneration");
         let is_current = observed.is_none_or(|observed| observed == generation);
-        is_readiness && is_current && condition["status"] == "True"
+        is_current && condition["status"] == "True"
     };
-    let conditions = object["status"]["conditions"].as_array();
-    let mut conditions = conditions.into_iter().flatten();
-    if conditions.any(is_reported) {
-        Enforcement::Reported
+    if conditions.all(is_true) {
+        PolicyReport::Enforced
     } else {
-        Enforcement::Unknown
+        PolicyReport::NotEnforced
     }
 }

@@ -218,7 +218,7 @@ fn cluster_policies(random: &mut StdRng, apis: &[ModelApi]) -> Vec<ModelClusterP
             _ => ModelTier::Admin,
         };
         has_baseline |= tier == ModelTier::Baseline;
-        let priority = *[0, 5, 5, 1_000].choose(random).unwrap();
+        let priority = *[0, 5, 5, 7, 42, 1_000].choose(random).unwrap();
         ModelClusterPolicy {
             api,
             tier,
@@ -229,7 +229,13 @@ fn cluster_policies(random: &mut StdRng, apis: &[ModelApi]) -> Vec<ModelClusterP
             subject: pods(random),
             egress: tier_rules(random, |random| tier_peer(random)),
             ingress: tier_rules(random, |random| ModelTierPeer::Pods(pods(random))),
-            is_reported: reported == Some(api),
+            report: (reported == Some(api))
+                .then(|| {
+                    *[Some(true), Some(true), Some(true), Some(false), None]
+                        .choose(random)
+                        .unwrap()
+                })
+                .flatten(),
         }
     });
     policies.collect()

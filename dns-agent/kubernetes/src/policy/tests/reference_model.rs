@@ -8,7 +8,9 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use serde_json::{Value, json};
 
-use super::tier_model::{ModelAction, ModelApi, ModelClusterPolicy, ModelEnd, ModelTier};
+use super::tier_model::{
+    ModelAction, ModelApi, ModelClusterPolicy, ModelEnd, ModelReading, ModelTier,
+};
 
 pub(super) type ModelLabels = BTreeMap<&'static str, &'static str>;
 
@@ -85,7 +87,18 @@ pub(super) struct NetworkPlugin {
     block_addresses: BlockAddresses,
     /// The API of cluster-wide policies that the plugin enforces.
     enforced: Option<ModelApi>,
+    reading: ModelReading,
+    /// Whether it enforces policies whose status doesn't say that it does, although the status of
+    /// others does.
+    unreported: Unreported,
     equal_priorities: EqualPriorities,
+}
+
+/// Whether policies without a report count, if others of their API have one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unreported {
+    Enforced,
+    Rejected,
 }
 
 /// Which of several policies with equal priority decides first.
@@ -136,36 +149,93 @@ impl ModelCluster {
     }
 
     /// Every combination of behaviour. If a policy's status says that it is enforced, every plugin
-    /// enforces its API.
+    /// enforces its API, and reads policies as the API says.
     fn plugins(&self) -> Vec<NetworkPlugin> {
         let mut policies = self.cluster_policies.iter();
-        let reported = policies.find(|policy| policy.is_reported);
+        let reported = policies.find(|policy| policy.report.is_some());
         let apis = match reported {
+            _ if self.cluster_policies.is_empty() => vec![None],
             Some(policy) => vec![Some(policy.api)],
-            None if self.cluster_policies.is_empty() => vec![None],
             None => vec![
                 None,
                 Some(ModelApi::AdminNetworkPolicy),
                 Some(ModelApi::ClusterNetworkPolicy),
             ],
         };
-        let mut plugins = Vec::new();
-        for host_pods in [HostPods::Ignored, HostPods::Restricted] {
-            let addresses = [
+        let readings = match reported {
+            _ if self.cluster_policies.is_empty() => vec![ModelReading::AsSpecified],
+            Some(_) => vec![ModelReading::AsSpecified],
+            None => vec![
+                ModelReading::AsSpecified,
+                ModelReading::Limited,
+                ModelReading::LimitedWithAllPorts,
+            ],
+        };
+        let mut plugins = vec![NetworkPlugin {
+            host_pods: HostPods::Ignored,
+            block_addresses: BlockAddresses::ServerAndClient,
+            enforced: None,
+            reading: ModelReading::AsSpecified,
+            unreported: Unreported::Enforced,
+            equal_priorities: EqualPriorities::FirstDecides,
+        }];
+        let vary = |plugins: &mut Vec<NetworkPlugin>, vary: &dyn Fn(NetworkPlugin) -> Vec<_>| {
+            *plugins = plugins.iter().flat_map(|plugin| vary(*plugin)).collect();
+        };
+        vary(&mut plugins, &|plugin| {
+            let all = [HostPods::Ignored, HostPods::Restricted];
+            all.map(|host_pods| NetworkPlugin {
+                host_pods,
+                ..plugin
+            })
+            .into()
+        });
+        vary(&mut plugins, &|plugin| {
+            let all = [
                 BlockAddresses::ServerAndClient,
                 BlockAddresses::ServiceAndNode,
             ];
-            for block_addresses in addresses {
-                for enforced in &apis {
-                    let orders = [EqualPriorities::FirstDecides, EqualPriorities::LastDecides];
-                    plugins.extend(orders.map(|equal_priorities| NetworkPlugin {
-                        host_pods,
-                        block_addresses,
-                        enforced: *enforced,
-                        equal_priorities,
-                    }));
-                }
-            }
+            let vary = |block_addresses| NetworkPlugin {
+                block_addresses,
+                ..plugin
+            };
+            all.map(vary).into()
+        });
+        vary(&mut plugins, &|plugin| {
+            let all = apis.iter();
+            all.map(|api| NetworkPlugin {
+                enforced: *api,
+                ..plugin
+            })
+            .collect()
+        });
+        vary(&mut plugins, &|plugin| {
+            let all = readings.iter();
+            all.map(|reading| NetworkPlugin {
+                reading: *reading,
+                ..plugin
+            })
+            .collect()
+        });
+        if reported.is_some() {
+            vary(&mut plugins, &|plugin| {
+                let all = [Unreported::Enforced, Unreported::Rejected];
+                all.map(|unreported| NetworkPlugin {
+                    unreported,
+                    ..plugin
+                })
+                .into()
+            });
+        }
+        if self.cluster_policies.len() > 1 {
+            vary(&mut plugins, &|plugin| {
+                let all = [EqualPriorities::FirstDecides, EqualPriorities::LastDecides];
+                let vary = |equal_priorities| NetworkPlugin {
+                    equal_priorities,
+                    ..plugin
+                };
+                all.map(vary).into()
+            });
         }
         plugins
     }
@@ -209,6 +279,15 @@ impl ModelCluster {
         if plugin.equal_priorities == EqualPriorities::LastDecides {
             policies.reverse();
         }
+        let mut read: Vec<&ModelClusterPolicy> = Vec::new();
+        for policy in policies {
+            let is_unreported =
+                policy.report != Some(true) && plugin.unreported == Unreported::Rejected;
+            if !is_unreported && !policy.is_rejected(plugin.reading, &read) {
+                read.push(policy);
+            }
+        }
+        let mut policies = read;
         policies.sort_by_key(|policy| policy.priority);
         policies.retain(|policy| {
             Some(policy.api) == plugin.enforced
@@ -288,6 +367,7 @@ impl ModelCluster {
             }
         }
         let end = ModelEnd {
+            reading: plugin.reading,
             pod: server,
             is_selectable: !server.host_network || plugin.host_pods == HostPods::Restricted,
             seen: destination,
@@ -340,6 +420,7 @@ impl ModelCluster {
             }
         }
         let end = ModelEnd {
+            reading: plugin.reading,
             pod: client,
             is_selectable: true,
             // Ingress rules know no networks.

@@ -32,8 +32,8 @@ pub(super) struct ModelClusterPolicy {
     pub(super) subject: ModelPods,
     pub(super) egress: Vec<ModelTierRule>,
     pub(super) ingress: Vec<ModelTierRule>,
-    /// Whether the status says that the policy is enforced.
-    pub(super) is_reported: bool,
+    /// What the status says about the policy's enforcement. `None`: nothing.
+    pub(super) report: Option<bool>,
 }
 
 /// Pods by the labels of their namespaces, and by their own labels.
@@ -79,9 +79,23 @@ pub(super) enum ModelTierPort {
     Name(&'static str),
 }
 
+/// How a plugin reads policies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ModelReading {
+    /// As the API says.
+    AsSpecified,
+    /// Like OVN-Kubernetes and Kube-OVN, it rejects policies with large priorities and all but the
+    /// first of policies with equal priority. Like Calico, it treats nodes and domain names as
+    /// unknown peers. Like Kube-OVN, it ignores names of ports: this one enforces no port for them.
+    Limited,
+    /// The same, but a rule with names of ports is for all ports.
+    LimitedWithAllPorts,
+}
+
 /// One end of a connection as a plugin sees it.
 #[derive(Clone, Copy)]
 pub(super) struct ModelEnd<'a> {
+    pub(super) reading: ModelReading,
     pub(super) pod: &'a ModelPod,
     /// Whether selectors can select the pod.
     pub(super) is_selectable: bool,
@@ -102,6 +116,23 @@ impl ModelClusterPolicy {
     ) -> Option<ModelAction> {
         let mut rules = rules.iter();
         rules.find_map(|rule| rule.decide(selects_namespace, peer))
+    }
+
+    /// The largest priority that every plugin accepts.
+    fn max_priority(&self) -> u16 {
+        match self.api {
+            ModelApi::AdminNetworkPolicy => 99,
+            ModelApi::ClusterNetworkPolicy => 399,
+        }
+    }
+
+    /// Whether a plugin rejects the policy. `earlier` are the policies that it has read before.
+    pub(super) fn is_rejected(&self, reading: ModelReading, earlier: &[&Self]) -> bool {
+        let is_equal = |other: &&Self| {
+            (other.api, other.tier, other.priority) == (self.api, self.tier, self.priority)
+        };
+        reading != ModelReading::AsSpecified
+            && (self.priority > self.max_priority() || earlier.iter().any(is_equal))
     }
 
     pub(super) fn kind(&self) -> &'static str {
@@ -138,9 +169,12 @@ impl ModelClusterPolicy {
             "apiVersion": format!("policy.networking.k8s.io/{version}"),
             "kind": self.kind(), "metadata": {"name": format!("p{at}")}, "spec": spec,
         });
-        if self.is_reported {
-            object["status"] =
-                json!({"conditions": [{"type": "Ready-In-Zone-n1", "status": "True"}]});
+        if let Some(is_enforced) = self.report {
+            let status = if is_enforced { "True" } else { "False" };
+            object["status"] = json!({"conditions": [
+                {"type": "Ready-In-Zone-n1", "status": "True"},
+                {"type": "Ready-In-Zone-n2", "status": status},
+            ]});
         }
         object
     }
@@ -178,7 +212,13 @@ impl ModelTierRule {
         selects_namespace: &impl Fn(&ModelSelector, &ModelPod) -> bool,
         end: ModelEnd<'_>,
     ) -> Option<ModelAction> {
-        let is_unknown = |peer: &ModelTierPeer| matches!(peer, ModelTierPeer::Unknown);
+        let is_unknown = |peer: &ModelTierPeer| match peer {
+            ModelTierPeer::Unknown => true,
+            ModelTierPeer::Nodes | ModelTierPeer::DomainName => {
+                end.reading != ModelReading::AsSpecified
+            }
+            ModelTierPeer::Pods(_) | ModelTierPeer::Networks(_) => false,
+        };
         if self.peers.iter().any(is_unknown) {
             return (self.action != ModelAction::Accept).then_some(ModelAction::Deny);
         }
@@ -187,17 +227,15 @@ impl ModelTierRule {
             ModelTierPeer::Pods(pods) => {
                 end.is_selectable
                     && pods.include(selects_namespace, end.pod)
-                    && self.has_port(end.port, end.server)
+                    && self.has_port(end.port, end)
             }
             ModelTierPeer::Networks(networks) => {
                 let (address, port) = end.seen;
-                networks.iter().any(|network| is_in(address, *network))
-                    && self.has_port(port, end.server)
+                networks.iter().any(|network| is_in(address, *network)) && self.has_port(port, end)
             }
             ModelTierPeer::Nodes => {
                 let (address, port) = end.seen;
-                is_in(address, (Ipv4Addr::new(192, 168, 0, 0), 16))
-                    && self.has_port(port, end.server)
+                is_in(address, (Ipv4Addr::new(192, 168, 0, 0), 16)) && self.has_port(port, end)
             }
             ModelTierPeer::DomainName => false,
             ModelTierPeer::Unknown => unreachable!("handled above"),
@@ -205,7 +243,7 @@ impl ModelTierRule {
         is_match.then_some(self.action)
     }
 
-    fn has_port(&self, number: u16, server: &ModelPod) -> bool {
+    fn has_port(&self, number: u16, end: ModelEnd<'_>) -> bool {
         let Some(ports) = &self.ports else {
             return true;
         };
@@ -215,10 +253,14 @@ impl ModelTierRule {
                 first,
                 last,
             } => *protocol == "UDP" && (*first..=*last).contains(&number),
-            ModelTierPort::Name(name) => {
-                let mut ports = server.ports.iter();
-                ports.any(|port| port.0 == *name && port.1 == "UDP" && port.2 == number)
-            }
+            ModelTierPort::Name(name) => match end.reading {
+                ModelReading::AsSpecified => {
+                    let mut ports = end.server.ports.iter();
+                    ports.any(|port| port.0 == *name && port.1 == "UDP" && port.2 == number)
+                }
+                ModelReading::Limited => false,
+                ModelReading::LimitedWithAllPorts => true,
+            },
         })
     }
 

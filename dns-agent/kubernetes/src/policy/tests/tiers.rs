@@ -27,7 +27,10 @@ fn policy_for_all(name: &str, tier: &str, priority: u16, egress: Value) -> Value
 
 /// The same policy, with a status that says that it is enforced.
 fn reported(mut policy: Value) -> Value {
-    policy["status"] = json!({"conditions": [{"type": "Ready", "status": "True"}]});
+    policy["status"] = json!({"conditions": [
+        {"type": "Ready-In-Zone-n1", "status": "True"},
+        {"type": "Ready-In-Zone-n2", "status": "True"},
+    ]});
     policy
 }
 
@@ -75,11 +78,12 @@ fn the_first_matching_rule_decides() {
     let mut udp = to_all("Deny");
     udp["protocols"] = json!([{"udp": {"destinationPort": {"range": {"start": 50, "end": 60}}}}]);
     assert!(objection(json!([udp])).is_some());
+    // Some plugins ignore names of ports.
     let mut named = to_all("Deny");
     named["protocols"] = json!([{"destinationNamedPort": "dns-tcp"}]);
-    assert_eq!(objection(json!([named])), None);
-    named["protocols"] = json!([{"destinationNamedPort": "dns"}]);
     assert!(objection(json!([named])).is_some());
+    named["action"] = json!("Accept");
+    assert!(objection(json!([named, to_all("Deny")])).is_some());
 }
 
 #[test]
@@ -197,6 +201,7 @@ fn a_rule_with_an_unknown_part_fails_closed() {
         json!({"to": [{"namespaces": {}}], "from": [{"namespaces": {}}]}),
         json!({"to": [{"namespaces": {}}], "protocols": [{"quic": {}}]}),
         json!({"to": [{"namespaces": {}}], "protocols": []}),
+        json!({"to": [{"networks": []}]}),
         json!({"to": [{"namespaces": {}}], "future": 1}),
     ];
     for part in parts {
@@ -293,7 +298,7 @@ fn a_policy_counts_until_it_is_deleted() {
     assert!(objection(&mut facts).is_some());
     // A change of its status alone changes nothing.
     let mut with_status = deny.clone();
-    with_status["status"] = json!({"conditions": [{"type": "Ready", "status": "False"}]});
+    with_status["status"] = json!({"conditions": [{"type": "Ready", "status": "True"}]});
     assert!(!facts.apply(feed, fact(with_status)));
     facts.delete(feed, &ObjectKey::new("", "p"));
     assert_eq!(objection(&mut facts), None);

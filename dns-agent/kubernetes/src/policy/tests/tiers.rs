@@ -122,15 +122,88 @@ fn an_accepting_policy_replaces_network_policies_only_if_it_is_enforced() {
         objection_of([reported(accept.clone()), deny_all_egress()]),
         None
     );
-    // A report about an older generation of the policy, and one that is not true.
-    for (field, value) in [("observedGeneration", json!(2)), ("status", json!("False"))] {
+    // A report about an older generation of the policy, one that is not true, and one that is not
+    // about enforcement.
+    for (field, value) in [
+        ("observedGeneration", json!(2)),
+        ("status", json!("False")),
+        ("type", json!("Ready")),
+    ] {
         let mut other = reported(accept.clone());
-        other["status"]["conditions"][0][field] = value;
+        other["status"]["conditions"][0][field] = value.clone();
+        other["status"]["conditions"][1][field] = value;
         assert!(
             objection_of([other, deny_all_egress()]).is_some(),
             "{field}"
         );
     }
+    let mut one_zone = reported(accept);
+    one_zone["status"]["conditions"][1]["status"] = json!("False");
+    assert!(objection_of([one_zone, deny_all_egress()]).is_some());
+}
+
+#[test]
+fn reports_of_an_api_that_another_one_may_have_replaced_do_not_count() {
+    let spec = json!({
+        "priority": 9, "subject": {"namespaces": {}},
+        "egress": [{"action": "Allow", "to": [{"namespaces": {}}]}],
+    });
+    let accept = reported(cluster_policy("AdminNetworkPolicy", "a", spec));
+    let objects = dns(53).into_iter().chain([web(), deny_all_egress()]);
+    let mut facts = facts(objects);
+    let kinds = ["AdminNetworkPolicy", "ClusterNetworkPolicy"];
+    for (kinds, is_answered) in [(&kinds[..1], true), (&kinds, false)] {
+        let kinds: Vec<_> = kinds
+            .iter()
+            .map(|kind| cluster_kind(kind).unwrap())
+            .collect();
+        facts.set_served_kinds(kinds.iter().copied());
+        for feed in kinds.into_iter().map(Feed::OtherPolicies) {
+            facts.start_list(feed);
+            facts.finish_list(feed);
+        }
+        facts.insert(fact(accept.clone()));
+        assert_eq!(objection(&mut facts).is_none(), is_answered);
+    }
+}
+
+/// Plugins reject some policies, whose rules then don't keep later ones from deciding.
+#[test]
+fn a_policy_that_a_plugin_may_reject_hides_no_other() {
+    let policy = |name: &str, priority: u16, action: &str| {
+        policy_for_all(name, "Admin", priority, json!([to_all(action)]))
+    };
+    let deny = || policy("z", 900, "Deny");
+    assert_eq!(objection_of([policy("a", 399, "Accept"), deny()]), None);
+    assert!(objection_of([policy("a", 400, "Accept"), deny()]).is_some());
+    assert!(objection_of([policy("a", 400, "Pass"), deny()]).is_some());
+    let enforced = reported(policy("a", 400, "Accept"));
+    assert_eq!(objection_of([enforced, deny()]), None);
+    // Equal priorities, although the subject of one is elsewhere.
+    let mut elsewhere = policy("b", 5, "Accept");
+    elsewhere["spec"]["subject"] =
+        json!({"namespaces": {"matchLabels": {"kubernetes.io/metadata.name": "x"}}});
+    assert!(objection_of([policy("a", 5, "Accept"), elsewhere, deny()]).is_some());
+    // The status of others shows that the plugin writes one.
+    let baseline = policy_for_all("b", "Baseline", 0, json!([to_all("Deny")]));
+    assert_eq!(
+        objection_of([policy("a", 5, "Accept"), baseline.clone()]),
+        None
+    );
+    let others = [policy("a", 5, "Accept"), reported(baseline)];
+    assert!(objection_of(others).is_some());
+}
+
+#[test]
+fn nodes_are_no_pods_if_the_policy_is_enforced() {
+    let rule = |action: &str| json!({"action": action, "to": [{"nodes": {}}]});
+    let deny = policy_for_all("p", "Admin", 5, json!([rule("Deny")]));
+    assert!(objection_of([deny.clone()]).is_some());
+    assert_eq!(objection_of([reported(deny)]), None);
+    // A plugin that doesn't know nodes treats the rule as one that denies.
+    let pass = policy_for_all("p", "Admin", 5, json!([rule("Pass")]));
+    assert!(objection_of([pass.clone()]).is_some());
+    assert_eq!(objection_of([reported(pass)]), None);
 }
 
 #[test]
@@ -298,7 +371,7 @@ fn a_policy_counts_until_it_is_deleted() {
     assert!(objection(&mut facts).is_some());
     // A change of its status alone changes nothing.
     let mut with_status = deny.clone();
-    with_status["status"] = json!({"conditions": [{"type": "Ready", "status": "True"}]});
+    with_status["status"] = json!({"conditions": [{"type": "Accepted", "status": "True"}]});
     assert!(!facts.apply(feed, fact(with_status)));
     facts.delete(feed, &ObjectKey::new("", "p"));
     assert_eq!(objection(&mut facts), None);

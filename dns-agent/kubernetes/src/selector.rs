@@ -7,6 +7,8 @@ use std::str::FromStr;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use kube_core::labels::{self, Expression, SelectorExt as _};
 
+/// The label that holds a Namespace's name. Every Namespace has it since Kubernetes 1.22.
+pub(super) const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 /// What an allocation takes in bytes besides its contents, about.
 const ALLOCATION_MEMORY: usize = 16;
 /// The fewest values in a node of a set, except for the last one.

@@ -3,7 +3,8 @@
 //!
 //! AdminNetworkPolicy and BaselineAdminNetworkPolicy of version v1alpha1 are one [`PolicyApi`], and
 //! ClusterNetworkPolicy of versions v1alpha2 and v1beta1 is another. Network plugins enforce one of
-//! them or none. The source is `apis/` of sigs.k8s.io/network-policy-api, versions 0.1.7 and 0.3.0.
+//! them or none. The source is the Go module sigs.k8s.io/network-policy-api, versions 0.1.7 and
+//! 0.3.0.
 
 mod convert;
 
@@ -12,9 +13,9 @@ use std::mem::size_of;
 
 use ipnet::IpNet;
 
-use super::objects::{NAMESPACE_NAME, Ports};
+use super::ports::Ports;
 use crate::objects::ObjectKey;
-use crate::selector::Selector;
+use crate::selector::{NAMESPACE_NAME, Selector};
 
 /// The most memory that the rules of one policy may take, in bytes.
 pub(super) const MAX_POLICY_MEMORY: usize = 4 << 20;

@@ -8,8 +8,9 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::objects::{
     DnsService, DnsSlice, Fact, LabelledNamespace, Peer, Peers, PodNetwork, Policy, PolicyPod,
-    PortRange, Ports, Rule, Stage,
+    Rule, Stage,
 };
+use super::ports::{PortRange, Ports};
 use crate::convert::{ApiPod, ApiPodStatus, key};
 use crate::object_set::Object;
 use crate::objects::{

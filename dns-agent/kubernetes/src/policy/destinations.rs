@@ -10,7 +10,8 @@ use ipnet::IpNet;
 use super::certainty::Certainty;
 use super::cluster_policy::PodSet;
 use super::facts::{Facts, NamespaceLabels};
-use super::objects::{DnsService, Peer, Peers, PodNetwork, Policy, PolicyPod, Ports, Rule};
+use super::objects::{DnsService, Peer, Peers, PodNetwork, Policy, PolicyPod, Rule};
+use super::ports::Ports;
 use crate::objects::Port;
 
 /// The servers that receive queries to the served addresses.

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use super::clients::Clients;
 use super::destinations::{Destination, Servers};
 use super::facts::Facts;
-use super::ingress::Clients;
 use super::objects::Policy;
 use super::policies::{PolicyDirection, join_names};
 use super::tiers::{Denial, EgressTiers};

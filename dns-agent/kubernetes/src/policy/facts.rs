@@ -7,14 +7,12 @@ use std::sync::Arc;
 use super::certainty::Certainty;
 use super::cluster_policy::ClusterPolicy;
 use super::kinds::PolicyKind;
-use super::objects::{
-    DnsService, DnsSlice, Fact, LabelledNamespace, NAMESPACE_NAME, PodNetwork, PolicyPod,
-};
+use super::objects::{DnsService, DnsSlice, Fact, LabelledNamespace, PodNetwork, PolicyPod};
 use super::other_policies::{MAX_OBJECTS, OtherPolicies, PolicyEffect};
 use super::policies::{Policies, PolicyDirection};
 use crate::feed::Feed;
 use crate::objects::ObjectKey;
-use crate::selector::{Labels, Selector};
+use crate::selector::{Labels, NAMESPACE_NAME, Selector};
 
 /// The most changed namespaces that are kept one by one between two judgements.
 const MAX_CHANGED_NAMESPACES: usize = 1_000;

@@ -1,4 +1,5 @@
-//! Ingress policies at the servers of the cluster's DNS: NetworkPolicies, and cluster-wide policies.
+//! Ingress policies at the servers of the cluster's DNS: NetworkPolicies, and cluster-wide
+//! policies.
 //!
 //! The policies that apply to a server don't depend on the client, so [`Gate`]s collect them once
 //! for all clients. There are no gates if no policy restricts the servers' ingress, or if rules for
@@ -7,12 +8,12 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::clients::Clients;
 use super::destinations::{Destination, ServerEndpoint, Servers, covers_whole_family};
-use super::facts::{Facts, NamespaceLabels};
+use super::facts::Facts;
 use super::objects::{Peer, Peers, Policy, PolicyPod, Rule};
 use super::policies::{PolicyDirection, UnknownPolicies, join_names};
 use super::tiers::{Denial, IngressTiers};
-use crate::selector::Labels;
 
 /// The ingress policies that must admit a query at one address.
 #[derive(Debug)]
@@ -22,14 +23,6 @@ pub(super) struct Gate {
     policies: GatePolicies,
     /// Cluster-wide policies.
     tiers: IngressTiers,
-}
-
-/// Clients that policies don't distinguish.
-pub(super) struct Clients<'a> {
-    pub(super) namespace: &'a str,
-    pub(super) namespace_labels: NamespaceLabels<'a>,
-    /// The labels of the pods.
-    pub(super) labels: &'a Labels,
 }
 
 /// The NetworkPolicies of a gate.

@@ -8,10 +8,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::clients::Clients;
 use super::destinations::Servers;
 use super::egress::EgressPolicies;
 use super::facts::{ChangedNamespaces, Facts};
-use super::ingress::{Clients, Gate};
+use super::ingress::Gate;
 use super::objects::{PodNetwork, PolicyPod};
 use super::tiers::EgressTiers;
 use crate::objects::ObjectKey;

@@ -19,6 +19,7 @@
 //! both.
 
 mod certainty;
+mod clients;
 mod cluster_policy;
 mod convert;
 mod destinations;
@@ -30,6 +31,7 @@ mod known_objections;
 mod objects;
 mod other_policies;
 mod policies;
+mod ports;
 mod possible_restrictions;
 mod tiers;
 mod verdicts;

@@ -1,5 +1,5 @@
-//! Finds the pods that aren't answered because of policies whose rules aren't evaluated, or can't be
-//! read.
+//! Finds the pods that aren't answered because of policies whose rules aren't evaluated, or can't
+//! be read.
 
 use super::destinations::Servers;
 use super::facts::Facts;

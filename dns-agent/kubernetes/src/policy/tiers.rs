@@ -13,13 +13,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::certainty::Certainty;
+use super::clients::Clients;
 use super::cluster_policy::{
     ClusterPeer, ClusterPeers, ClusterPolicy, ClusterRule, PodSet, PolicyApi, PolicyReport,
     RuleAction, Tier,
 };
 use super::destinations::{Destination, LabelsByNamespace, ServerEndpoint};
 use super::facts::Facts;
-use super::ingress::Clients;
 use super::objects::PolicyPod;
 
 /// Cluster-wide policies about egress, with what they decide about each destination. That doesn't

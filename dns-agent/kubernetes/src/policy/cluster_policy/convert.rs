@@ -12,7 +12,7 @@ use super::{
     PolicyReport, RuleAction, Tier,
 };
 use crate::objects::ObjectKey;
-use crate::policy::objects::{PortRange, Ports};
+use crate::policy::ports::{PortRange, Ports};
 use crate::selector::Selector;
 
 /// The largest priority that the API permits.
@@ -74,8 +74,8 @@ impl ClusterPolicy {
             tier,
             priority,
             subject,
-            egress: read_rules(&egress, ApiRule::into_egress),
-            ingress: read_rules(&ingress, ApiRule::into_ingress),
+            egress: read_rules(&egress, ApiTierRule::into_egress),
+            ingress: read_rules(&ingress, ApiTierRule::into_ingress),
             report: read_report(object),
             key: key.clone(),
         };
@@ -161,7 +161,7 @@ struct ApiRequirement {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ApiRule {
+struct ApiTierRule {
     #[serde(rename = "name")]
     _name: Option<String>,
     action: ApiAction,
@@ -297,7 +297,7 @@ impl ApiSelector {
     }
 }
 
-impl ApiRule {
+impl ApiTierRule {
     fn into_egress(self, index: usize) -> Result<ClusterRule, UnknownPart> {
         let (Some(to), None) = (self.to, self.from) else {
             return Err(UnknownPart);
@@ -410,10 +410,10 @@ impl From<ApiAction> for RuleAction {
 /// Reads rules. See [`ClusterPeers::FailClosed`] for those with a part that isn't known.
 fn read_rules(
     rules: &[Value],
-    read_rule: impl Fn(ApiRule, usize) -> Result<ClusterRule, UnknownPart>,
+    read_rule: impl Fn(ApiTierRule, usize) -> Result<ClusterRule, UnknownPart>,
 ) -> Box<[ClusterRule]> {
     let rules = rules.iter().enumerate().filter_map(|(index, rule)| {
-        let rule_in_api = ApiRule::deserialize(rule).map_err(|_| UnknownPart);
+        let rule_in_api = ApiTierRule::deserialize(rule).map_err(|_| UnknownPart);
         match rule_in_api.and_then(|rule| read_rule(rule, index)) {
             Ok(rule) => Some(rule),
             Err(UnknownPart) if matches!(rule["action"].as_str(), Some("Accept" | "Allow")) => None,

@@ -1,4 +1,4 @@
-//! `cargo xtask image`: builds container images as archives, without a registry.
+//! `cargo xtask image`: builds container images as archives, and pushes them to registries.
 
 use std::{
     env, fs,
@@ -11,9 +11,10 @@ use serde_json::json;
 
 use crate::{
     build_ebpf,
-    oci::{Image, Layer},
+    oci::{Image, Layer, PackedImage},
     packages::Verbosity,
     process::{build, busybox_applets, cargo, find_program, root, shared_libraries},
+    registry::{CredentialFiles, ImageReference, RemoteRepository, UrlScheme},
     setup::{self, Need},
 };
 
@@ -25,6 +26,15 @@ pub(crate) struct ImageOptions {
     /// The image's name and tag [default: zerohop/dns-agent:dev or zerohop/client:dev].
     #[arg(long, value_name = "NAME")]
     tag: Option<String>,
+    /// Also pushes the image to a registry, under this name. Without TAG, the tag of --tag is used.
+    /// May be given several times. Credentials come from the files of `podman login` and `docker
+    /// login`.
+    #[arg(long, value_name = "REGISTRY/NAME[:TAG]")]
+    push: Vec<ImageReference>,
+    /// Push without TLS. Without this switch, only registries at localhost and at loopback
+    /// addresses are used without TLS.
+    #[arg(long, requires = "push")]
+    plain_http: bool,
 }
 
 /// The contents of an image.
@@ -41,18 +51,60 @@ pub(crate) const AGENT: &str = "zerohop/dns-agent:dev";
 /// The default name of the clients' image.
 pub(crate) const CLIENT: &str = "zerohop/client:dev";
 
+/// An image, and the archive that contains it.
+pub(crate) struct BuiltImage {
+    pub(crate) archive: PathBuf,
+    image: PackedImage,
+}
+
 /// Runs the job. The last line of output is the archive's path.
 pub(crate) fn run(options: &ImageOptions) -> Result<()> {
-    let archive = match options.contents {
-        Contents::Agent => build_agent(options.tag.as_deref().unwrap_or(AGENT))?,
-        Contents::Client => build_client(options.tag.as_deref().unwrap_or(CLIENT))?,
+    let (build, name): (fn(&str) -> Result<BuiltImage>, _) = match options.contents {
+        Contents::Agent => (build_agent, AGENT),
+        Contents::Client => (build_client, CLIENT),
     };
-    println!("{}", archive.display());
+    let name = options.tag.as_deref().unwrap_or(name);
+    // A build takes minutes, so a registry that refuses the image must say so before.
+    let repositories: Result<Vec<_>> = options
+        .push
+        .iter()
+        .map(|reference| options.open_repository(reference, tag_of(name)))
+        .collect();
+    let mut repositories = repositories?;
+    let built = build(name)?;
+    for repository in &mut repositories {
+        println!("pushed {}", repository.push(&built.image)?);
+    }
+    println!("{}", built.archive.display());
     Ok(())
 }
 
+impl ImageOptions {
+    fn open_repository(
+        &self,
+        reference: &ImageReference,
+        default_tag: &str,
+    ) -> Result<RemoteRepository> {
+        let scheme = if self.plain_http {
+            UrlScheme::Http
+        } else {
+            UrlScheme::usual_for(reference)
+        };
+        let reference = reference.with_default_tag(default_tag);
+        RemoteRepository::open(reference, scheme, &CredentialFiles::of_this_user())
+    }
+}
+
+/// The tag of an image's name, or that which Docker and the kubelet use for a name without a tag.
+fn tag_of(name: &str) -> &str {
+    match name.rsplit_once(':') {
+        Some((_, tag)) if !tag.contains('/') => tag,
+        _ => "latest",
+    }
+}
+
 /// Builds the image that the DaemonSet runs.
-pub(crate) fn build_agent(name: &str) -> Result<PathBuf> {
+pub(crate) fn build_agent(name: &str) -> Result<BuiltImage> {
     build_ebpf::build_programs()?;
     let program = build_static_agent()?;
     let mut layer = Layer::default();
@@ -82,7 +134,7 @@ pub(crate) fn build_agent(name: &str) -> Result<PathBuf> {
 }
 
 /// Builds the image of DNS client pods.
-pub(crate) fn build_client(name: &str) -> Result<PathBuf> {
+pub(crate) fn build_client(name: &str) -> Result<BuiltImage> {
     setup::ensure(&[Need::ClientImage], Verbosity::Changes)?;
     let mut layer = Layer::default();
     let busybox = find_program("busybox").context("busybox is not installed")?;
@@ -149,14 +201,18 @@ fn build_static_agent() -> Result<PathBuf> {
     Ok(program)
 }
 
-fn write_archive(file: &str, image: &Image) -> Result<PathBuf> {
+fn write_archive(file: &str, image: &Image) -> Result<BuiltImage> {
     let directory = root().join("target/image");
     fs::create_dir_all(&directory)
         .with_context(|| format!("cannot create {}", directory.display()))?;
     let archive = directory.join(file);
-    image.write(&archive)?;
+    let packed = image.pack()?;
+    packed.write(&archive)?;
     println!("{}: {} compressed", image.name, size_text(&archive)?);
-    Ok(archive)
+    Ok(BuiltImage {
+        archive,
+        image: packed,
+    })
 }
 
 fn size_text(path: &Path) -> Result<String> {

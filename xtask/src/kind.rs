@@ -74,8 +74,8 @@ fn create_cluster() -> Result<()> {
 fn deploy_images() -> Result<()> {
     let kubectl = Kubectl::new(&kubeconfig())
         .context("cannot use the cluster that `cargo xtask kind up` creates")?;
-    load_image(&image::build_agent(image::AGENT)?)?;
-    load_image(&image::build_client(image::CLIENT)?)?;
+    load_image(&image::build_agent(image::AGENT)?.archive)?;
+    load_image(&image::build_client(image::CLIENT)?.archive)?;
     kubectl.install(&kubectl.manifests(image::AGENT)?)?;
     // The image has the same tag as before, so applying the manifests does not replace the pods.
     kubectl.output(&[

@@ -24,6 +24,7 @@ mod oci;
 mod packages;
 mod picture;
 mod process;
+mod registry;
 mod setup;
 mod test;
 mod toolchain;
@@ -95,7 +96,8 @@ enum XtaskJob {
     Bench(bench::BenchOptions),
     /// Injects faults into an agent while a pod looks up names, and prints their effect.
     Faults(faults::FaultsOptions),
-    /// Builds the agent's container image as an archive. Needs neither a registry nor Docker.
+    /// Builds the agent's container image as an archive, and pushes it to registries. Needs no
+    /// Docker.
     Image(image::ImageOptions),
     /// Installs Zerohop in a test cluster, looks up names from pods, and uninstalls it. Needs
     /// kubectl.

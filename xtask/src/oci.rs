@@ -1,4 +1,4 @@
-//! Writes a container image of one layer as an archive, without a registry and without Docker.
+//! Packs a container image of one layer, and writes it as an archive, without Docker.
 //!
 //! The archive is an OCI image layout (`index.json`), which containerd reads, and a Docker archive
 //! (`manifest.json`) over the same blobs, which `docker load` reads. The archive depends only on
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
-use crate::process::shared_libraries;
+use crate::{process::shared_libraries, registry::is_host};
 
 /// An image to write.
 pub(crate) struct Image<'a> {
@@ -35,6 +35,27 @@ pub(crate) struct Image<'a> {
     pub(crate) layer: Layer,
 }
 
+/// An image as the blobs of which an archive or a registry consists.
+pub(crate) struct PackedImage {
+    /// The name and tag of the image.
+    name: String,
+    /// The layer and the configuration.
+    pub(crate) blobs: [ImageBlob; 2],
+    /// The manifest, which refers to the blobs. Its digest is that of the image.
+    pub(crate) manifest: ImageBlob,
+}
+
+/// A part of an image.
+pub(crate) struct ImageBlob {
+    /// The SHA-256 of the contents, in hexadecimal digits.
+    sha256: String,
+    /// The contents.
+    pub(crate) contents: Vec<u8>,
+}
+
+/// The media type of an image's manifest.
+pub(crate) const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+
 /// The files of an image, sorted by path.
 #[derive(Default)]
 pub(crate) struct Layer {
@@ -48,47 +69,24 @@ enum LayerEntry {
 }
 
 impl Image<'_> {
-    /// Writes the archive.
-    pub(crate) fn write(&self, to: &Path) -> Result<()> {
+    /// Packs the image.
+    pub(crate) fn pack(&self) -> Result<PackedImage> {
         let layer = self.layer.archive()?;
         let mut compressed = GzEncoder::new(Vec::new(), Compression::default());
         compressed.write_all(&layer)?;
-        let mut blobs = BTreeMap::new();
-        let layer_blob = add_blob(&mut blobs, compressed.finish()?);
-        let config = add_blob(&mut blobs, self.config(&digest(&layer)).into_bytes());
+        let layer_blob = ImageBlob::new(compressed.finish()?);
+        let config = ImageBlob::new(self.config(&sha256(&layer)).into_bytes());
         let manifest = json!({
             "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
-            "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", &layer_blob)],
+            "mediaType": MANIFEST_TYPE,
+            "config": config.descriptor("application/vnd.oci.image.config.v1+json"),
+            "layers": [layer_blob.descriptor("application/vnd.oci.image.layer.v1.tar+gzip")],
         });
-        let manifest = add_blob(&mut blobs, manifest.to_string().into_bytes());
-        let mut manifest = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
-        manifest["annotations"] = json!({
-            "io.containerd.image.name": full_name(self.name),
-            "org.opencontainers.image.ref.name": self.name.rsplit(':').next(),
-        });
-        let index = json!({ "schemaVersion": 2, "manifests": [manifest] });
-        let docker = json!([{
-            "Config": config.path(),
-            "RepoTags": [self.name],
-            "Layers": [layer_blob.path()],
-        }]);
-
-        let file = File::create(to).with_context(|| format!("cannot create {}", to.display()))?;
-        let mut archive = Builder::new(file);
-        let layout = json!({ "imageLayoutVersion": "1.0.0" });
-        for (path, contents) in [
-            ("oci-layout", layout),
-            ("index.json", index),
-            ("manifest.json", docker),
-        ] {
-            append(&mut archive, path, contents.to_string().as_bytes())?;
-        }
-        for (digest, contents) in &blobs {
-            append(&mut archive, &format!("blobs/sha256/{digest}"), contents)?;
-        }
-        archive.finish().context("cannot end the archive")
+        Ok(PackedImage {
+            name: self.name.to_owned(),
+            blobs: [layer_blob, config],
+            manifest: ImageBlob::new(manifest.to_string().into_bytes()),
+        })
     }
 
     /// The image's configuration. `layer` is the digest of the uncompressed layer.
@@ -109,6 +107,68 @@ impl Image<'_> {
             "history": [{ "created": created, "created_by": "cargo xtask image" }],
         })
         .to_string()
+    }
+}
+
+impl PackedImage {
+    /// Writes the archive.
+    pub(crate) fn write(&self, to: &Path) -> Result<()> {
+        let [layer, config] = &self.blobs;
+        let mut manifest = self.manifest.descriptor(MANIFEST_TYPE);
+        manifest["annotations"] = json!({
+            "io.containerd.image.name": full_name(&self.name),
+            "org.opencontainers.image.ref.name": self.name.rsplit(':').next(),
+        });
+        let index = json!({ "schemaVersion": 2, "manifests": [manifest] });
+        let docker = json!([{
+            "Config": config.path(),
+            "RepoTags": [self.name],
+            "Layers": [layer.path()],
+        }]);
+
+        let file = File::create(to).with_context(|| format!("cannot create {}", to.display()))?;
+        let mut archive = Builder::new(file);
+        let layout = json!({ "imageLayoutVersion": "1.0.0" });
+        for (path, contents) in [
+            ("oci-layout", layout),
+            ("index.json", index),
+            ("manifest.json", docker),
+        ] {
+            append(&mut archive, path, contents.to_string().as_bytes())?;
+        }
+        let mut blobs = [layer, config, &self.manifest];
+        blobs.sort_by_key(|blob| &blob.sha256);
+        for blob in blobs {
+            append(&mut archive, &blob.path(), &blob.contents)?;
+        }
+        archive.finish().context("cannot end the archive")
+    }
+}
+
+impl ImageBlob {
+    fn new(contents: Vec<u8>) -> ImageBlob {
+        ImageBlob {
+            sha256: sha256(&contents),
+            contents,
+        }
+    }
+
+    /// The digest, with the name of its algorithm.
+    pub(crate) fn digest(&self) -> String {
+        format!("sha256:{}", self.sha256)
+    }
+
+    /// The path in an archive.
+    fn path(&self) -> String {
+        format!("blobs/sha256/{}", self.sha256)
+    }
+
+    fn descriptor(&self, media_type: &str) -> Value {
+        json!({
+            "mediaType": media_type,
+            "digest": self.digest(),
+            "size": self.contents.len(),
+        })
     }
 }
 
@@ -176,36 +236,8 @@ impl Layer {
     }
 }
 
-/// The digest and the size of a blob.
-struct Blob {
-    digest: String,
-    size: usize,
-}
-
-impl Blob {
-    fn path(&self) -> String {
-        format!("blobs/sha256/{}", self.digest)
-    }
-}
-
-fn add_blob(blobs: &mut BTreeMap<String, Vec<u8>>, contents: Vec<u8>) -> Blob {
-    let blob = Blob {
-        digest: digest(&contents),
-        size: contents.len(),
-    };
-    blobs.insert(blob.digest.clone(), contents);
-    blob
-}
-
-fn descriptor(media_type: &str, blob: &Blob) -> Value {
-    json!({
-        "mediaType": media_type,
-        "digest": format!("sha256:{}", blob.digest),
-        "size": blob.size,
-    })
-}
-
-fn digest(contents: &[u8]) -> String {
+/// The SHA-256 of a text, in hexadecimal digits.
+fn sha256(contents: &[u8]) -> String {
     let bytes = Sha256::digest(contents);
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -213,7 +245,6 @@ fn digest(contents: &[u8]) -> String {
 /// The full image name that the kubelet derives from a name in a manifest. By Docker's rules a name
 /// without a host is on docker.io.
 fn full_name(name: &str) -> String {
-    let is_host = |part: &str| part.contains(['.', ':']) || part == "localhost";
     match name.split_once('/') {
         Some((first, _)) if is_host(first) => name.to_owned(),
         Some(_) => format!("docker.io/{name}"),
@@ -279,7 +310,7 @@ mod tests {
                 labels: json!({ "label": "value" }),
                 layer,
             };
-            image.write(&folder.join(name)).unwrap();
+            image.pack().unwrap().write(&folder.join(name)).unwrap();
             fs::read(folder.join(name)).unwrap()
         };
         assert_eq!(archive("one.tar"), archive("two.tar"));

@@ -6,7 +6,7 @@ use crate::{
     deployment,
     packages::{PackagedProgram, Verbosity, ensure_programs},
     process::is_root,
-    toolchain,
+    registry, toolchain,
 };
 
 /// A requirement of a job.
@@ -27,7 +27,7 @@ pub(crate) enum Need {
 }
 
 /// Finds or installs what all jobs need, except kubectl, kind and Docker. The tools that check the
-/// manifests may be missing, because only tests need them.
+/// manifests, and the registry, may be missing, because only tests need them.
 pub(crate) fn run() -> Result<()> {
     ensure(
         &[
@@ -42,6 +42,9 @@ pub(crate) fn run() -> Result<()> {
     )?;
     if let Err(reason) = deployment::ensure(Verbosity::Everything) {
         println!("the tests of the manifests can't run on this machine: {reason:#}");
+    }
+    if let Err(reason) = registry::ensure(Verbosity::Everything) {
+        println!("the tests with a real registry can't run on this machine: {reason:#}");
     }
     Ok(())
 }

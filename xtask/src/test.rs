@@ -13,6 +13,7 @@ use crate::{
     kernels::{self, BootableKernel, KernelName},
     packages::Verbosity,
     process::{build, build_each, cargo, root, run_command},
+    registry,
     setup::{self, Need},
 };
 
@@ -142,6 +143,10 @@ fn run_on_this_machine(filter: &[String]) -> Result<()> {
     if let Err(reason) = deployment::ensure(Verbosity::Changes) {
         report_not_run("the tests of the manifests", format!("{reason:#}"));
         skipped.push("--skip=deployment::");
+    }
+    if let Err(reason) = registry::ensure(Verbosity::Changes) {
+        report_not_run("the tests with a real registry", format!("{reason:#}"));
+        skipped.push("--skip=registry::tests::real::");
     }
     run_command(
         cargo()

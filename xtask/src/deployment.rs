@@ -170,37 +170,128 @@ mod tests {
 
     use super::*;
 
-    /// A kustomization of everything, including the optional components.
+    /// A kustomization with the components that every cluster can have.
     const OVERLAY: &str = "
-resources: [../../deploy/kustomize]
+resources: [../../../deploy/kustomize]
 components:
-  - ../../deploy/kustomize/components/monitoring
-  - ../../deploy/kustomize/components/dashboard
+  - ../../../deploy/kustomize/components/monitoring
+  - ../../../deploy/kustomize/components/dashboard
 ";
+
+    /// What the overlay of a cluster with a private registry adds, on OpenShift.
+    const WITH_REGISTRY: &str = "
+  - ../../../deploy/kustomize/components/registry
+  - ../../../deploy/kustomize/components/pull-secret
+  - ../../../deploy/kustomize/components/openshift
+images:
+  - name: zerohop/dns-agent
+    newName: registry.example.com/dns-agent
+    digest: sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff
+";
+
+    /// The values of the chart for the same cluster. The chart finds OpenShift by itself.
+    const REGISTRY_VALUES: [&str; 4] = [
+        "--set=image.repository=registry.example.com/dns-agent",
+        "--set=image.digest=sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
+        "--set=imagePullSecrets[0].name=zerohop-registry",
+        "--api-versions=security.openshift.io/v1",
+    ];
+
+    /// The names of the objects that the tests look at.
+    const DAEMON_SET: &str = "\"DaemonSet\" zerohop";
+    const SCC_BINDING: &str = "\"RoleBinding\" zerohop-scc";
 
     #[test]
     fn chart_and_kustomize_make_the_same_objects() {
-        let (kustomize, chart) = (objects(&kustomize()), objects(&chart(&[])));
-        let names = |objects: &BTreeMap<String, Value>| -> Vec<String> {
-            objects.keys().cloned().collect()
-        };
-        assert_eq!(names(&kustomize), names(&chart));
-        for (name, object) in kustomize {
-            assert_eq!(object, chart[&name], "{name}");
+        expect_same(&kustomize("plain", OVERLAY), &chart(&[]));
+    }
+
+    #[test]
+    fn a_registry_and_openshift_need_no_edits() {
+        let kustomize = kustomize(
+            "registry",
+            &format!("{}{}", OVERLAY.trim_end(), WITH_REGISTRY),
+        );
+        let chart = chart(&REGISTRY_VALUES);
+        expect_same(&kustomize, &chart);
+        let objects = objects(&chart);
+        assert!(objects.contains_key(SCC_BINDING), "{:?}", objects.keys());
+        let pod = &objects[DAEMON_SET]["spec"]["template"]["spec"];
+        assert_eq!(pod["imagePullSecrets"][0]["name"], "zerohop-registry");
+        let container = &pod["containers"][0];
+        assert_eq!(container["imagePullPolicy"], "IfNotPresent");
+        let image = container["image"].as_str().unwrap();
+        assert!(
+            image.starts_with("registry.example.com/dns-agent@sha256:0011"),
+            "{image}"
+        );
+    }
+
+    #[test]
+    fn the_nodes_never_pull_an_image_of_that_name_from_docker_hub() {
+        for objects in [objects(&kustomize("plain", OVERLAY)), objects(&chart(&[]))] {
+            let container = &objects[DAEMON_SET]["spec"]["template"]["spec"]["containers"][0];
+            assert_eq!(container["image"], "zerohop/dns-agent:dev");
+            assert_eq!(container["imagePullPolicy"], "Never");
         }
     }
 
     #[test]
+    fn the_binding_for_openshift_depends_on_the_cluster_and_the_value() {
+        let openshift = "--api-versions=security.openshift.io/v1";
+        for (options, is_bound) in [
+            (&[][..], false),
+            (&[openshift], true),
+            (&["--set=openshift.scc=always"], true),
+            (&[openshift, "--set=openshift.scc=never"], false),
+        ] {
+            let has_binding = objects(&chart(options)).contains_key(SCC_BINDING);
+            assert_eq!(has_binding, is_bound, "{options:?}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_of_its_own_has_the_objects_and_admits_privileged_pods() {
+        let components = "
+  - ../../../deploy/kustomize/components/openshift
+  - ../../../deploy/kustomize/components/namespace
+";
+        let text = kustomize("namespace", &format!("{}{components}", OVERLAY.trim_end()));
+        conform(&text);
+        assert!(!text.contains("kube-system"), "{text}");
+        let objects = objects(&text);
+        let level = "/metadata/labels/pod-security.kubernetes.io~1enforce";
+        let documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
+        let namespace = documents
+            .iter()
+            .find(|object| object["kind"] == "Namespace")
+            .unwrap();
+        assert_eq!(namespace.pointer(level), Some(&json!("privileged")));
+        assert_eq!(objects[SCC_BINDING]["subjects"][0]["namespace"], "zerohop");
+    }
+
+    #[test]
+    fn the_pods_need_no_writable_root_and_have_a_type_for_selinux() {
+        let objects = objects(&chart(&[]));
+        let container = &objects[DAEMON_SET]["spec"]["template"]["spec"]["containers"][0];
+        let context = &container["securityContext"];
+        assert_eq!(context["readOnlyRootFilesystem"], true);
+        assert_eq!(context["seLinuxOptions"], json!({ "type": "spc_t" }));
+        let text = chart(&["--set=seLinuxOptions=null"]);
+        assert!(!text.contains("seLinuxOptions"), "{text}");
+    }
+
+    #[test]
     fn objects_conform_to_the_kubernetes_api() {
-        conform(&kustomize());
+        conform(&kustomize("plain", OVERLAY));
         conform(&chart(&[]));
+        conform(&chart(&REGISTRY_VALUES));
         conform(&chart(&[
-            "--set=imagePullSecrets[0].name=registry",
             "--set=extraCapabilities={SYS_RESOURCE}",
             "--set=podAnnotations.a=b",
             "--set=priorityClassName=",
             "--set=maxUnavailable=10%",
-            "--set=seLinuxOptions.type=spc_t",
+            "--set=seLinuxOptions.level=s0",
             "--set=configMaps={dns,dns-custom}",
         ]));
     }
@@ -213,6 +304,8 @@ components:
             ("--set=config.admin=somewhere", "pattern"),
             // The probes would still use 127.0.0.1.
             ("--set=config.admin=192.0.2.1:9153", "pattern"),
+            ("--set=image.digest=sha256:1", "pattern"),
+            ("--set=openshift.scc=yes", "openshift"),
         ] {
             let output = helm(&[value]);
             let errors = String::from_utf8_lossy(&output.stderr);
@@ -220,10 +313,23 @@ components:
         }
     }
 
-    fn kustomize() -> String {
-        let folder = root().join("target/deployment");
+    #[track_caller]
+    fn expect_same(kustomize: &str, chart: &str) {
+        let (kustomize, chart) = (objects(kustomize), objects(chart));
+        let names = |objects: &BTreeMap<String, Value>| -> Vec<String> {
+            objects.keys().cloned().collect()
+        };
+        assert_eq!(names(&kustomize), names(&chart));
+        for (name, object) in kustomize {
+            assert_eq!(object, chart[&name], "{name}");
+        }
+    }
+
+    /// The objects of an overlay. Each has a folder of its own, because tests run side by side.
+    fn kustomize(name: &str, overlay: &str) -> String {
+        let folder = root().join("target/deployment").join(name);
         fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join("kustomization.yaml"), OVERLAY).unwrap();
+        fs::write(folder.join("kustomization.yaml"), overlay).unwrap();
         let mut command = Command::new(found("kustomize"));
         output(command.arg("build").arg(folder)).unwrap()
     }

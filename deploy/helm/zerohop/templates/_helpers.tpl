@@ -12,6 +12,15 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 
+{{/* The agent's image. */}}
+{{- define "zerohop.image" -}}
+{{- with .Values.image.digest }}
+{{- $.Values.image.repository }}@{{ . }}
+{{- else }}
+{{- .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+{{- end }}
+
 {{/* The agent's configuration file. */}}
 {{- define "zerohop.config" -}}
 {{- $defaults := dict }}

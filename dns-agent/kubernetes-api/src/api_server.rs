@@ -10,9 +10,14 @@ use std::{
 };
 
 use http_body_util::BodyExt;
-use hyper::{HeaderMap, Request, Response, StatusCode, body::Bytes, header::RETRY_AFTER};
+use hyper::{
+    HeaderMap, Request, Response, StatusCode,
+    body::Bytes,
+    header::{CONTENT_TYPE, RETRY_AFTER},
+};
 use kube::{Client, client::Body, core::Status};
 use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -127,8 +132,28 @@ impl ApiServer {
 
     /// Gets a JSON document that isn't a list of objects, of at most [`MAX_DOCUMENT`] bytes.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        let request = Request::get(path).body(Vec::new());
         self.health.count_get();
+        self.document(path, Request::get(path).body(Vec::new()))
+            .await
+    }
+
+    /// Posts a JSON document. Returns the document of the response, of at most [`MAX_DOCUMENT`]
+    /// bytes.
+    pub(super) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        document: &Value,
+    ) -> Result<T, Failure> {
+        let request = Request::post(path).header(CONTENT_TYPE, "application/json");
+        let request = request.body(document.to_string().into_bytes());
+        self.document(path, request).await
+    }
+
+    async fn document<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        request: hyper::http::Result<Request<Vec<u8>>>,
+    ) -> Result<T, Failure> {
         let mut stream = self.send(request.map_err(Failure::from_error)?).await?;
         let mut body = Vec::new();
         while let Some(bytes) = stream.next().await? {

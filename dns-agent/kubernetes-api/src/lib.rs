@@ -25,6 +25,7 @@
 
 #![forbid(unsafe_code)]
 
+mod admission;
 mod api_server;
 mod backoff;
 mod connect;
@@ -56,6 +57,7 @@ use self::{
 pub use kube::Client;
 
 pub use self::{
+    admission::{Admission, AdmissionError, PodCounts, ReviewedAccount},
     connect::connect,
     daemon_set::DaemonSet,
     discovery::{Discovery, ServedKinds},

@@ -1,5 +1,6 @@
 //! Tests of feeds with a fake API server in the same process and paused time.
 
+mod admission;
 mod coverage;
 mod discovery;
 mod errors;

@@ -3,7 +3,11 @@
 //! [`check_node`] collects facts, some of them by trials in [`zerohop_datapath::probe`]. The
 //! functions that derive findings from the facts are in one file for each subject. Nothing is
 //! attached, and a running agent is not disturbed. Addresses of `--listen` are bound for a moment.
+//! With `--kubernetes` the API server is asked about the admission of the agents' pods, by dry runs
+//! that create nothing.
 
+mod admission;
+mod confinement;
 mod foreign_programs;
 mod interfaces;
 mod kernel;
@@ -20,6 +24,8 @@ mod tests;
 
 use std::{net::SocketAddr, path::PathBuf};
 
+pub use admission::AdmissionRequest;
+use confinement::Confinement;
 use ipnet::IpNet;
 use kernel::KernelVersion;
 use rights::ProcessRights;
@@ -30,12 +36,13 @@ use zerohop_datapath::{
     interfaces::Devices,
     probe::{self, KernelRefusal, Trial},
 };
+use zerohop_kubernetes::ObjectKey;
 use zerohop_zone::Name;
 
 use crate::{
     KERNEL_OBJECT,
     config::{
-        Cidr, DelegatedName, Domain, HookChoice, Interface, ListenAddress, RunSettings,
+        Cidr, DelegatedName, Domain, HookChoice, Interface, ListenAddress, ObjectName, RunSettings,
         ServedAddress,
     },
 };
@@ -63,6 +70,8 @@ pub struct CheckRequest {
     pub reverse: Vec<IpNet>,
     /// The names that would be delegated to CoreDNS.
     pub passed: Vec<Name>,
+    /// The cluster that would have to admit the agents' pods. `None` without `--kubernetes`.
+    pub admission: Option<AdmissionRequest>,
 }
 
 /// Whether the kernel answers queries to the endpoints of the cluster's DNS.
@@ -130,6 +139,13 @@ pub async fn check_node(request: &CheckRequest) -> Report {
     findings.extend(programs::programs(&kernel, &rights, &trial));
     findings.push(kernel::tc(&tcx));
     findings.push(pins::pins(&pinned, request));
+    let confinement = Confinement::read();
+    findings.push(confinement::confinement(
+        &confinement,
+        &trial,
+        &pinned,
+        request,
+    ));
 
     let mut devices = Devices::default();
     match devices.list().await {
@@ -164,6 +180,9 @@ pub async fn check_node(request: &CheckRequest) -> Report {
     findings.push(proxy::proxy(&proxy, &owners, request.endpoints));
     findings.extend(listen::listen(&request.listen, &rights, &pinned));
     findings.extend(limits::limits(request));
+    if let Some(cluster) = &request.admission {
+        findings.extend(admission::admission(cluster).await);
+    }
     findings.push(interfaces::host_network());
     Report::new(findings)
 }
@@ -171,6 +190,13 @@ pub async fn check_node(request: &CheckRequest) -> Report {
 impl From<RunSettings> for CheckRequest {
     /// Without `--interface`, the interfaces are the pods' veths.
     fn from(settings: RunSettings) -> CheckRequest {
+        let is_kubernetes = settings.kubernetes || settings.kubeconfig.is_some();
+        let admission = is_kubernetes.then(|| AdmissionRequest {
+            kubeconfig: settings.kubeconfig,
+            daemon_set: settings
+                .daemon_set
+                .map_or_else(default_daemon_set, |ObjectName(key)| key),
+        });
         let mut interfaces = settings.interface;
         if interfaces.is_empty() {
             interfaces.push(Interface {
@@ -197,8 +223,14 @@ impl From<RunSettings> for CheckRequest {
             cluster_domains: inner_values(settings.cluster_domain, |Domain(name)| name),
             reverse: inner_values(settings.reverse, |Cidr(network)| network),
             passed: inner_values(settings.pass, |DelegatedName(name)| name),
+            admission,
         }
     }
+}
+
+/// The DaemonSet of an installation by the manifests' defaults.
+fn default_daemon_set() -> ObjectKey {
+    ObjectKey::new("kube-system", "zerohop")
 }
 
 /// The inner values of a repeatable setting.

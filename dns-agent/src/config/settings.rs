@@ -46,11 +46,11 @@ pub struct RunSettings {
     /// runs in, or else of the kubeconfig. The configuration of zones is taken
     /// from CoreDNS's Corefile. If that can't be read or understood, all queries
     /// pass to the cluster's DNS.
-    #[arg(long, help_heading = "Objects")]
+    #[arg(long, help_heading = "Objects", group = CHECKED)]
     pub kubernetes: bool,
 
     /// A kubeconfig file for the Kubernetes API; implies --kubernetes.
-    #[arg(long, help_heading = "Objects", value_name = "FILE")]
+    #[arg(long, help_heading = "Objects", value_name = "FILE", group = CHECKED)]
     pub kubeconfig: Option<PathBuf>,
 
     /// The EndpointSlices to watch: all, or only those of headless Services. With
@@ -274,7 +274,7 @@ pub struct RunSettings {
     /// deleted, or can no longer be read with the agent's rights, because no
     /// agent will follow.
     #[arg(long, help_heading = "Kernel plane", value_name = "NAMESPACE/NAME")]
-    #[arg(group = WITH_KUBERNETES)]
+    #[arg(groups = [WITH_KUBERNETES, CHECKED])]
     pub daemon_set: Option<ObjectName>,
 
     /// The number of names that the kernel's tables have room for [default:

@@ -12,14 +12,18 @@ use std::{
 };
 
 use aya::programs::TcAttachType;
-use serde_json::Value;
+use serde_json::{Value, json};
 use zerohop_tests::{
     bpffs::Bpffs,
     noop_program::NoopProgram,
     topology::{HOST_VETH, Topology},
 };
 
-use super::{ManifestFolder, PodClient, WEB, binary, start_agent};
+use super::{
+    ManifestFolder, ObjectSource as _, PodClient, WEB,
+    api::{server::Undescribed, start_cluster},
+    binary, start_agent,
+};
 
 /// A node with a pod and a BPF file system.
 struct CheckedNode {
@@ -242,6 +246,45 @@ fn the_mode_of_kube_proxy_is_requested() {
     assert!(
         request.starts_with("GET /proxyMode "),
         "not a request for the mode: {request}"
+    );
+}
+
+#[test]
+fn the_admission_of_the_pods_is_asked_with_a_kubeconfig() {
+    let node = CheckedNode::new();
+    let mut api = start_cluster(&node.topology);
+    let kubeconfig = Undescribed(&api).arguments();
+    let mut arguments: Vec<&str> = kubeconfig.iter().map(String::as_str).collect();
+    arguments.push("--daemon-set=shop/zerohop");
+    for (level, code, words) in [
+        (
+            "restricted",
+            1,
+            "the level restricted of PodSecurity, which refuses",
+        ),
+        (
+            "privileged",
+            0,
+            "the level privileged of PodSecurity, which admits",
+        ),
+    ] {
+        let labels = json!({"pod-security.kubernetes.io/enforce": level});
+        api.apply(
+            "namespaces",
+            json!({"metadata": {"name": "shop", "labels": labels}}),
+        );
+        let (found, output) = node.check(&arguments);
+        assert_eq!(found, code, "the exit code, with {output}");
+        let output = join_lines(&output);
+        assert!(output.contains(words), "no {words:?} in {output}");
+    }
+    api.stop();
+    let (code, output) = node.check(&arguments);
+    assert_eq!(code, 0, "the exit code, with {output}");
+    let output = join_lines(&output);
+    assert!(
+        output.contains("it isn't known whether the cluster admits the agents' pods"),
+        "no limit in {output}"
     );
 }
 

@@ -11,7 +11,7 @@ use axum::{
     Router,
     body::Body,
     extract::{Query, Request, State},
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::{Method, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
 use futures_util::stream;
@@ -306,6 +306,14 @@ async fn handle_request(
     request: Request,
 ) -> Response {
     let get = |key: &str| query.get(key).cloned().unwrap_or_default();
+    // The account may only read, like that of the agents.
+    if request.method() == Method::POST {
+        let reason = "User \"test\" cannot create resource \"pods\" in the namespace \"shop\"";
+        return refuse_with(
+            StatusCode::FORBIDDEN,
+            &format!("pods is forbidden: {reason}"),
+        );
+    }
     // `/api/v1/…` or `/apis/<group>/v1/…`.
     let parts: Vec<&str> = request.uri().path().split('/').skip(1).collect();
     // The agent looks for the API groups of policies that it doesn't evaluate. There are none.
@@ -378,9 +386,13 @@ fn watch_objects(store: Arc<Store>, selection: RequestSelection, from: u64) -> R
 }
 
 fn refuse_request(code: StatusCode) -> Response {
+    refuse_with(code, "not in this test's API")
+}
+
+fn refuse_with(code: StatusCode, message: &str) -> Response {
     let status = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-        "reason": "Invalid", "message": "not in this test's API", "code": code.as_u16(),
+        "reason": "Invalid", "message": message, "code": code.as_u16(),
     });
     (code, status.to_string()).into_response()
 }

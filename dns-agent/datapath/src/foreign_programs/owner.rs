@@ -71,8 +71,12 @@ pub(super) fn owner_by_name(name: &str) -> Option<Owner> {
     }
 }
 
-/// The owner of a pin by its path: `cilium/…`, `tcx/cali…`, `tc/globals/cilium_…`, `globals/aws/…`.
+/// The owner of a pin by its path: `cilium/…`, `tc/globals/cilium_…`, `tcx/eth0_ingress`,
+/// `netkit/cali…_egress`, `globals/aws/…`.
 fn owner_by_pin(path: &Path) -> Option<Owner> {
+    if is_calico_link(path) {
+        return Some(Owner::Calico);
+    }
     path.components().find_map(|component| {
         let Component::Normal(name) = component else {
             return None;
@@ -85,6 +89,17 @@ fn owner_by_pin(path: &Path) -> Option<Owner> {
             _ => None,
         }
     })
+}
+
+/// Whether the path is that of a link's pin of Calico: `tcx/DEVICE_HOOK` or `netkit/DEVICE_HOOK`.
+/// The device's name begins with `cali` only where Calico's CNI plugin named it: with the AWS VPC
+/// CNI it begins with `eni`.
+fn is_calico_link(path: &Path) -> bool {
+    let components: Vec<&str> = path.iter().filter_map(|name| name.to_str()).collect();
+    let ["tcx" | "netkit", link] = components[..] else {
+        return false;
+    };
+    link.ends_with("_ingress") || link.ends_with("_egress")
 }
 
 /// The pins of known owners in a BPF file system.
@@ -146,8 +161,24 @@ mod tests {
                 Some(Owner::Cilium),
             ),
             ("tc/globals/cilium_calls_00007", Some(Owner::Cilium)),
+            ("tc/globals/cali_v4_ct4", Some(Owner::Calico)),
             ("tcx/cali1234567890a_ingress", Some(Owner::Calico)),
+            ("tcx/eni1234567890a_egress", Some(Owner::Calico)),
+            ("netkit/cali1234567890a_ingress", Some(Owner::Calico)),
+            ("netkit/azv1234567_egress", Some(Owner::Calico)),
+            ("tc/globals/cali_p_nk_ing2", Some(Owner::Calico)),
+            ("tcx/probe", None),
+            ("netkit/mine/eth0_ingress", None),
+            ("mine/tcx/eth0_ingress", None),
             ("globals/aws/programs/web_handle_ingress", Some(Owner::Aws)),
+            (
+                "globals/aws/maps/web-default_egress_pod_state_map",
+                Some(Owner::Aws),
+            ),
+            (
+                "globals/aws/maps/global_aws_conntrack_map",
+                Some(Owner::Aws),
+            ),
             ("zerohop/net-4026531840/tcx-7", None),
             ("laws/program", None),
         ] {

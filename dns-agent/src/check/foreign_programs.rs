@@ -14,6 +14,11 @@ use super::{
 
 /// Maximum number of programs listed. A node may have hundreds of pods with the same programs.
 const MAX_LISTED: usize = 10;
+/// What Cilium's programs mean for an operator: what is lost, what works, and why.
+const CILIUM: &str = ". With Cilium every pod's veth has one, and a netkit device is no veth, so \
+                      the kernel answers no pod here. The resolver (--listen) works as elsewhere. \
+                      Kernel answers in front of Cilium's programs would bypass its policies, its \
+                      DNS rules (toFQDNs) and Hubble, so Zerohop has no setting for that";
 
 pub(super) fn foreign_programs(
     programs: &[ForeignProgram],
@@ -63,10 +68,13 @@ pub(super) fn pod_network(owners: &BTreeSet<Owner>) -> Finding {
                     is known to filter pods' queries";
         return Finding::works(SUBJECT, text);
     }
-    let text = format!(
+    let mut text = format!(
         "programs or pins of {} are on this node. Such a program may filter a pod's queries, so a \
          veth with one is skipped, and CoreDNS answers the pod",
         networks.join(" and ")
     );
+    if owners.contains(&Owner::Cilium) {
+        text.push_str(CILIUM);
+    }
     Finding::limited(SUBJECT, text)
 }

@@ -71,16 +71,16 @@ pub(super) fn proxy(
             SUBJECT,
             format!(
                 "the mode is not known ({reason}), and Cilium is on this node. If Cilium replaces \
-                 kube-proxy, pods' queries have the address of a CoreDNS pod, so CoreDNS answers \
-                 them: give --serve-dns-endpoints"
+                 kube-proxy, queries on the interfaces that are not skipped have the address of a \
+                 CoreDNS pod, so CoreDNS answers them: give --serve-dns-endpoints"
             ),
         ),
         (true, DnsEndpoints::Served) => Finding::works(
             SUBJECT,
             format!(
                 "the mode is not known ({reason}), and Cilium is on this node. If Cilium replaces \
-                 kube-proxy, pods' queries have the address of a CoreDNS pod, and the kernel \
-                 answers them because of --serve-dns-endpoints"
+                 kube-proxy, queries on the interfaces that are not skipped have the address of a \
+                 CoreDNS pod, and the kernel answers them because of --serve-dns-endpoints"
             ),
         ),
         (false, _) => Finding::works(

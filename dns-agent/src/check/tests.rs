@@ -290,6 +290,16 @@ fn foreign_programs_are_listed() {
     expect(&finding, Works, &[]);
     let finding = foreign_programs::pod_network(&BTreeSet::from([Owner::Aws]));
     expect(&finding, Limited, &["the AWS VPC CNI"]);
+    assert!(!finding.text.contains("Hubble"), "{finding:?}");
+    let finding = foreign_programs::pod_network(&BTreeSet::from([Owner::Cilium]));
+    let words = [
+        "answers no pod",
+        "--listen",
+        "policies",
+        "toFQDNs",
+        "Hubble",
+    ];
+    expect(&finding, Limited, &words);
 }
 
 #[test]

@@ -77,6 +77,23 @@ fn kinds(list: &[(&'static str, &str)]) -> BTreeMap<&'static str, String> {
         .collect()
 }
 
+/// The rules of policies can be read in some versions only.
+#[tokio::test(start_paused = true)]
+async fn a_version_that_can_be_read_is_chosen_before_the_preferred_one() {
+    let mut setup = DiscoverySetup::new();
+    let group = "policy.networking.k8s.io";
+    let policies = groups(&[(group, &["v3", "v1beta1", "v1alpha2"])]);
+    setup.answer("/apis", &policies).await;
+    for version in ["v3", "v1beta1", "v1alpha2"] {
+        let path = format!("/apis/{group}/{version}");
+        setup
+            .answer(&path, &resources(&["clusternetworkpolicies"]))
+            .await;
+    }
+    let expected = [("clusternetworkpolicies.policy.networking.k8s.io", "v1beta1")];
+    assert_eq!(setup.received().await, kinds(&expected));
+}
+
 #[tokio::test(start_paused = true)]
 async fn added_and_removed_kinds_are_reported() {
     let mut setup = DiscoverySetup::new();

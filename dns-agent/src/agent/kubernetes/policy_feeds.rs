@@ -1,4 +1,4 @@
-//! Reads the facts for evaluating NetworkPolicies from the Kubernetes API.
+//! Reads the facts for evaluating policies from the Kubernetes API.
 //!
 //! These feeds are separate from the feeds of objects, because names are published even if facts
 //! can't be read. The kernel answers no pod until the facts are known, unless policies are ignored.

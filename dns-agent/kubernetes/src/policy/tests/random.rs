@@ -227,7 +227,7 @@ fn cluster_policies(random: &mut StdRng, apis: &[ModelApi]) -> Vec<ModelClusterP
                 _ => priority,
             },
             subject: pods(random),
-            egress: tier_rules(random, |random| tier_peer(random)),
+            egress: tier_rules(random, tier_peer),
             ingress: tier_rules(random, |random| ModelTierPeer::Pods(pods(random))),
             report: (reported == Some(api))
                 .then(|| {

@@ -6,7 +6,7 @@ use super::{cluster_kind, dns, fact, facts, objection, pod, policy, web};
 use crate::{Facts, Feed, ObjectKey};
 
 /// A policy with this kind, name and spec.
-fn cluster_policy(kind: &str, name: &str, spec: Value) -> Value {
+fn cluster_policy(kind: &str, name: &str, spec: &Value) -> Value {
     let version = match kind {
         "ClusterNetworkPolicy" => "v1alpha2",
         _ => "v1alpha1",
@@ -18,11 +18,11 @@ fn cluster_policy(kind: &str, name: &str, spec: Value) -> Value {
 }
 
 /// A ClusterNetworkPolicy for all pods.
-fn policy_for_all(name: &str, tier: &str, priority: u16, egress: Value) -> Value {
+fn policy_for_all(name: &str, tier: &str, priority: u16, egress: &Value) -> Value {
     let spec = json!({
         "tier": tier, "priority": priority, "subject": {"namespaces": {}}, "egress": egress,
     });
-    cluster_policy("ClusterNetworkPolicy", name, spec)
+    cluster_policy("ClusterNetworkPolicy", name, &spec)
 }
 
 /// The same policy, with a status that says that it is enforced.
@@ -59,7 +59,7 @@ fn allow_all_egress() -> Value {
 
 #[test]
 fn the_first_matching_rule_decides() {
-    let objection = |rules: Value| objection_of([policy_for_all("p", "Admin", 0, rules)]);
+    let objection = |rules: Value| objection_of([policy_for_all("p", "Admin", 0, &rules)]);
     assert_eq!(objection(json!([to_all("Accept"), to_all("Deny")])), None);
     assert_eq!(objection(json!([to_all("Pass"), to_all("Deny")])), None);
     assert_eq!(
@@ -88,8 +88,8 @@ fn the_first_matching_rule_decides() {
 
 #[test]
 fn smaller_priorities_come_first_and_equal_ones_take_the_worst() {
-    let accept = |priority| policy_for_all("a", "Admin", priority, json!([to_all("Accept")]));
-    let deny = |priority| policy_for_all("b", "Admin", priority, json!([to_all("Deny")]));
+    let accept = |priority| policy_for_all("a", "Admin", priority, &json!([to_all("Accept")]));
+    let deny = |priority| policy_for_all("b", "Admin", priority, &json!([to_all("Deny")]));
     assert_eq!(objection_of([accept(1), deny(2)]), None);
     assert!(objection_of([accept(2), deny(1)]).is_some());
     assert!(objection_of([accept(1), deny(1)]).is_some());
@@ -97,21 +97,21 @@ fn smaller_priorities_come_first_and_equal_ones_take_the_worst() {
 
 #[test]
 fn network_policies_decide_between_the_tiers() {
-    let baseline = || policy_for_all("p", "Baseline", 0, json!([to_all("Deny")]));
+    let baseline = || policy_for_all("p", "Baseline", 0, &json!([to_all("Deny")]));
     assert!(objection_of([baseline()]).is_some());
     // A NetworkPolicy that selects the pod makes a final decision.
     assert_eq!(objection_of([baseline(), allow_all_egress()]), None);
-    let pass = policy_for_all("a", "Admin", 0, json!([to_all("Pass")]));
+    let pass = policy_for_all("a", "Admin", 0, &json!([to_all("Pass")]));
     assert!(objection_of([baseline(), pass]).is_some());
-    let accept = policy_for_all("a", "Admin", 0, json!([to_all("Accept")]));
+    let accept = policy_for_all("a", "Admin", 0, &json!([to_all("Accept")]));
     assert_eq!(objection_of([baseline(), accept]), None);
-    let deny = policy_for_all("a", "Admin", 0, json!([to_all("Deny")]));
+    let deny = policy_for_all("a", "Admin", 0, &json!([to_all("Deny")]));
     assert!(objection_of([deny, allow_all_egress()]).is_some());
 }
 
 #[test]
 fn an_accepting_policy_replaces_network_policies_only_if_it_is_enforced() {
-    let accept = policy_for_all("a", "Admin", 0, json!([to_all("Accept")]));
+    let accept = policy_for_all("a", "Admin", 0, &json!([to_all("Accept")]));
     assert_eq!(
         objection_of([accept.clone(), deny_all_egress()]).as_deref(),
         Some(
@@ -148,7 +148,7 @@ fn reports_of_an_api_that_another_one_may_have_replaced_do_not_count() {
         "priority": 9, "subject": {"namespaces": {}},
         "egress": [{"action": "Allow", "to": [{"namespaces": {}}]}],
     });
-    let accept = reported(cluster_policy("AdminNetworkPolicy", "a", spec));
+    let accept = reported(cluster_policy("AdminNetworkPolicy", "a", &spec));
     let objects = dns(53).into_iter().chain([web(), deny_all_egress()]);
     let mut facts = facts(objects);
     let kinds = ["AdminNetworkPolicy", "ClusterNetworkPolicy"];
@@ -171,7 +171,7 @@ fn reports_of_an_api_that_another_one_may_have_replaced_do_not_count() {
 #[test]
 fn a_policy_that_a_plugin_may_reject_hides_no_other() {
     let policy = |name: &str, priority: u16, action: &str| {
-        policy_for_all(name, "Admin", priority, json!([to_all(action)]))
+        policy_for_all(name, "Admin", priority, &json!([to_all(action)]))
     };
     let deny = || policy("z", 900, "Deny");
     assert_eq!(objection_of([policy("a", 399, "Accept"), deny()]), None);
@@ -185,7 +185,7 @@ fn a_policy_that_a_plugin_may_reject_hides_no_other() {
         json!({"namespaces": {"matchLabels": {"kubernetes.io/metadata.name": "x"}}});
     assert!(objection_of([policy("a", 5, "Accept"), elsewhere, deny()]).is_some());
     // The status of others shows that the plugin writes one.
-    let baseline = policy_for_all("b", "Baseline", 0, json!([to_all("Deny")]));
+    let baseline = policy_for_all("b", "Baseline", 0, &json!([to_all("Deny")]));
     assert_eq!(
         objection_of([policy("a", 5, "Accept"), baseline.clone()]),
         None
@@ -197,24 +197,24 @@ fn a_policy_that_a_plugin_may_reject_hides_no_other() {
 #[test]
 fn nodes_are_no_pods_if_the_policy_is_enforced() {
     let rule = |action: &str| json!({"action": action, "to": [{"nodes": {}}]});
-    let deny = policy_for_all("p", "Admin", 5, json!([rule("Deny")]));
+    let deny = policy_for_all("p", "Admin", 5, &json!([rule("Deny")]));
     assert!(objection_of([deny.clone()]).is_some());
     assert_eq!(objection_of([reported(deny)]), None);
     // A plugin that doesn't know nodes treats the rule as one that denies.
-    let pass = policy_for_all("p", "Admin", 5, json!([rule("Pass")]));
+    let pass = policy_for_all("p", "Admin", 5, &json!([rule("Pass")]));
     assert!(objection_of([pass.clone()]).is_some());
     assert_eq!(objection_of([reported(pass)]), None);
 }
 
 #[test]
 fn each_api_must_permit_the_query() {
-    let accept = reported(policy_for_all("a", "Admin", 0, json!([to_all("Accept")])));
+    let accept = reported(policy_for_all("a", "Admin", 0, &json!([to_all("Accept")])));
     let spec = json!({
         "priority": 9, "subject": {"namespaces": {}},
         "egress": [{"action": "Deny", "to": [{"networks": ["10.244.0.0/16"]}],
             "ports": [{"portNumber": {"protocol": "UDP", "port": 53}}]}],
     });
-    let deny = cluster_policy("AdminNetworkPolicy", "d", spec);
+    let deny = cluster_policy("AdminNetworkPolicy", "d", &spec);
     let reason = objection_of([accept, deny]).unwrap();
     assert!(
         reason.starts_with("AdminNetworkPolicy d does not"),
@@ -233,7 +233,7 @@ fn servers_admit_clients_by_their_own_tiers() {
             }},
             "ingress": [{"action": action, "from": [from]}],
         });
-        [cluster_policy("ClusterNetworkPolicy", "p", spec)]
+        [cluster_policy("ClusterNetworkPolicy", "p", &spec)]
     };
     let web =
         json!({"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "web"}}}});
@@ -284,7 +284,7 @@ fn a_rule_with_an_unknown_part_fails_closed() {
             rule
         };
         let objection =
-            |rules: Value| objection_of([policy_for_all("p", "Admin", 0, rules)]).is_some();
+            |rules: Value| objection_of([policy_for_all("p", "Admin", 0, &rules)]).is_some();
         assert!(objection(json!([rule("Deny")])), "{part}");
         assert!(objection(json!([rule("Pass")])), "{part}");
         assert!(objection(json!([rule("Future")])), "{part}");
@@ -338,7 +338,7 @@ fn a_policy_that_can_t_be_read_may_restrict_every_pod() {
             "spec.priority is not a field",
         ),
     ] {
-        let found = objection_of([cluster_policy(kind, "p", spec)]).unwrap();
+        let found = objection_of([cluster_policy(kind, "p", &spec)]).unwrap();
         assert!(
             found.contains("may restrict this pod, and it can't be read"),
             "{found}"
@@ -348,7 +348,7 @@ fn a_policy_that_can_t_be_read_may_restrict_every_pod() {
             "{found} does not contain {reason:?}"
         );
     }
-    let mut future = policy_for_all("p", "Admin", 0, json!([]));
+    let mut future = policy_for_all("p", "Admin", 0, &json!([]));
     future["apiVersion"] = json!("policy.networking.k8s.io/v2");
     let found = objection_of([future]).unwrap();
     assert!(
@@ -366,7 +366,7 @@ fn a_policy_counts_until_it_is_deleted() {
     facts.start_list(feed);
     facts.finish_list(feed);
     assert_eq!(objection(&mut facts), None);
-    let deny = policy_for_all("p", "Admin", 0, json!([to_all("Deny")]));
+    let deny = policy_for_all("p", "Admin", 0, &json!([to_all("Deny")]));
     assert!(facts.apply(feed, fact(deny.clone())));
     assert!(objection(&mut facts).is_some());
     // A change of its status alone changes nothing.
@@ -396,7 +396,7 @@ fn no_pod_is_answered_above_the_memory_limit() {
     let list = |facts: &mut Facts, count: usize| {
         facts.start_list(feed);
         for at in 0..count {
-            let policy = cluster_policy("AdminNetworkPolicy", &format!("p{at}"), spec.clone());
+            let policy = cluster_policy("AdminNetworkPolicy", &format!("p{at}"), &spec);
             facts.apply(feed, fact(policy));
         }
         facts.finish_list(feed);
@@ -418,7 +418,7 @@ fn pods_of_other_namespaces_are_not_concerned() {
         "egress": [to_all("Deny")],
     });
     let db = pod("lab", "db", "10.244.0.3", json!({}));
-    let policy = cluster_policy("ClusterNetworkPolicy", "p", spec);
+    let policy = cluster_policy("ClusterNetworkPolicy", "p", &spec);
     let mut facts = facts(dns(53).into_iter().chain([web(), db, policy]));
     assert_eq!(objection(&mut facts), None);
     let left_out = super::verdicts(&mut facts).left_out;

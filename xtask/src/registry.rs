@@ -64,6 +64,9 @@ struct RegistryRequest<'a> {
     body: Option<(&'a str, &'a [u8])>,
 }
 
+/// The media type of every blob that is sent.
+const BLOB_TYPE: &str = "application/octet-stream";
+
 /// Time limit for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Time limit for sending a blob. The agent's image has about 10 MB, so this allows for slow lines.
@@ -174,7 +177,7 @@ impl RemoteRepository {
         let request = RegistryRequest {
             method: Method::PUT,
             url: format!("{upload}{separator}digest={}", blob.digest()),
-            body: Some(("application/octet-stream", &blob.contents)),
+            body: Some((BLOB_TYPE, &blob.contents)),
         };
         let response = self.send(&request)?;
         let response = self.expect(response, &[StatusCode::CREATED])?;
@@ -186,7 +189,7 @@ impl RemoteRepository {
         let request = RegistryRequest {
             method: Method::POST,
             url: self.url("blobs/uploads/"),
-            body: Some(("application/octet-stream", &[])),
+            body: Some((BLOB_TYPE, &[])),
         };
         let response = self.send(&request)?;
         let response = self.expect(response, &[StatusCode::ACCEPTED])?;

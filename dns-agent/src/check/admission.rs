@@ -152,7 +152,7 @@ impl AdmissionFacts {
             0 => Finding::fails(
                 SUBJECT,
                 format!(
-                    "the DaemonSet {namespace}/{name} has no pod on any of its {desired} nodes, so \
+                    "the DaemonSet {namespace}/{name} has no pod on any of its {desired} nodes, as when \
                      the cluster refuses them: {advice}"
                 ),
             ),
@@ -166,7 +166,7 @@ impl AdmissionFacts {
         })
     }
 
-    /// The finding about the level of PodSecurity of the namespace, where a dry run is not possible.
+    /// The finding about the namespace's level of PodSecurity, where a dry run is not possible.
     fn pod_security(&self, level: Option<&str>) -> Finding {
         let namespace = &self.daemon_set.namespace;
         let not_tried = "a dry run of a pod needs the right to create pods, which the agents don't \

@@ -153,7 +153,10 @@ fn credentials_are_sent_to_no_other_host() {
 fn refusals_say_what_to_do() {
     let denied = r#"{"errors": [{"code": "DENIED", "message": "not your repository"}]}"#;
     let basic = || FakeResponse::new(401).with_header("WWW-Authenticate", "Basic realm=\"a\"");
-    let login = |registry: &FakeRegistry| json!({ "auths": { registry.host(): { "auth": USER_AND_SECRET } } });
+    let login = |registry: &FakeRegistry| {
+        let auths = json!({ registry.host(): { "auth": USER_AND_SECRET } });
+        json!({ "auths": auths })
+    };
     let answer = |response: FakeResponse| FakeRegistry::start(move |_, _| response.clone());
     for (name, registry, has_login, words) in [
         (

@@ -38,7 +38,7 @@ async fn the_labels_of_a_namespace_are_listed() {
 async fn a_missing_right_and_a_refusal_differ() {
     let missing = "pods is forbidden: User \"system:serviceaccount:a:b\" cannot create resource \
                    \"pods\" in API group \"\" in the namespace \"a\"";
-    let refused = "pods \"zerohop-check-x\" is forbidden: violates PodSecurity \"baseline:latest\": \
+    let refused = "pods \"zerohop-x\" is forbidden: violates PodSecurity \"baseline:latest\": \
                    host namespaces (hostNetwork=true)";
     for (code, text, expected) in [
         (

@@ -41,6 +41,11 @@ const ALLOWED: [AllowedPhrase; 2] = [
         reason: "the method of the standard library",
     },
     AllowedPhrase {
+        file: "xtask/src/registry.rs",
+        text: "application/octet-stream",
+        reason: "a media type (RFC 2046)",
+    },
+    AllowedPhrase {
         file: "",
         text: "pass-departures",
         reason: "the old name of the flag, which configurations may still contain",

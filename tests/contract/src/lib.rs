@@ -7,6 +7,7 @@
 //!   errors in the agent's parser and renderer.
 //! * [`packet`] makes queries, their frames and other servers' replies, and checks the frames of
 //!   replies.
+//! * [`corefile_shapes`] lists the Corefiles of `tests/corefiles`.
 //! * [`corefiles`] holds Corefiles of NodeLocal DNSCache.
 //! * [`platforms`] lists the platforms of `tests/platforms`.
 //! * [`addresses`] holds addresses of a pod and of the cluster's DNS that most tests share.
@@ -15,6 +16,7 @@
 
 pub mod addresses;
 pub mod cases;
+pub mod corefile_shapes;
 pub mod corefiles;
 pub mod message;
 pub mod packet;

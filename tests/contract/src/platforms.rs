@@ -72,12 +72,11 @@ impl Platform {
         };
         let missing = |name: &str| panic!("{} has no {name}", path.display());
         let answers = field("answers").unwrap_or_else(|| missing("answers"));
-        let known = [Answers::Most, Answers::Existing, Answers::Nothing];
-        let known = known.into_iter().find(|known| known.text() == answers);
         Platform {
             file: path.file_stem().unwrap().to_str().unwrap().to_owned(),
             title: first.trim_start_matches("# ").to_owned(),
-            answers: known.unwrap_or_else(|| panic!("{}: answers: {answers}", path.display())),
+            answers: Answers::parse(answers)
+                .unwrap_or_else(|| panic!("{}: answers: {answers}", path.display())),
             source: field("source")
                 .unwrap_or_else(|| missing("source"))
                 .to_owned(),
@@ -87,6 +86,12 @@ impl Platform {
 }
 
 impl Answers {
+    /// Reads the text of a field. `None` if it is none of these.
+    pub(crate) fn parse(text: &str) -> Option<Answers> {
+        let known = [Answers::Most, Answers::Existing, Answers::Nothing];
+        known.into_iter().find(|known| known.text() == text)
+    }
+
     fn text(self) -> &'static str {
         match self {
             Answers::Most => "most",

@@ -189,6 +189,12 @@ impl KubernetesPlugin {
                     "`{name}` may make CoreDNS read another API server than Zerohop does"
                 ));
             }
+            // The answers of the versions that have these options are not compared.
+            ("upstream" | "resyncperiod", _) => {
+                return Err(format!(
+                    "`{name}` is an option that CoreDNS removed in version 1.7"
+                ));
+            }
             ("noendpoints", _) => {
                 return Err("`noendpoints` removes names that Zerohop answers".to_owned());
             }

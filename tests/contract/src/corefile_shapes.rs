@@ -49,7 +49,7 @@ pub enum CoreDnsVerdict {
     Accepts,
     /// Only builds of CoreDNS with this external plugin run with it.
     LacksPlugin(String),
-    /// CoreDNS doesn't know this option, which earlier versions had.
+    /// CoreDNS doesn't know this plugin or option, which earlier versions had.
     Refuses(String),
 }
 
@@ -104,7 +104,7 @@ impl CorefileShape {
         table
     }
 
-    /// Whether the Corefile has options that CoreDNS no longer has.
+    /// Whether the Corefile has plugins or options that CoreDNS no longer has.
     #[must_use]
     pub fn is_obsolete(&self) -> bool {
         matches!(self.verdict, CoreDnsVerdict::Refuses(_))

@@ -1,20 +1,22 @@
-//! Replaces `import` lines with the words of files, and variables with their values, as CoreDNS's
-//! parser does (github.com/coredns/caddy, `caddyfile/parse.go`).
+//! Replaces `import` lines with the words of files and snippets, and variables with their values, as
+//! CoreDNS's parser does (github.com/coredns/caddy, `caddyfile/parse.go`).
 //!
 //! Words are inserted, and not text: a closing brace in an imported file ends the server block of
-//! the importing file. Snippets are not inserted.
+//! the importing file. A snippet, `(name) { … }`, stands outside server blocks and before its
+//! `import` lines.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::finding::CorefileProblem;
-use super::words::{CorefileWord, split_words};
+use super::place::Place;
+use super::words::{CorefileWord, LineStart, split_words};
 use crate::container_files::KnownFile;
 use crate::coredns_config::CoreDnsConfig;
 
 /// The most `import` lines that are followed. CoreDNS follows 10,000.
 const MAX_IMPORTS: usize = 100;
-/// The most bytes of text that are read.
+/// The most bytes of text that are read, in files and, each time they are inserted, in snippets.
 const MAX_LENGTH: usize = 4 << 20;
 
 /// The words of a Corefile and of the files that it imports. An `import` line that Zerohop can't
@@ -25,6 +27,7 @@ pub(super) fn read_words(config: &CoreDnsConfig) -> Result<Vec<CorefileWord>, Co
         config,
         imports: 0,
         imported: BTreeSet::new(),
+        snippets: BTreeMap::new(),
         length: config.corefile.len(),
     };
     let mut words = importer.follow_imports(words)?;
@@ -73,6 +76,8 @@ struct Importer<'a> {
     imports: usize,
     /// The paths of the imported files.
     imported: BTreeSet<String>,
+    /// The words of the snippets so far, by their names in parentheses.
+    snippets: BTreeMap<String, Vec<CorefileWord>>,
     /// How many bytes of text were read.
     length: usize,
 }
@@ -92,7 +97,20 @@ impl Importer<'_> {
         let mut followed: Vec<CorefileWord> = Vec::with_capacity(words.len());
         // The next word is the last one.
         let mut left: Vec<CorefileWord> = words.into_iter().rev().collect();
+        // How many braces of `followed` are open.
+        let mut depth: usize = 0;
         while let Some(mut word) = left.pop() {
+            match word.text.as_str() {
+                "{" => depth += 1,
+                "}" => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            let is_between_blocks =
+                depth == 0 && followed.last().is_none_or(|before| before.text == "}");
+            if is_between_blocks && is_snippet_name(&word.text) {
+                self.define_snippet(word, &mut left, &mut followed)?;
+                continue;
+            }
             let starts_line = followed
                 .last()
                 .is_none_or(|before| word.starts_line_after(before));
@@ -112,7 +130,11 @@ impl Importer<'_> {
                 let cause = "`import` has several arguments";
                 return Err(CorefileProblem::refused(&word.place, cause));
             }
-            match self.resolve(&argument, &followed, &left)? {
+            if let Some(snippet) = self.read_snippet(&argument, depth)? {
+                left.extend(snippet.into_iter().rev());
+                continue;
+            }
+            match self.resolve(&argument, &left)? {
                 Import::Words(words) => left.extend(words.into_iter().rev()),
                 Import::Unknown(reason) => {
                     word.unread = Some(reason);
@@ -123,12 +145,109 @@ impl Importer<'_> {
         Ok(followed)
     }
 
-    /// Reads the files that the argument of an `import` line names. `before` and `after` are the
-    /// words around the line.
+    /// Moves the words of a snippet, which is in braces, from `left` to `followed`. The `import`
+    /// lines inside are followed only where the snippet is imported.
+    fn define_snippet(
+        &mut self,
+        name: CorefileWord,
+        left: &mut Vec<CorefileWord>,
+        followed: &mut Vec<CorefileWord>,
+    ) -> Result<(), CorefileProblem> {
+        let place = name.place.clone();
+        let Some(brace) = left.pop_if(|word| word.text == "{") else {
+            return Err(CorefileProblem::new(
+                &place,
+                "a snippet has no opening brace",
+            ));
+        };
+        let mut words = Vec::new();
+        let mut depth: usize = 1;
+        while let Some(word) = left.pop() {
+            match word.text.as_str() {
+                "{" => depth += 1,
+                "}" => depth -= 1,
+                _ => {}
+            }
+            if depth > 0 {
+                words.push(word);
+                continue;
+            }
+            let imports_itself = words
+                .windows(2)
+                .any(|pair| pair[0].text == "import" && format!("({})", pair[1].text) == name.text);
+            if imports_itself || self.snippets.contains_key(&name.text) {
+                let cause = format!(
+                    "the snippet {} imports itself, or there is another one of this name",
+                    name.text
+                );
+                return Err(CorefileProblem::new(&place, cause));
+            }
+            self.snippets.insert(name.text.clone(), words.clone());
+            followed.extend([name, brace]);
+            followed.append(&mut words);
+            followed.push(word);
+            return Ok(());
+        }
+        Err(CorefileProblem::new(
+            &place,
+            "the opening brace is never closed",
+        ))
+    }
+
+    /// The words of the snippet that the argument of an `import` line names. `None` if there is no
+    /// such snippet. `depth` is the number of open braces around the line.
+    fn read_snippet(
+        &mut self,
+        argument: &CorefileWord,
+        depth: usize,
+    ) -> Result<Option<Vec<CorefileWord>>, CorefileProblem> {
+        let place = &argument.place;
+        let Some(name) = substitute(self.config, &argument.text) else {
+            return Ok(None);
+        };
+        let Some(snippet) = self.snippets.get(&format!("({name})")) else {
+            return Ok(None);
+        };
+        // CoreDNS would take the first line for a part of the line before.
+        if depth > 1 {
+            let cause = "a snippet is imported inside the braces of a plugin";
+            return Err(CorefileProblem::new(place, cause));
+        }
+        let mut words = snippet.clone();
+        if let Some(first) = words.first_mut() {
+            first.line_start = LineStart::Certain;
+        }
+        let length: usize = words.iter().map(|word| word.text.len() + 1).sum();
+        self.count_import(place, length)?;
+        Ok(Some(words))
+    }
+
+    /// Counts an `import` line, and the bytes that it inserts.
+    fn count_import(&mut self, place: &Place, length: usize) -> Result<(), CorefileProblem> {
+        self.imports += 1;
+        if self.imports > MAX_IMPORTS {
+            let cause = format!("there are more than {MAX_IMPORTS} imports");
+            return Err(CorefileProblem::new(place, cause));
+        }
+        self.add_length(place, length)
+    }
+
+    /// Counts bytes that an `import` line inserts.
+    fn add_length(&mut self, place: &Place, length: usize) -> Result<(), CorefileProblem> {
+        self.length += length;
+        if self.length > MAX_LENGTH {
+            let cause =
+                format!("the Corefile and what it imports are longer than {MAX_LENGTH} bytes");
+            return Err(CorefileProblem::new(place, cause));
+        }
+        Ok(())
+    }
+
+    /// Reads the files that the argument of an `import` line names. `after` are the words after the
+    /// line.
     fn resolve(
         &mut self,
         argument: &CorefileWord,
-        before: &[CorefileWord],
         after: &[CorefileWord],
     ) -> Result<Import, CorefileProblem> {
         let place = &argument.place;
@@ -137,14 +256,10 @@ impl Importer<'_> {
             return unknown("the value of a variable is unknown");
         };
         let snippet = format!("({pattern})");
-        if before.iter().chain(after).any(|word| word.text == snippet) {
-            return unknown("it is a snippet");
+        if after.iter().any(|word| word.text == snippet) {
+            return unknown("it may be a snippet that follows later");
         }
-        self.imports += 1;
-        if self.imports > MAX_IMPORTS {
-            let cause = format!("there are more than {MAX_IMPORTS} imports");
-            return Err(CorefileProblem::new(place, cause));
-        }
+        self.count_import(place, 0)?;
         let importing = place.file().or(self.config.path.as_deref());
         let Some(pattern) = absolute_path(&pattern, importing.unwrap_or_default()) else {
             return unknown("it isn't known in which directory the Corefile is");
@@ -174,14 +289,7 @@ impl Importer<'_> {
             }
             match self.config.files.read(&path) {
                 KnownFile::Text(text) => {
-                    self.length += text.len();
-                    if self.length > MAX_LENGTH {
-                        let cause = format!(
-                            "the Corefile and the files that it imports are longer than \
-                             {MAX_LENGTH} bytes"
-                        );
-                        return Err(CorefileProblem::new(place, cause));
-                    }
+                    self.add_length(place, text.len())?;
                     words.extend(split_words(text, Some(Arc::from(path)))?);
                 }
                 KnownFile::Absent => {
@@ -193,6 +301,11 @@ impl Importer<'_> {
         }
         Ok(Import::Words(words))
     }
+}
+
+/// Whether a word is the name of a snippet, in parentheses.
+pub(super) fn is_snippet_name(word: &str) -> bool {
+    word.starts_with('(') && word.ends_with(')')
 }
 
 /// The word with the values of its variables. `None` if a value is unknown.

@@ -9,9 +9,9 @@
 use std::fmt;
 
 use super::finding::CorefileProblem;
-use super::imports::{self, has_variable};
+use super::imports::{self, has_variable, is_snippet_name};
 use super::place::Place;
-use super::words::CorefileWord;
+use super::words::{CorefileWord, LineStart};
 use crate::coredns_config::CoreDnsConfig;
 
 /// A parsed Corefile.
@@ -20,8 +20,6 @@ pub(super) struct Corefile {
     pub(super) blocks: Vec<ParsedBlock>,
     /// The `import` lines outside server blocks.
     pub(super) imports: Vec<CorefileLine>,
-    /// The names of the snippets that the Corefile defines, with their parentheses.
-    snippets: Vec<BlockKeyText>,
 }
 
 /// A server block with unparsed keys.
@@ -65,18 +63,9 @@ impl Corefile {
         .parse_corefile()
     }
 
-    /// The problems with imports and snippets outside server blocks.
+    /// The problems with imports outside server blocks.
     pub(super) fn unread_problems(&self) -> impl Iterator<Item = CorefileProblem> {
-        let imports = self.imports.iter().map(CorefileLine::unread_problem);
-        let snippets = self.snippets.iter().map(|snippet| {
-            let cause = format!(
-                "`{}` is a snippet, which Zerohop doesn't read (write its lines in place of each \
-                 `import` of it)",
-                snippet.text
-            );
-            CorefileProblem::new(&snippet.place, cause)
-        });
-        imports.chain(snippets)
+        self.imports.iter().map(CorefileLine::unread_problem)
     }
 }
 
@@ -143,7 +132,7 @@ struct Parser {
 
 impl Parser {
     fn parse_corefile(mut self) -> Result<Corefile, CorefileProblem> {
-        let (mut blocks, mut imports, mut snippets) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut blocks, mut imports) = (Vec::new(), Vec::new());
         while let Some(text) = self.peek_word() {
             if text == "import" && self.starts_line() {
                 imports.push(self.parse_line());
@@ -152,9 +141,8 @@ impl Parser {
             let keys = self.parse_keys()?;
             match keys.as_slice() {
                 [] => return Err(self.problem("a server block has no zone")),
-                // A snippet, `(name) { … }`.
-                [key] if key.text.starts_with('(') && key.text.ends_with(')') => {
-                    snippets.extend(keys);
+                // `imports` has inserted its words already.
+                [key] if is_snippet_name(&key.text) => {
                     self.parse_block()?;
                 }
                 _ => {
@@ -163,11 +151,7 @@ impl Parser {
                 }
             }
         }
-        Ok(Corefile {
-            blocks,
-            imports,
-            snippets,
-        })
+        Ok(Corefile { blocks, imports })
     }
 
     /// Reads a server block's keys up to the opening brace or the end of the line. After a comma,
@@ -215,6 +199,10 @@ impl Parser {
         let brace_place = (self.peek_word() == Some("{")).then(|| self.place());
         if brace_place.is_some() {
             self.at += 1;
+        } else if self.has_snippet_words() {
+            // `imports` takes the first brace for that of a server block.
+            let cause = "a text with snippets has a server block without braces";
+            return Err(self.problem(cause));
         }
         let mut directives = Vec::new();
         loop {
@@ -320,6 +308,12 @@ impl Parser {
             words,
             unread,
         }
+    }
+
+    /// Whether words of snippets were inserted.
+    fn has_snippet_words(&self) -> bool {
+        let mut words = self.words.iter();
+        words.any(|word| word.line_start == LineStart::Certain)
     }
 
     fn peek_word(&self) -> Option<&str> {

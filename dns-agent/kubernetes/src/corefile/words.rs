@@ -6,6 +6,7 @@ use super::finding::CorefileProblem;
 use super::place::Place;
 
 /// Text between white space, or in quotes.
+#[derive(Clone)]
 pub(super) struct CorefileWord {
     /// The text without its quotes.
     pub(super) text: String,
@@ -13,8 +14,19 @@ pub(super) struct CorefileWord {
     pub(super) place: Place,
     /// The line on which the word ends. A quoted word can span several lines.
     pub(super) last_line: usize,
+    pub(super) line_start: LineStart,
     /// For an `import` that Zerohop can't follow: the reason, as a clause.
     pub(super) unread: Option<String>,
+}
+
+/// Whether a word is the first one on its line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LineStart {
+    /// The places of this word and the word before tell.
+    ByPlace,
+    /// It is, whatever the places: it is the first word of a snippet, which CoreDNS inserts where a
+    /// plugin's line begins.
+    Certain,
 }
 
 /// Splits a Corefile, or the imported file at this path, into words as CoreDNS does
@@ -58,7 +70,9 @@ impl CorefileWord {
     /// Whether this word is the first one on its line. `before` is the word before, which may be
     /// quoted, and end on a later line than it begins.
     pub(super) fn starts_line_after(&self, before: &CorefileWord) -> bool {
-        before.place.file != self.place.file || before.last_line < self.place.line
+        self.line_start == LineStart::Certain
+            || before.place.file != self.place.file
+            || before.last_line < self.place.line
     }
 }
 
@@ -110,6 +124,7 @@ impl Lexer {
             text,
             place: self.place(line),
             last_line: self.line,
+            line_start: LineStart::ByPlace,
             unread: None,
         });
     }

@@ -204,7 +204,8 @@ fn names_of_other_node_cache_blocks_pass() {
             "cluster.local.",
         ),
         ("import /etc/coredns/custom/*.server\n", ALL),
-        ("(snippet) {\n errors\n}\n", ALL),
+        ("(snippet) {\n errors\n}\n", ""),
+        ("import snippet\n(snippet) {\n errors\n}\n", ALL),
     ] {
         let (passed, _) = effect(&format!("{NODE_LOCAL_DNS}{block}"));
         assert_eq!(passed, wanted, "{block}");

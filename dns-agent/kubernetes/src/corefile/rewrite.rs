@@ -9,9 +9,11 @@ use super::place::Place;
 use super::zones::parse_name;
 use crate::name_pattern::NamePattern;
 
-/// A rule that replaces a part of some queries.
+/// A rule that replaces a part of some queries, or of their answers.
 pub(super) struct RewriteRule {
     place: Place,
+    /// What the rule replaces, as in "replaces …".
+    replaced: &'static str,
     queries: RewrittenQueries,
 }
 
@@ -23,6 +25,8 @@ enum RewrittenQueries {
     Pattern(NamePattern),
     /// Those for this type.
     Type(Rtype),
+    /// Those of classes that Zerohop never answers.
+    OtherClass,
 }
 
 impl RewriteRule {
@@ -44,38 +48,51 @@ impl RewriteRule {
             word.is_some_and(|word| accepted.contains(&word.as_str()))
         };
         let at = usize::from(is_word(0, &["stop", "continue"]));
-        let (is_name, is_type) = (is_word(at, &["name"]), is_word(at, &["type"]));
-        let queries = match &words[(at + 1).min(words.len())..] {
-            [from, _to] if is_name => parse_name(from).map(RewrittenQueries::Name),
-            [kind, from, _to, ..] if is_name => read_name_rule(kind, from),
-            // CoreDNS ignores letter case here.
-            [from, _to] if is_type => {
-                parse_type(&from.to_ascii_uppercase()).map(RewrittenQueries::Type)
+        let field = words.get(at).map(|word| word.to_ascii_lowercase());
+        let field = field.unwrap_or_default();
+        let (replaced, queries) = match (field.as_str(), &words[(at + 1).min(words.len())..]) {
+            ("name", [from, _to]) => (NAME, read_names("exact", from)),
+            ("name", [kind, from, _to, ..]) => (NAME, read_names(kind, from)),
+            ("ttl", [from, ttl]) if is_ttl(ttl) => (TTL, read_names("exact", from)),
+            ("ttl", [kind, from, ttl]) if is_ttl(ttl) => (TTL, read_names(kind, from)),
+            ("rcode", [from, old, new]) if is_rcode(old) && is_rcode(new) => {
+                (RCODE, read_names("exact", from))
             }
-            _ => Err(format!("`{head}` is not a rule that Zerohop understands")),
+            ("rcode", [kind, from, old, new]) if is_rcode(old) && is_rcode(new) => {
+                (RCODE, read_names(kind, from))
+            }
+            ("type", [from, _to]) => ("the type in the query", read_rewritten_type(from)),
+            ("class", [from, to]) if is_other_class(from) && is_class(to) => {
+                ("the class in the query", Ok(RewrittenQueries::OtherClass))
+            }
+            _ => {
+                let cause = format!("`{head}` is not a rule that Zerohop understands");
+                return Err(head.problem(cause));
+            }
         };
-        let queries = queries.map_err(|cause| head.problem(cause))?;
         Ok(RewriteRule {
             place: head.place.clone(),
-            queries,
+            replaced,
+            queries: queries.map_err(|cause| head.problem(cause))?,
         })
     }
 
     /// The finding about the rule, without the names that have its pattern.
     pub(super) fn finding(&self) -> CorefileFinding {
+        let RewriteRule {
+            place, replaced, ..
+        } = self;
+        let cause = format!("`rewrite` replaces {replaced}");
         match &self.queries {
-            RewrittenQueries::Name(name) => {
-                let cause = "`rewrite` replaces the name in the query";
-                CorefileFinding::new(&self.place, cause, vec![name.clone()])
-            }
+            RewrittenQueries::Name(name) => CorefileFinding::new(place, cause, vec![name.clone()]),
             RewrittenQueries::Pattern(_) => {
-                let cause = "`rewrite` replaces names that have a pattern, which pass";
-                CorefileFinding::about_absent_names(&self.place, cause, vec![Name::root()])
+                let cause = format!("{cause} for names that have a pattern, which pass");
+                CorefileFinding::about_absent_names(place, cause, vec![Name::root()])
             }
             RewrittenQueries::Type(rtype) => {
-                let cause = "`rewrite` replaces the type in the query";
-                CorefileFinding::about_types(&self.place, cause, vec![Name::root()], [*rtype])
+                CorefileFinding::about_types(place, cause, vec![Name::root()], [*rtype])
             }
+            RewrittenQueries::OtherClass => CorefileFinding::new(place, cause, Vec::new()),
         }
     }
 
@@ -83,13 +100,19 @@ impl RewriteRule {
     pub(super) fn pattern(&self) -> Option<NamePattern> {
         match &self.queries {
             RewrittenQueries::Pattern(pattern) => Some(pattern.clone()),
-            RewrittenQueries::Name(_) | RewrittenQueries::Type(_) => None,
+            RewrittenQueries::Name(_)
+            | RewrittenQueries::Type(_)
+            | RewrittenQueries::OtherClass => None,
         }
     }
 }
 
-/// Reads a rule for names of a kind. `Err` holds the reason as a clause.
-fn read_name_rule(kind: &str, from: &str) -> Result<RewrittenQueries, String> {
+const NAME: &str = "the name in the query";
+const TTL: &str = "the TTL of answers";
+const RCODE: &str = "the RCODE of answers";
+
+/// Reads which names a rule concerns. `Err` holds the reason as a clause.
+fn read_names(kind: &str, from: &str) -> Result<RewrittenQueries, String> {
     // CoreDNS compares names with a final dot, and adds one to this text too.
     let text = || -> Box<str> {
         let text = from.to_ascii_lowercase();
@@ -110,6 +133,47 @@ fn read_name_rule(kind: &str, from: &str) -> Result<RewrittenQueries, String> {
             "`{kind}` is not a kind of names that Zerohop understands"
         )),
     }
+}
+
+/// Reads the type of a rule. CoreDNS ignores its letter case. `Err` holds the reason as a clause.
+fn read_rewritten_type(text: &str) -> Result<RewrittenQueries, String> {
+    parse_type(&text.to_ascii_uppercase()).map(RewrittenQueries::Type)
+}
+
+/// Whether CoreDNS accepts a TTL, or a range of TTLs such as `30-60`, `30-` and `-60`.
+fn is_ttl(text: &str) -> bool {
+    let number = |text: &str| text.parse::<u32>().ok();
+    match text.split_once('-') {
+        None => number(text).is_some(),
+        Some(("", "")) => false,
+        Some(("", highest)) => number(highest).is_some(),
+        Some((lowest, "")) => number(lowest).is_some_and(|lowest| lowest <= i32::MAX as u32),
+        Some((lowest, highest)) => {
+            let (lowest, highest) = (number(lowest), number(highest));
+            lowest.is_some() && highest.is_some() && lowest <= highest
+        }
+    }
+}
+
+/// Whether CoreDNS accepts an RCODE: a number, or one of these names.
+fn is_rcode(text: &str) -> bool {
+    const NAMES: [&str; 11] = [
+        "NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", "YXDOMAIN", "YXRRSET",
+        "NXRRSET", "NOTAUTH", "NOTZONE",
+    ];
+    let is_number = text.parse().is_ok_and(|number: u32| number <= 23);
+    is_number || NAMES.contains(&text.to_ascii_uppercase().as_str())
+}
+
+/// Whether CoreDNS accepts a class.
+fn is_class(text: &str) -> bool {
+    is_other_class(text) || text.eq_ignore_ascii_case("IN")
+}
+
+/// Whether CoreDNS accepts a class, and Zerohop answers no query of this class.
+fn is_other_class(text: &str) -> bool {
+    const OTHERS: [&str; 5] = ["ANY", "CH", "CS", "HS", "NONE"];
+    OTHERS.contains(&text.to_ascii_uppercase().as_str())
 }
 
 /// Reads a type as CoreDNS writes it. `Err` holds the reason as a clause.

@@ -201,6 +201,12 @@ fn rewritten_patterns_and_types_pass() {
         ("rewrite name prefix web x", true),
         ("rewrite name prefix we x", false),
         ("rewrite name prefix web.shop x answer auto", true),
+        ("rewrite ttl regex ^web\\. 30", true),
+        ("rewrite ttl prefix we 30", false),
+        (
+            "rewrite rcode substring shop.svc.cluster.local NXDOMAIN NOERROR",
+            true,
+        ),
     ] {
         let adopted = adopted(lines);
         assert_eq!(adopted.rewritten[0].matches(&shop), is_rewritten, "{lines}");
@@ -351,6 +357,27 @@ fn rewritten_names_pass() {
             "-svc.cluster.local.",
         ),
         ("rewrite name suffix example.org web", ""),
+        // These change answers to queries for the same names.
+        (
+            "rewrite ttl x.svc.cluster.local 30",
+            "-x.svc.cluster.local.",
+        ),
+        ("rewrite ttl exact x.example.org 30", ""),
+        (
+            "rewrite ttl suffix shop.svc.cluster.local 30-60",
+            "-svc.cluster.local.",
+        ),
+        (
+            "rewrite continue {\n ttl exact x.svc.cluster.local -60\n}",
+            "-x.svc.cluster.local.",
+        ),
+        (
+            "rewrite rcode x.svc.cluster.local NXDOMAIN NOERROR",
+            "-x.svc.cluster.local.",
+        ),
+        ("rewrite stop rcode suffix .example.org 2 nxdomain", ""),
+        // Queries of other classes always pass.
+        ("rewrite class CH IN", ""),
     ] {
         let wanted = format!("{ALL} {wanted}");
         assert_eq!(
@@ -369,7 +396,15 @@ fn rewritten_names_pass() {
         "rewrite name glob x y",
         "rewrite type X A",
         "rewrite class IN CH",
-        "rewrite ttl exact x.example.org 30",
+        "rewrite ttl exact x.example.org thirty",
+        "rewrite ttl x.example.org 60-30",
+        "rewrite ttl glob x.example.org 30",
+        "rewrite ttl suffix cluster.local 30",
+        "rewrite rcode x.example.org NXDOMAIN",
+        "rewrite rcode x.example.org NXDOMAIN 24",
+        "rewrite rcode regex x( NXDOMAIN NOERROR",
+        "rewrite cname x.example.org y.example.org",
+        "rewrite class CH XX",
         "rewrite edns0 local set 0xffee x",
         "rewrite name exact a\\.b.example.org y",
         "rewrite name x y {\n answer auto\n}",

@@ -34,7 +34,7 @@ const AVOIDED: [AvoidedPhrase; 12] = [
     avoid(&["departures"], "write `CoreDNS deviations`"),
 ];
 
-const ALLOWED: [AllowedPhrase; 2] = [
+const ALLOWED: [AllowedPhrase; 3] = [
     AllowedPhrase {
         file: "",
         text: ".octets()",

@@ -62,7 +62,8 @@ pub enum Outcome {
     /// A meta type (ANY, AXFR, …: RFC 6895 section 3.1).
     MetaType,
     /// An additional record that is not an OPT record (RFC 6891) of version 0 with at most one
-    /// option and no flag other than DO.
+    /// option and no flag other than those of
+    /// [`Settings::edns_flags`](crate::Settings::edns_flags).
     NonstandardEdns,
     /// The message does not end where its question or OPT record ends.
     TrailingBytes,

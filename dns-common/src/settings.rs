@@ -91,8 +91,9 @@ pub struct Settings {
     pub limit_refill: u32,
     /// The capacity of a token bucket, in the unit of [`TOKEN`]. 0 if there is no rate limit.
     pub limit_burst: u32,
-    /// Padding.
-    pub reserved: u32,
+    /// The flags of an OPT record with which queries are answered, in network order:
+    /// [`Settings::DNSSEC_OK`] or 0.
+    pub edns_flags: u32,
     /// The hardware addresses of the network cards on which the kernel answers, in network order in
     /// the lower 48 bits.
     pub hardware: [u64; MAX_HARDWARE],
@@ -114,6 +115,9 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The DO bit in the TTL of an OPT record (RFC 3225), in network order. Queries with this bit
+    /// pass if the answers in any zone are signed.
+    pub const DNSSEC_OK: u32 = 0x8000_u32.to_be();
     /// All clients are permitted, because no policy restricts DNS queries.
     pub const ANY_CLIENT: u64 = 0;
     /// Only clients with an address in the map CLIENTS are permitted.

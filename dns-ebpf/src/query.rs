@@ -40,9 +40,6 @@ const ONE_QUESTION_ONE_ADDITIONAL: u64 = 0x0001_0000_0000_0001_u64.to_be();
 pub(crate) const CLASS_IN: u16 = 1_u16.to_be();
 const TYPE_OPT: u16 = 41_u16.to_be();
 
-/// The DO bit in the TTL of an OPT record (RFC 3225), in network order.
-const DNSSEC_OK: u32 = 0x8000_u32.to_be();
-
 /// A query that the tables may answer. Its client is admitted and its message is well-formed,
 /// except that the labels of its name have not been checked.
 #[derive(Clone, Copy)]
@@ -194,7 +191,7 @@ fn read_message<'t>(headers: &Headers, settings: &'t Settings) -> Result<ParsedQ
             return Err(Outcome::TrailingBytes);
         }
     } else {
-        let opt = read_opt(after_name + question::LENGTH, rest, end)?;
+        let opt = read_opt(after_name + question::LENGTH, rest, end, settings)?;
         edns = 1 + u64::from(opt.ttl);
         // A smaller size counts as 512 (RFC 6891 section 6.2.3).
         if opt.payload_size > PLAIN_MESSAGE {
@@ -235,7 +232,12 @@ struct QueryOpt {
 
 /// Reads the OPT record at the address `at`. It must fill the last `length` bytes of the message.
 #[inline(always)]
-fn read_opt(at: usize, length: usize, end: usize) -> Result<QueryOpt, Outcome> {
+fn read_opt(
+    at: usize,
+    length: usize,
+    end: usize,
+    settings: &Settings,
+) -> Result<QueryOpt, Outcome> {
     if at + opt::LENGTH > end {
         return Err(Outcome::Short);
     }
@@ -249,7 +251,7 @@ fn read_opt(at: usize, length: usize, end: usize) -> Result<QueryOpt, Outcome> {
             load(at + opt::OPTIONS_LENGTH),
         )
     };
-    if name != 0 || rtype != TYPE_OPT || ttl & !DNSSEC_OK != 0 {
+    if name != 0 || rtype != TYPE_OPT || ttl & !settings.edns_flags != 0 {
         return Err(Outcome::NonstandardEdns);
     }
     let options = u16::from_be(options) as usize;

@@ -19,7 +19,7 @@ use dns_common::{
     },
 };
 use ipnet::IpNet;
-use zerohop_zone::{AbsentNames, Answer, Name, Rtype, ZoneData, render};
+use zerohop_zone::{AbsentNames, Answer, DnssecOkQueries, Name, Rtype, ZoneData, render};
 
 use super::{interfaces::HardwareAddress, lease::Clock, memory::Memory};
 
@@ -82,6 +82,7 @@ pub fn build_settings(
         hash_key: node_settings.hash_key,
         secret: node_settings.secret,
         directory_mask: node_settings.directory_mask,
+        edns_flags: edns_flags(data),
         ..Settings::zeroed()
     };
     for address in &node_settings.served_addresses {
@@ -155,6 +156,17 @@ pub fn build_settings(
         push_suffix(&mut settings, &suffix);
     }
     Ok(settings)
+}
+
+/// The value of [`Settings::edns_flags`]. The kernel program reads the OPT record before it knows
+/// the zone, so the queries pass in all zones if they pass in one.
+fn edns_flags(data: &dyn ZoneData) -> u32 {
+    let mut zones = data.zones().iter();
+    if zones.any(|apex| apex.dnssec_ok == DnssecOkQueries::Passed) {
+        0
+    } else {
+        Settings::DNSSEC_OK
+    }
 }
 
 /// A suffix for the settings.

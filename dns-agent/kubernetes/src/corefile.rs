@@ -63,6 +63,8 @@ pub struct AdoptedSettings {
     pub passed: Vec<Name>,
     /// For some of these zones, the types whose queries pass.
     pub passed_types: Vec<(Name, BTreeSet<Rtype>)>,
+    /// Those of these zones whose answers CoreDNS signs, so that queries with the DO bit pass.
+    pub signed_zones: Vec<Name>,
     /// Patterns of names whose queries are rewritten, so that they pass.
     pub rewritten: Vec<NamePattern>,
     /// The TTL of records, in seconds.
@@ -222,6 +224,8 @@ impl ServerBlockReading {
         let passed_types = zones.iter().map(|zone| (zone.clone(), types_in(zone)));
         let passed_types = passed_types.filter(|(_, types)| !types.is_empty());
         let passed_types: Vec<_> = passed_types.collect();
+        let is_signed = |zone: &&Name| findings.iter().any(|finding| finding.signs(zone));
+        let signed_zones = zones.iter().filter(is_signed).cloned().collect();
         let reasons = finding::write_reasons(&findings, &kubernetes.zones, notes);
 
         let is_inside = |name: &Name| zones.iter().any(|zone| name.is_at_or_below(zone));
@@ -233,6 +237,7 @@ impl ServerBlockReading {
             zones: adopted_zones,
             passed,
             passed_types,
+            signed_zones,
             rewritten,
             ttl,
             version_ttl,

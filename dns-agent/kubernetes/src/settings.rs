@@ -51,6 +51,9 @@ pub struct ZoneSettings {
     /// For zones, the types whose queries pass, because another plugin of CoreDNS changes their
     /// answers.
     pub passed_types: Vec<(Name, BTreeSet<Rtype>)>,
+    /// The zones in which queries with the DO bit pass, because CoreDNS signs the answers to them.
+    /// It also answers queries for the DNSKEY records of these zones.
+    pub signed_zones: Vec<Name>,
     /// Queries for names with one of these patterns pass, because CoreDNS rewrites them. Unlike
     /// `passed`, this concerns neither the names below them nor their aliases in the same zone,
     /// which CoreDNS follows without rewriting. Absent names must pass in all zones, because the
@@ -184,6 +187,7 @@ impl Default for ZoneSettings {
             known_pods: KnownPods::default(),
             fallthrough_zones: Vec::new(),
             passed_types: Vec::new(),
+            signed_zones: Vec::new(),
             rewritten: Vec::new(),
             pointer_suffixes: ["in-addr.arpa", "ip6.arpa"]
                 .into_iter()

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 use zerohop_zone::{
-    AbsentNames, Apex, ComputedNames, MAX_LABEL, Model, ModelBuilder, Name, NameError, Rdata,
-    Record, Rtype, ZoneData, reverse_zones,
+    AbsentNames, Apex, ComputedNames, DnssecOkQueries, MAX_LABEL, Model, ModelBuilder, Name,
+    NameError, Rdata, Record, Rtype, ZoneData, reverse_zones,
 };
 
 use super::objects::Problem;
@@ -115,6 +115,17 @@ impl ZoneSkeleton {
                 .flat_map(|(_, types)| types.iter().copied())
                 .collect()
         });
+        let is_signed = |name: &Name| settings.signed_zones.contains(name);
+        builder.set_dnssec_ok(|name| {
+            if is_signed(name) {
+                DnssecOkQueries::Passed
+            } else {
+                DnssecOkQueries::Answered
+            }
+        });
+        for domain in domains.iter().filter(|domain| is_signed(&domain.apex)) {
+            builder.delegate_type(domain.apex.clone(), Rtype::DNSKEY);
+        }
         ZoneSkeleton {
             model: builder.build(),
             domains,

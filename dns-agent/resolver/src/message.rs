@@ -65,6 +65,10 @@ pub fn respond(
         return QueryAction::Send(query.error_reply(rcode));
     }
 
+    let is_dnssec_ok = query.edns.is_some_and(|edns| edns.dnssec_ok);
+    if is_dnssec_ok && model.passes_dnssec_ok(&query.name) {
+        return QueryAction::Forward(query);
+    }
     let answer = model.answer_within(&query.name, query.qtype, query.window(rotation));
     let rcode = match answer {
         Answer::Data { .. } | Answer::NoData { .. } | Answer::NoDataAtName { .. } => {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::apex::soa_of_name;
 use super::name_entry::{RrSet, address_data};
 use super::{
-    AbsentNames, Apex, ComputedNames, Name, NameEntry, OtherTypes, Rdata, Record, Rtype, Window,
-    undashed,
+    AbsentNames, Apex, ComputedNames, DnssecOkQueries, Name, NameEntry, OtherTypes, Rdata, Record,
+    Rtype, Window, undashed,
 };
 
 /// The largest number of CNAMEs that one answer follows, as in CoreDNS.
@@ -174,6 +174,17 @@ pub trait ZoneData {
             ComputedNames::EmptyThenAddresses(ttl) => NameData::address(label, ttl),
             _ => None,
         }
+    }
+
+    /// Whether queries with the DO bit pass in the name's zone.
+    fn passes_dnssec_ok(&self, name: &Name) -> bool {
+        let passes = |zone: &Apex| zone.dnssec_ok == DnssecOkQueries::Passed;
+        // In most data no zone is signed, so that the name's zone need not be searched.
+        if !self.zones().iter().any(passes) {
+            return false;
+        }
+        let zone = self.zone_of(name);
+        zone.is_some_and(|zone| passes(&self.zones()[zone]))
     }
 
     /// Whether queries for this type pass in the name's zone.

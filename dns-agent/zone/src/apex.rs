@@ -28,6 +28,8 @@ pub struct Apex {
     pub absent_names: AbsentNames,
     /// The types whose queries pass for all names, because other software changes their answers.
     pub passed_types: BTreeSet<Rtype>,
+    /// How queries with the DO bit are answered.
+    pub dnssec_ok: DnssecOkQueries,
 }
 
 /// How queries for absent names in a zone are answered.
@@ -43,6 +45,16 @@ pub enum AbsentNames {
     /// With [`Answer::NotYetKnown`](crate::Answer::NotYetKnown), because the lists of objects are
     /// incomplete.
     NotYetKnown,
+}
+
+/// How queries with the DO bit (RFC 3225) are answered in a zone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DnssecOkQueries {
+    /// Like other queries: the zone is not signed.
+    #[default]
+    Answered,
+    /// They pass, because other software signs the answers to them.
+    Passed,
 }
 
 impl Apex {
@@ -75,6 +87,7 @@ impl Apex {
             negative_ttl: ttl,
             absent_names: AbsentNames::default(),
             passed_types: BTreeSet::new(),
+            dnssec_ok: DnssecOkQueries::default(),
         })
     }
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::apex::sort_zones;
 use super::name_entry::RrSet;
 use super::{
-    AbsentNames, Apex, ComputedNames, Model, Name, NameEntry, NameError, Rdata, Record, Rtype,
+    AbsentNames, Apex, ComputedNames, DnssecOkQueries, Model, Name, NameEntry, NameError, Rdata,
+    Record, Rtype,
 };
 
 /// Collects names and records in any order, for [`ModelBuilder::build`].
@@ -67,6 +68,14 @@ impl ModelBuilder {
     pub fn set_passed_types(&mut self, choose: impl Fn(&Name) -> BTreeSet<Rtype>) {
         for apex in &mut self.zones {
             apex.passed_types = choose(&apex.name);
+        }
+    }
+
+    /// Sets how queries with the DO bit are answered, for each zone added so far. `choose` gets the
+    /// zone's name.
+    pub fn set_dnssec_ok(&mut self, choose: impl Fn(&Name) -> DnssecOkQueries) {
+        for apex in &mut self.zones {
+            apex.dnssec_ok = choose(&apex.name);
         }
     }
 

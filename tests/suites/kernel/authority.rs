@@ -215,6 +215,33 @@ fn soa_queries_for_absent_names_pass_if_the_model_says_so() {
     assert_eq!(outcome_of(&service(0), SOA), Outcome::NoData);
 }
 
+/// As with CoreDNS's plugin `dnssec`.
+#[test]
+fn queries_with_the_do_bit_pass_if_a_zone_is_signed() {
+    const DNSKEY: u16 = 48;
+    for is_signed in [true, false] {
+        let model = model_with_settings(&[NAMESPACES, OBJECTS].concat(), &[], |settings| {
+            let zone = Name::parse("cluster.local").unwrap();
+            settings.signed_zones = is_signed.then_some(zone).into_iter().collect();
+        });
+        let mut fixture = KernelFixture::with_model(model);
+        let mut is_answered = |name: &str, rtype, dnssec_ok| {
+            let query = KernelFixture::query(name, rtype).with_edns(1232, dnssec_ok, &[]);
+            let ended = fixture.run_program(HookProgram::TcPeer, &query.frame());
+            matches!(ended, TestRunResult::Answered(..))
+        };
+        for name in [
+            "web.shop.svc.cluster.local",
+            "absent.shop.svc.cluster.local",
+        ] {
+            assert!(is_answered(name, A, 0), "{name}");
+            assert_eq!(is_answered(name, A, 1), !is_signed, "{name}");
+        }
+        assert_eq!(is_answered("cluster.local", DNSKEY, 0), !is_signed);
+        assert!(is_answered("web.shop.svc.cluster.local", DNSKEY, 0));
+    }
+}
+
 /// As with a plugin of CoreDNS that changes answers of some types, such as `template IN AAAA`.
 #[test]
 fn queries_for_passed_types_pass_for_all_names() {

@@ -30,6 +30,8 @@ enum FindingScope {
     AbsentNames,
     /// Those for these types.
     Types(BTreeSet<Rtype>),
+    /// Those with the DO bit.
+    DnssecOk,
 }
 
 /// Why Zerohop can't draw conclusions from a line, or from the whole Corefile.
@@ -99,6 +101,18 @@ impl CorefileFinding {
         }
     }
 
+    /// A finding that makes queries with the DO bit pass.
+    pub(super) fn about_dnssec_ok(
+        place: &Place,
+        cause: impl Into<String>,
+        names: Vec<Name>,
+    ) -> CorefileFinding {
+        CorefileFinding {
+            scope: FindingScope::DnssecOk,
+            ..CorefileFinding::new(place, cause, names)
+        }
+    }
+
     /// A finding about the Corefile as a whole.
     pub(super) fn without_line(cause: impl Into<String>, names: Vec<Name>) -> CorefileFinding {
         CorefileFinding {
@@ -142,12 +156,20 @@ impl CorefileFinding {
         self.scope == FindingScope::AbsentNames && self.concerns(zone)
     }
 
+    /// Whether the finding makes queries with the DO bit pass in this zone, or in a part of it.
+    pub(super) fn signs(&self, zone: &Name) -> bool {
+        self.scope == FindingScope::DnssecOk && self.concerns(zone)
+    }
+
     /// The types whose queries the finding makes pass in this zone, or in a part of it.
     pub(super) fn types_in(&self, zone: &Name) -> &BTreeSet<Rtype> {
         const NONE: &BTreeSet<Rtype> = &BTreeSet::new();
         match &self.scope {
             FindingScope::Types(types) if self.concerns(zone) => types,
-            FindingScope::All | FindingScope::AbsentNames | FindingScope::Types(_) => NONE,
+            FindingScope::All
+            | FindingScope::AbsentNames
+            | FindingScope::Types(_)
+            | FindingScope::DnssecOk => NONE,
         }
     }
 
@@ -155,7 +177,9 @@ impl CorefileFinding {
     pub(super) fn into_names(self) -> Vec<Name> {
         match self.scope {
             FindingScope::All => self.names,
-            FindingScope::AbsentNames | FindingScope::Types(_) => Vec::new(),
+            FindingScope::AbsentNames | FindingScope::Types(_) | FindingScope::DnssecOk => {
+                Vec::new()
+            }
         }
     }
 
@@ -172,6 +196,9 @@ impl CorefileFinding {
             FindingScope::All => {}
             FindingScope::AbsentNames => {
                 return self.note_for_queries(zones, "names that don't exist");
+            }
+            FindingScope::DnssecOk => {
+                return self.note_for_queries(zones, "queries with the DO bit");
             }
             FindingScope::Types(types) => {
                 let types: Vec<&Rtype> = types.iter().collect();

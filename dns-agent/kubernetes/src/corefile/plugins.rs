@@ -15,7 +15,7 @@ use super::finding::{CorefileFinding, CorefileProblem};
 use super::hosts;
 use super::parser::{CorefileLine, Directive};
 use super::rewrite::{RewriteRule, parse_type};
-use super::zones::{parse_name, zones_or_default};
+use super::zones::{is_reverse, parse_name, zones_or_default};
 use crate::coredns_config::CoreDnsConfig;
 
 /// The plugin that answers the names of a server block.
@@ -114,6 +114,9 @@ impl PluginReader<'_> {
             "nsid" => Ok(Vec::new()),
             "local" if answering == AnsweringPlugin::Kubernetes => Ok(read_local(head)),
             "dns64" if answering == AnsweringPlugin::Kubernetes => Ok(vec![read_dns64(head)]),
+            "dnssec" if answering == AnsweringPlugin::Kubernetes => {
+                read_dnssec(head, block_zones, answered)
+            }
             "any" => {
                 let (cause, names) = ("`any` answers queries for ANY", vec![Name::root()]);
                 let types = [Rtype::ANY];
@@ -233,6 +236,27 @@ fn read_template(
         CorefileFinding::about_types(&head.place, cause, whole, [rtype]),
         CorefileFinding::new(&head.place, cause, parts),
     ])
+}
+
+/// Reads `dnssec`, which signs the answers to queries with the DO bit, and has DNSKEY records at its
+/// zones (CoreDNS, `plugin/dnssec`).
+fn read_dnssec(
+    head: &CorefileLine,
+    block_zones: &[Name],
+    answered: &[Name],
+) -> Result<Vec<CorefileFinding>, CorefileProblem> {
+    let zones = zones_or_default(head, head.args(), block_zones)?;
+    let is_inside = |zone: &&Name| {
+        let mut answered = answered.iter();
+        let is_own = |answered: &Name| *zone == answered && !is_reverse(zone);
+        answered.any(|answered| zone.is_at_or_below(answered) && !is_own(answered))
+    };
+    let inside = zones.iter().filter(is_inside).cloned().collect();
+    let cause = "`dnssec` has keys of these zones";
+    let keys = CorefileFinding::new(&head.place, cause, inside);
+    let cause = "`dnssec` signs answers in its zones";
+    let signatures = CorefileFinding::about_dnssec_ok(&head.place, cause, zones);
+    Ok(vec![keys, signatures])
 }
 
 /// Reads `autopath`, which answers an absent name below a search domain of the client with the

@@ -1,7 +1,7 @@
 //! What [`respond`] does with messages from clients.
 
 use domain::base::iana::{OptRcode, Rcode, Rtype};
-use zerohop_zone::{ModelBuilder, Rdata, Record, ZoneData, render};
+use zerohop_zone::{DnssecOkQueries, ModelBuilder, Rdata, Record, ZoneData, render};
 
 use super::{
     ANCOUNT, ARCOUNT, FLAGS, HEADER_LEN, NSCOUNT, QDCOUNT, TRUNCATED, TTL, model, name, opt, query,
@@ -71,6 +71,32 @@ fn an_answer_has_exactly_these_bytes() {
     .concat();
     assert_eq!(reply(&query, Transport::Udp), expected);
     assert_eq!(reply(&query, Transport::Tcp), expected);
+}
+
+#[test]
+fn queries_with_the_do_bit_are_forwarded_in_a_signed_zone() {
+    let mut builder = ModelBuilder::new(7);
+    for zone in ["signed", "plain"] {
+        builder.add_zone(name(zone), TTL).unwrap();
+    }
+    builder.set_dnssec_ok(|apex| {
+        if *apex == name("signed") {
+            DnssecOkQueries::Passed
+        } else {
+            DnssecOkQueries::Answered
+        }
+    });
+    let model = builder.build();
+    for (text, flags, is_forwarded) in [
+        ("absent.signed", 0x80, true),
+        ("absent.signed", 0, false),
+        ("absent.plain", 0x80, false),
+    ] {
+        let query = with_additional(query(text, Rtype::A), &opt(4096, [0, 0, flags, 0], &[]));
+        let action = respond(&query, &model, Transport::Udp, 0);
+        let forwards = matches!(action, QueryAction::Forward(_));
+        assert_eq!(forwards, is_forwarded, "{text} {flags:x}");
+    }
 }
 
 #[test]

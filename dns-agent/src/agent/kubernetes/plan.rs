@@ -101,6 +101,7 @@ impl Plan {
         add_missing(&mut ours.fallthrough_zones, theirs.fallthrough_zones);
         add_missing(&mut ours.rewritten, theirs.rewritten);
         add_missing(&mut ours.passed_types, theirs.passed_types);
+        add_missing(&mut ours.signed_zones, theirs.signed_zones);
         ours.ttl = ours.ttl.min(theirs.ttl);
         ours.version_ttl = ours.version_ttl.min(theirs.version_ttl);
         theirs = ZoneSettings {
@@ -111,6 +112,7 @@ impl Plan {
             fallthrough_zones: ours.fallthrough_zones.clone(),
             rewritten: ours.rewritten.clone(),
             passed_types: ours.passed_types.clone(),
+            signed_zones: ours.signed_zones.clone(),
             ttl: ours.ttl,
             version_ttl: ours.version_ttl,
             ..theirs
@@ -302,6 +304,7 @@ fn adopt_coredns_settings(
         zones,
         passed,
         passed_types,
+        signed_zones,
         rewritten,
         ttl,
         version_ttl,
@@ -340,6 +343,7 @@ fn adopt_coredns_settings(
             .collect(),
         pointer_suffixes: reverse.iter().map(|zone| zone.name.clone()).collect(),
         passed_types,
+        signed_zones,
         rewritten,
         fallthrough_zones: passing.map(|zone| zone.name.clone()).collect(),
         cluster_domains: domains.into_iter().map(|zone| zone.name).collect(),

@@ -15,6 +15,7 @@ fn defaults_are_those_of_coredns() {
         zones: vec![zone("cluster.local", AbsentNames::Denied)],
         passed: Vec::new(),
         passed_types: Vec::new(),
+        signed_zones: Vec::new(),
         rewritten: Vec::new(),
         ttl: 5,
         // CoreDNS's TTL of `dns-version`. Only the plugin `cache` lowers it.
@@ -65,6 +66,7 @@ fn every_option_is_adopted() {
         ],
         passed: Vec::new(),
         passed_types: Vec::new(),
+        signed_zones: Vec::new(),
         rewritten: Vec::new(),
         ttl: 0,
         version_ttl: 28800,
@@ -105,7 +107,7 @@ fn unknown_options_make_everything_pass() {
         ),
         (
             "upstream",
-            "`upstream` is not an option that Zerohop understands",
+            "`upstream` is an option that CoreDNS removed in version 1.7",
         ),
         ("ttl", "`ttl` is not an option that Zerohop understands"),
         ("ttl 3601", "`3601` is not a TTL from 0 to 3600 seconds"),

@@ -64,7 +64,6 @@ fn unknown_plugins_make_everything_pass() {
         "acl {\n block\n}",
         "route53 example.org",
         "autopath",
-        "dnssec",
         "header {\n response set aa\n}",
         "import custom",
         "import_x",
@@ -90,8 +89,37 @@ fn unknown_plugins_make_everything_pass() {
         assert_eq!(answered(&corefile_with(lines)), "nothing", "{lines}");
     }
     let reason =
-        "line 7: `dnssec` is not a plugin that Zerohop understands here, so everything passes";
-    assert_eq!(refusal(&corefile_with("dnssec")), reason);
+        "line 7: `view` is not a plugin that Zerohop understands here, so everything passes";
+    assert_eq!(refusal(&corefile_with("view v")), reason);
+}
+
+#[test]
+fn queries_with_the_do_bit_pass_in_signed_zones() {
+    let all = ["cluster.local.", "in-addr.arpa.", "ip6.arpa."];
+    for (lines, wanted, signed) in [
+        ("dnssec", ALL, &all[..]),
+        ("dnssec {\n key file Kcluster.local\n}", ALL, &all),
+        ("dnssec cluster.local", ALL, &all[..1]),
+        ("dnssec example.org", ALL, &[]),
+        // CoreDNS has DNSKEY records at these names.
+        (
+            "dnssec db.cluster.local",
+            "cluster.local. in-addr.arpa. ip6.arpa. -db.cluster.local.",
+            &all[..1],
+        ),
+        ("dnssec in-addr.arpa", "cluster.local. ip6.arpa.", &[]),
+        ("dnssec\n dnssec", "nothing", &[]),
+    ] {
+        let text = corefile_with(lines);
+        assert_eq!(answered(&text), wanted, "{lines}");
+        let zones = read_text(&text).adopted.map(|adopted| adopted.signed_zones);
+        let zones: Vec<String> = zones.iter().flatten().map(ToString::to_string).collect();
+        assert_eq!(zones, signed, "{lines}");
+    }
+    let reasons = read_text(&corefile_with("dnssec cluster.local")).reasons;
+    let expected = "line 7: `dnssec` signs answers in its zones, so queries with the DO bit in \
+                    cluster.local. pass";
+    assert_eq!(reasons.last().unwrap(), expected);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::{
     client::RetryingClient,
     cluster::LiveCluster,
     pod::{ClientPod, ClientPods},
-    settings::ComparisonSettings,
+    settings::{ComparisonSettings, CorefileSource},
 };
 
 /// The flags of an agent.
@@ -65,11 +65,13 @@ impl ComparedAgent {
             .arg("--kubeconfig")
             .arg(&settings.kubeconfig)
             .args(mode.flags().split(' '))
-            .args(["--corefile", &format!("{namespace}/coredns")])
             .args(["--dns-service", &format!("{namespace}/dns")])
             .args(["--cluster-dns", &settings.dns.to_string()])
             .args(["--interface", &pod.interface])
             .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        if settings.source == CorefileSource::Flag {
+            command.args(["--corefile", &format!("{namespace}/coredns")]);
+        }
         let process = AgentProcess::start(command)?;
         Ok(ComparedAgent {
             mode,

@@ -3,16 +3,18 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Debug,
+    net::{IpAddr, SocketAddr},
     path::Path,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
         core::v1::{ConfigMap, Namespace, Pod, PodSpec, Service, ServiceAccount},
         discovery::v1::EndpointSlice,
+        rbac::v1::ClusterRoleBinding,
     },
     apimachinery::pkg::apis::meta::v1::Time,
     jiff::Timestamp,
@@ -26,6 +28,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::{runtime::Runtime, time::sleep};
 
+mod coredns_objects;
+
 use crate::{
     objects::{
         HIDDEN, LiveObjects, NamespacedName, SliceWriter, WrittenObject, key, label_slice, pod,
@@ -38,6 +42,8 @@ use crate::{
 pub(crate) struct LiveCluster {
     runtime: Runtime,
     client: Client,
+    /// Host and port of the API server, as the kubeconfig has them.
+    server: String,
     /// Prefix of the names of all namespaces of the run.
     pub(crate) prefix: String,
     /// The objects about which questions are asked.
@@ -60,6 +66,8 @@ pub(crate) struct Marker {
 
 /// The label of all namespaces of a run; its value is the run's prefix.
 const LABEL: &str = "zerohop.test/run";
+/// The name of the DNS Service.
+const DNS: &str = "dns";
 /// The finalizer that keeps a pod while it is being deleted.
 const FINALIZER: &str = "zerohop.test/held";
 /// The longest wait for the API server: to delete a namespace, to create a service account, or to
@@ -82,13 +90,15 @@ impl LiveCluster {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let client = runtime.block_on(async {
+        let connected = runtime.block_on(async {
             let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
             let options = KubeConfigOptions::default();
             let config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
-            anyhow::Ok(Client::try_from(config)?)
+            let server = config.cluster_url.authority();
+            let server = server.map_or_else(String::new, ToString::to_string);
+            anyhow::Ok((Client::try_from(config)?, server))
         });
-        let client = client.with_context(|| {
+        let (client, server) = connected.with_context(|| {
             format!(
                 "cannot connect to the API server of {}",
                 kubeconfig.display()
@@ -97,12 +107,35 @@ impl LiveCluster {
         Ok(LiveCluster {
             runtime,
             client,
+            server,
             prefix: format!("zerohop-{seed:x}"),
             objects: LiveObjects::default(),
             terminating: BTreeSet::new(),
             markers: 0,
             signals,
         })
+    }
+
+    /// The API server's address, at which pods can reach it.
+    pub(crate) fn pod_server(&self) -> Result<SocketAddr> {
+        let with_port = self.server.parse::<SocketAddr>();
+        let without_port = |_| {
+            self.server
+                .parse()
+                .map(|address: IpAddr| (address, 443).into())
+        };
+        let address = with_port.or_else(without_port).with_context(|| {
+            format!(
+                "the server in the kubeconfig, {}, is not an address",
+                self.server
+            )
+        })?;
+        ensure!(
+            !address.ip().is_loopback(),
+            "the server in the kubeconfig, {address}, can't be reached from other network \
+             namespaces: name another address of the API server"
+        );
+        Ok(address)
     }
 
     pub(crate) fn create_namespace(&mut self, name: &str) -> Result<()> {
@@ -272,21 +305,14 @@ impl LiveCluster {
     /// Makes the suite's DNS namespace: a ConfigMap with the Corefile, a Service with the ClusterIP
     /// that the client pods query, and a Pod object that represents CoreDNS's pod.
     pub(crate) fn create_dns_namespace(&self, corefile: &str) -> Result<Service> {
+        let service = self.create_dns_service()?;
         let name = self.dns_namespace();
-        self.add_namespace(namespace_object(&name)?)?;
         let map: ConfigMap = serde_json::from_value(json!({
             "metadata": {"namespace": name, "name": "coredns"},
             "data": {"Corefile": corefile},
         }))?;
         self.put(map, None)?;
-        let key = (name, "dns".to_owned());
-        let labels = BTreeMap::from([("app".to_owned(), "dns".to_owned())]);
-        let ports = json!([{"name": "dns", "port": 53, "protocol": "UDP"}]);
-        let spec = json!({"ports": ports, "selector": labels});
-        let WrittenObject::Service(service) = service(&key, &spec)? else {
-            bail!("`service` made no Service");
-        };
-        let service = self.put(*service, None)?;
+        let key = (name, DNS.to_owned());
         // CoreDNS already uses this Corefile, but the ConfigMap is new. An agent trusts the
         // ConfigMap only if the pod started long enough after the ConfigMap's creation.
         let started = Time(Timestamp::now() + POD_START_DELAY);
@@ -302,9 +328,21 @@ impl LiveCluster {
         let WrittenObject::Pod(mut pod) = pod(&key, &status)? else {
             bail!("`pod` made no Pod");
         };
-        pod.metadata.labels = Some(labels);
+        pod.metadata.labels = Some(dns_labels());
         self.put_pod(*pod)?;
         Ok(service)
+    }
+
+    /// Makes the suite's DNS namespace with a Service only.
+    pub(crate) fn create_dns_service(&self) -> Result<Service> {
+        let namespace = self.dns_namespace();
+        self.add_namespace(namespace_object(&namespace)?)?;
+        let ports = json!([{"name": "dns", "port": 53, "protocol": "UDP"}]);
+        let spec = json!({"ports": ports, "selector": dns_labels()});
+        let WrittenObject::Service(service) = service(&(namespace, DNS.to_owned()), &spec)? else {
+            bail!("`service` made no Service");
+        };
+        self.put(*service, None)
     }
 
     /// The namespace of the Corefile's ConfigMap, the DNS Service and its Pod.
@@ -450,8 +488,11 @@ impl LiveCluster {
     fn remove(&mut self) -> Result<()> {
         self.release_pods(|_| true)?;
         let api: Api<Namespace> = Api::all(self.client.clone());
+        let bindings: Api<ClusterRoleBinding> = Api::all(self.client.clone());
         let of_this_run = ListParams::default().labels(&format!("{LABEL}={}", self.prefix));
         self.runtime.block_on(async {
+            let params = DeleteParams::default();
+            bindings.delete_collection(&params, &of_this_run).await?;
             for namespace in api.list(&of_this_run).await? {
                 let (_, name) = key(&namespace.metadata);
                 api.delete(&name, &DeleteParams::default()).await?;
@@ -478,6 +519,11 @@ fn none_if_absent<T>(outcome: kube::Result<T>) -> kube::Result<Option<T>> {
 
 fn namespace_object(name: &str) -> Result<Namespace> {
     Ok(serde_json::from_value(json!({"metadata": {"name": name}}))?)
+}
+
+/// The labels of the Pods that the DNS Service selects.
+fn dns_labels() -> BTreeMap<String, String> {
+    BTreeMap::from([("app".to_owned(), "dns".to_owned())])
 }
 
 /// The spec of a Pod that no scheduler places.

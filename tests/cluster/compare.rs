@@ -17,7 +17,7 @@ use crate::{
     objects::{LiveObjects, key, service_of},
     pod::is_passed,
     questions::{A, ComparedQuestion, make_questions, reverse},
-    reply::ComparedReply,
+    reply::{ComparedReply, TtlRule},
     settings::ComparisonSettings,
     signals::StopRequest,
     tally::{AskedPlane, ComparisonTally},
@@ -125,15 +125,21 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    /// Asks all servers at the same time, and each server one question after another.
+    /// Asks all servers at the same time, and each server one question after another. With
+    /// [`TtlRule::AtMost`] CoreDNS is asked before the others, because its cache counts the TTLs
+    /// down when an agent asks it the same.
     fn ask_all_servers(&self, questions: &[ComparedQuestion]) -> Result<Vec<QuestionReplies>> {
         let messages: Vec<Vec<u8>> = questions.iter().map(ComparedQuestion::message).collect();
         let ask = |client: &RetryingClient| {
             let replies = messages.iter().map(|message| client.ask(message));
             replies.collect::<Result<Vec<_>>>()
         };
+        let early = match self.settings.ttls {
+            TtlRule::AtMost => Some(ask(&self.coredns)),
+            TtlRule::Equal => None,
+        };
         let (coredns, agents) = thread::scope(|scope| {
-            let coredns = scope.spawn(|| ask(&self.coredns));
+            let coredns = scope.spawn(|| early.unwrap_or_else(|| ask(&self.coredns)));
             let agents: Vec<_> = self
                 .agents
                 .iter()
@@ -260,7 +266,7 @@ impl Comparison<'_> {
         context: &ComparisonContext<'_>,
     ) -> Result<ReplyJudgement> {
         let zone = &self.settings.zone;
-        let zerohop = match ComparedReply::read(reply, zone) {
+        let mut zerohop = match ComparedReply::read(reply, zone) {
             Ok(reply) => reply,
             Err(error) => {
                 return Ok(ReplyJudgement::Wrong(
@@ -269,11 +275,13 @@ impl Comparison<'_> {
                 ));
             }
         };
+        let mut coredns = coredns.clone();
+        self.settings.ttls.settle(&mut coredns, &mut zerohop);
         if coredns.truncated || zerohop.truncated {
-            return self.compare_truncated(question, coredns, &zerohop, agent, context);
+            return self.compare_truncated(question, &coredns, &zerohop, agent, context);
         }
         Ok(judge_difference(
-            question, coredns, &zerohop, agent.mode, context,
+            question, &coredns, &zerohop, agent.mode, context,
         ))
     }
 
@@ -289,9 +297,13 @@ impl Comparison<'_> {
     ) -> Result<ReplyJudgement> {
         let zone = &self.settings.zone;
         let message = question.message();
-        let whole_coredns = ComparedReply::read(&self.coredns.ask_tcp(&message)?, zone)?;
+        let mut whole_coredns = ComparedReply::read(&self.coredns.ask_tcp(&message)?, zone)?;
         // The kernel does not answer over TCP.
-        let whole_zerohop = ComparedReply::read(&agent.user_plane.ask_tcp(&message)?, zone)?;
+        let mut whole_zerohop = ComparedReply::read(&agent.user_plane.ask_tcp(&message)?, zone)?;
+        if self.settings.ttls == TtlRule::AtMost {
+            whole_coredns.remove_ttls();
+            whole_zerohop.remove_ttls();
+        }
         let whole = judge_difference(
             question,
             &whole_coredns,

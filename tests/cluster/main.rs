@@ -13,6 +13,7 @@ mod changes;
 mod client;
 mod cluster;
 mod compare;
+mod coredns;
 mod deviations;
 mod measure;
 mod objects;
@@ -20,6 +21,7 @@ mod pod;
 mod questions;
 mod reply;
 mod settings;
+mod shapes;
 mod signals;
 mod tally;
 mod transitions;
@@ -45,7 +47,9 @@ use crate::{
     pod::{ClientPods, NOERROR, PASSED, is_passed, rcode},
     questions::{A, ComparedQuestion, EdnsChoice},
     reply::ComparedReply,
-    settings::{ComparisonParts, ComparisonSettings, MeasurementSettings, WatchCostSettings},
+    settings::{
+        ComparisonParts, ComparisonSettings, MeasurementSettings, ShapeSettings, WatchCostSettings,
+    },
     signals::StopRequest,
     tally::ComparisonTally,
 };
@@ -78,6 +82,9 @@ fn main() -> ExitCode {
 fn run_selected_job() -> Result<ComparisonTally> {
     if let Some(watched) = WatchCostSettings::from_environment()? {
         return watch_cost::measure_watch_cost(&watched).map(|()| ComparisonTally::default());
+    }
+    if let Some(settings) = ShapeSettings::from_environment()? {
+        return shapes::compare_shapes(&settings);
     }
     match MeasurementSettings::from_environment()? {
         Some(measured) => measure::measure_agents(&measured).map(|()| ComparisonTally::default()),

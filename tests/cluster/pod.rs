@@ -24,7 +24,10 @@ pub(crate) struct ClientPods {
 
 /// A network namespace, with a veth pair to the machine's own namespace.
 pub(crate) struct ClientPod {
-    namespace: NetworkNamespace,
+    pub(crate) namespace: NetworkNamespace,
+    pub(crate) address: Ipv4Addr,
+    /// The address of the machine's own namespace on the pod's network.
+    pub(crate) gateway: Ipv4Addr,
     /// The name of the host veth.
     pub(crate) interface: String,
 }
@@ -52,11 +55,14 @@ impl ClientPods {
         let address = Ipv4Addr::new(a, b, c, 4 * self.made + 2);
         let pod = ClientPod {
             namespace: NetworkNamespace::new("pod")?,
+            address,
+            gateway,
             interface: format!("zh{}-{}", process::id(), self.made),
         };
         let ClientPod {
             namespace,
             interface,
+            ..
         } = &pod;
         // The kernel removes the veth pair, its addresses and its routes with the pod's namespace.
         ip(&format!(

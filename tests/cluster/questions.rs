@@ -25,11 +25,13 @@ pub(crate) struct ComparedQuestion {
     pub(crate) edns: EdnsChoice,
 }
 
-/// Whether a query has an OPT record.
+/// Whether a query has an OPT record, and which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EdnsChoice {
     Without,
     With,
+    /// With the DO bit, which asks for signatures.
+    DnssecOk,
 }
 
 /// The query types: A, NS, CNAME, SOA, PTR, MX, TXT, AAAA, SRV, HTTPS, ANY.
@@ -233,6 +235,7 @@ impl ComparedQuestion {
         match self.edns {
             EdnsChoice::Without => query.message(),
             EdnsChoice::With => query.with_edns(SIZE, 0, &[]).message(),
+            EdnsChoice::DnssecOk => query.with_edns(SIZE, 1, &[]).message(),
         }
     }
 

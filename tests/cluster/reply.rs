@@ -30,6 +30,40 @@ pub(crate) struct ReplyRecord {
     pub(crate) data: String,
 }
 
+/// Which TTLs of Zerohop are right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TtlRule {
+    /// Those of CoreDNS.
+    Equal,
+    /// Those of CoreDNS, and lower ones. CoreDNS's cache counts TTLs down, and gives all records of
+    /// a message their lowest TTL.
+    AtMost,
+}
+
+impl TtlRule {
+    /// Removes the TTLs from two replies to the same question, if they are right although they
+    /// differ. CoreDNS has asked its cache for the records behind a CNAME and for the rest of a
+    /// truncated reply, so these may be counted down.
+    pub(crate) fn settle(self, coredns: &mut ComparedReply, zerohop: &mut ComparedReply) {
+        let is_counted_down = coredns.truncated
+            || zerohop.truncated
+            || coredns
+                .answer()
+                .iter()
+                .any(|record| record.rtype == "CNAME");
+        let ttls = |reply: &ComparedReply| {
+            let records = reply.sections.iter().flatten();
+            records.filter_map(|record| record.ttl).collect::<Vec<_>>()
+        };
+        let lowest = ttls(coredns).into_iter().min();
+        let highest = ttls(zerohop).into_iter().max();
+        if self == TtlRule::AtMost && (is_counted_down || highest <= lowest) {
+            coredns.remove_ttls();
+            zerohop.remove_ttls();
+        }
+    }
+}
+
 impl ComparedReply {
     /// Reads a reply. `zone` is the cluster domain.
     pub(crate) fn read(bytes: &[u8], zone: &str) -> Result<ComparedReply> {
@@ -51,6 +85,13 @@ impl ComparedReply {
             truncated: flags.contains(&"tc"),
             sections,
         })
+    }
+
+    /// Makes the reply equal to one with other TTLs.
+    pub(crate) fn remove_ttls(&mut self) {
+        let records = self.sections.iter_mut().flatten();
+        records.for_each(|record| record.ttl = None);
+        self.sections.iter_mut().for_each(|records| records.sort());
     }
 
     pub(crate) fn answer(&self) -> &[ReplyRecord] {

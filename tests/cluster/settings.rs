@@ -1,10 +1,14 @@
 //! Settings of the comparison and of the measurements, from environment variables. `cargo xtask`
-//! sets them from its flags, except `ZEROHOP_CHANGES` for `test --cluster`, and `ZEROHOP_COREFILE`
-//! and `ZEROHOP_SEED` for `bench --cluster`: these have no flags, and can be set by hand.
+//! sets them from its flags, except `ZEROHOP_CHANGES` and `ZEROHOP_SHAPES` (names of shapes) for
+//! `test --cluster`, and `ZEROHOP_COREFILE` and `ZEROHOP_SEED` for `bench --cluster`: these have no
+//! flags, and can be set by hand.
 
 use std::{env, fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
+use zerohop_contract::corefile_shapes::CorefileShape;
+
+use crate::reply::TtlRule;
 
 /// Settings of `cargo xtask test --cluster`. `cargo xtask bench --cluster` uses some of them too.
 pub(crate) struct ComparisonSettings {
@@ -13,6 +17,10 @@ pub(crate) struct ComparisonSettings {
     pub(crate) dns: SocketAddr,
     /// The Corefile of that CoreDNS.
     pub(crate) corefile: String,
+    /// How the agents find the Corefile.
+    pub(crate) source: CorefileSource,
+    /// Which TTLs are right.
+    pub(crate) ttls: TtlRule,
     /// The cluster domain, without a final dot.
     pub(crate) zone: String,
     /// The path of the agent's binary.
@@ -29,6 +37,28 @@ pub(crate) struct ComparisonSettings {
     pub(crate) restart_api: Option<String>,
     /// Shell command that compacts etcd.
     pub(crate) compact: Option<String>,
+}
+
+/// How agents find the Corefile of CoreDNS.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CorefileSource {
+    /// The flag `--corefile` names its ConfigMap.
+    Flag,
+    /// The DNS Service's Pods show it.
+    Pods,
+}
+
+/// Settings of `cargo xtask test --cluster --corefiles`.
+pub(crate) struct ShapeSettings {
+    pub(crate) kubeconfig: PathBuf,
+    /// The path of a CoreDNS that needs no libraries.
+    pub(crate) coredns: PathBuf,
+    /// The path of the agent's binary.
+    pub(crate) agent: PathBuf,
+    /// The seed of the questions. The names of the namespaces contain it.
+    pub(crate) seed: u64,
+    /// The names of the only shapes to compare. Empty: all.
+    only: Vec<String>,
 }
 
 /// The parts of the comparison to run.
@@ -83,6 +113,28 @@ impl WatchCostSettings {
     }
 }
 
+impl ShapeSettings {
+    /// `None` without `ZEROHOP_COREDNS`, which only `test --corefiles` sets.
+    pub(crate) fn from_environment() -> Result<Option<ShapeSettings>> {
+        let Ok(coredns) = env::var("ZEROHOP_COREDNS") else {
+            return Ok(None);
+        };
+        let only = env::var("ZEROHOP_SHAPES").unwrap_or_default();
+        Ok(Some(ShapeSettings {
+            kubeconfig: required("ZEROHOP_KUBECONFIG")?.into(),
+            coredns: coredns.into(),
+            agent: required("ZEROHOP_AGENT")?.into(),
+            seed: seed()?,
+            only: only.split_whitespace().map(str::to_owned).collect(),
+        }))
+    }
+
+    /// Whether a shape is to be compared.
+    pub(crate) fn selects(&self, shape: &CorefileShape) -> bool {
+        self.only.is_empty() || self.only.contains(&shape.file)
+    }
+}
+
 impl MeasurementSettings {
     /// `None` without `ZEROHOP_MEASURE`, which only `bench --cluster` sets.
     pub(crate) fn from_environment() -> Result<Option<MeasurementSettings>> {
@@ -112,10 +164,6 @@ impl ComparisonSettings {
             Ok(path) => fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?,
             Err(_) => include_str!("Corefile").to_owned(),
         };
-        let seed = match env::var("ZEROHOP_SEED") {
-            Ok(seed) => seed.parse().context("ZEROHOP_SEED is not a number")?,
-            Err(_) => rand::random::<u32>().into(),
-        };
         let count = |variable: &str, default: usize| match env::var(variable) {
             Ok(count) => count
                 .parse()
@@ -130,12 +178,14 @@ impl ComparisonSettings {
                 .context("ZEROHOP_DNS is not an address and port")?,
             zone,
             corefile,
+            source: CorefileSource::Flag,
+            ttls: TtlRule::Equal,
             agent: required("ZEROHOP_AGENT")?.into(),
             parts: match env::var("ZEROHOP_ONLY").as_deref() {
                 Ok("transitions") => ComparisonParts::Transitions,
                 _ => ComparisonParts::All,
             },
-            seed,
+            seed: seed()?,
             changes: count("ZEROHOP_CHANGES", 1000)?,
             transitions: count("ZEROHOP_TRANSITIONS", 500)?,
             restart_api: env::var("ZEROHOP_RESTART_API").ok(),
@@ -151,6 +201,14 @@ fn number(variable: &str, default: u64) -> Result<u64> {
             .parse()
             .with_context(|| format!("{variable} is not a number")),
         Err(_) => Ok(default),
+    }
+}
+
+/// The seed, or a random one.
+fn seed() -> Result<u64> {
+    match env::var("ZEROHOP_SEED") {
+        Ok(seed) => seed.parse().context("ZEROHOP_SEED is not a number"),
+        Err(_) => Ok(rand::random::<u32>().into()),
     }
 }
 

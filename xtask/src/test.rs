@@ -39,13 +39,23 @@ struct ComparisonOptions {
         id = "cluster",
         long = "cluster",
         value_name = "KUBECONFIG",
-        requires = "dns",
+        requires = "coredns",
         conflicts_with = "kernel"
     )]
     kubeconfig: Option<PathBuf>,
     /// The address of that CoreDNS.
-    #[arg(long, value_name = "IP:PORT", requires = "cluster")]
+    #[arg(long, value_name = "IP:PORT", requires = "cluster", group = "coredns")]
     dns: Option<SocketAddr>,
+    /// Instead, starts this CoreDNS program with each Corefile of `tests/corefiles`. The program
+    /// must need no libraries, and the API server must have another address than the loopback's.
+    #[arg(
+        long,
+        value_name = "PROGRAM",
+        requires = "cluster",
+        group = "coredns",
+        conflicts_with_all = ["corefile", "transitions", "only", "restart_api", "compact"]
+    )]
+    corefiles: Option<PathBuf>,
     /// The Corefile of that CoreDNS [default: kubeadm's, with `ttl 30`, and with `cache 30`
     /// disabled for cluster.local].
     #[arg(long, value_name = "FILE", requires = "cluster")]
@@ -182,6 +192,7 @@ impl ComparisonOptions {
         for (variable, value) in [
             ("ZEROHOP_KUBECONFIG", path(&self.kubeconfig)),
             ("ZEROHOP_DNS", self.dns.map(|dns| dns.to_string())),
+            ("ZEROHOP_COREDNS", path(&self.corefiles)),
             ("ZEROHOP_COREFILE", path(&self.corefile)),
             ("ZEROHOP_SEED", self.seed.map(|seed| seed.to_string())),
             (

@@ -9,7 +9,7 @@ use crate::{
     client::RetryingClient,
     cluster::LiveCluster,
     pod::{ClientPod, ClientPods},
-    settings::{ComparisonSettings, CorefileSource},
+    settings::{ComparisonSettings, CorefileDiscovery},
 };
 
 /// The flags of an agent.
@@ -69,7 +69,7 @@ impl ComparedAgent {
             .args(["--cluster-dns", &settings.dns.to_string()])
             .args(["--interface", &pod.interface])
             .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
-        if settings.source == CorefileSource::Flag {
+        if settings.source == CorefileDiscovery::Flag {
             command.args(["--corefile", &format!("{namespace}/coredns")]);
         }
         let process = AgentProcess::start(command)?;

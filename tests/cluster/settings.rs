@@ -18,7 +18,7 @@ pub(crate) struct ComparisonSettings {
     /// The Corefile of that CoreDNS.
     pub(crate) corefile: String,
     /// How the agents find the Corefile.
-    pub(crate) source: CorefileSource,
+    pub(crate) source: CorefileDiscovery,
     /// Which TTLs are right.
     pub(crate) ttls: TtlRule,
     /// The cluster domain, without a final dot.
@@ -41,7 +41,7 @@ pub(crate) struct ComparisonSettings {
 
 /// How agents find the Corefile of CoreDNS.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum CorefileSource {
+pub(crate) enum CorefileDiscovery {
     /// The flag `--corefile` names its ConfigMap.
     Flag,
     /// The DNS Service's Pods show it.
@@ -178,7 +178,7 @@ impl ComparisonSettings {
                 .context("ZEROHOP_DNS is not an address and port")?,
             zone,
             corefile,
-            source: CorefileSource::Flag,
+            source: CorefileDiscovery::Flag,
             ttls: TtlRule::Equal,
             agent: required("ZEROHOP_AGENT")?.into(),
             parts: match env::var("ZEROHOP_ONLY").as_deref() {

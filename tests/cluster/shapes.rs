@@ -21,7 +21,7 @@ use crate::{
     questions::{A, AAAA, ComparedQuestion, EdnsChoice, SRV, is_at_or_below, make_questions},
     reply::TtlRule,
     served_address,
-    settings::{ComparisonParts, ComparisonSettings, CorefileSource, ShapeSettings},
+    settings::{ComparisonParts, ComparisonSettings, CorefileDiscovery, ShapeSettings},
     signals::StopRequest,
     tally::{AskedPlane, ComparisonTally},
     write_zoo,
@@ -156,7 +156,7 @@ impl ShapeRun<'_> {
             kubeconfig: self.settings.kubeconfig.clone(),
             dns: self.container.dns(),
             corefile: shape.coredns["Corefile"].clone(),
-            source: CorefileSource::Pods,
+            source: CorefileDiscovery::Pods,
             ttls: if has_cache {
                 TtlRule::AtMost
             } else {
@@ -209,7 +209,8 @@ impl ShapeRun<'_> {
     }
 
     /// Some of the questions about all objects, and those about names that the texts mention. Each
-    /// name is asked once for each type, with and without the DO bit, because CoreDNS counts TTLs down in its cache.
+    /// name is asked once for each type, with and without the DO bit, because CoreDNS counts TTLs
+    /// down in its cache.
     fn questions(&self, shape: &CorefileShape) -> Vec<ComparedQuestion> {
         let mut random = StdRng::seed_from_u64(self.settings.seed);
         let objects = &self.cluster.objects;

@@ -1,5 +1,5 @@
-//! Replaces `import` lines with the words of files and snippets, and variables with their values, as
-//! CoreDNS's parser does (github.com/coredns/caddy, `caddyfile/parse.go`).
+//! Replaces `import` lines with the words of files and snippets, and variables with their values,
+//! as CoreDNS's parser does (github.com/coredns/caddy, `caddyfile/parse.go`).
 //!
 //! Words are inserted, and not text: a closing brace in an imported file ends the server block of
 //! the importing file. A snippet, `(name) { … }`, stands outside server blocks and before its

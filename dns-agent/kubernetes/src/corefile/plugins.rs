@@ -238,8 +238,8 @@ fn read_template(
     ])
 }
 
-/// Reads `dnssec`, which signs the answers to queries with the DO bit, and has DNSKEY records at its
-/// zones (CoreDNS, `plugin/dnssec`).
+/// Reads `dnssec`, which signs the answers to queries with the DO bit, and has DNSKEY records at
+/// its zones (CoreDNS, `plugin/dnssec`).
 fn read_dnssec(
     head: &CorefileLine,
     block_zones: &[Name],

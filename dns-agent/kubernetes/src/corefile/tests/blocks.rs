@@ -73,6 +73,22 @@ fn names_of_other_server_blocks_pass() {
     assert_eq!(read_text(&text).reasons, expected);
 }
 
+#[test]
+fn plugins_of_other_server_blocks_do_not_count() {
+    for plugins in [
+        "k8s_gateway x.example",
+        "acl {\n block\n}",
+        "header {\n response set ra\n}",
+    ] {
+        let other = format!("example.org {{\n{plugins}\n forward . 10.0.0.1\n}}\n");
+        assert_eq!(
+            answered(&format!(". {KUBERNETES}{other}")),
+            ALL,
+            "{plugins}"
+        );
+    }
+}
+
 fn sorted(text: &str) -> Vec<&str> {
     let mut words: Vec<&str> = text.split(' ').collect();
     words.sort_unstable();

@@ -69,6 +69,8 @@ pub struct AdoptedSettings {
     pub rewritten: Vec<NamePattern>,
     /// The TTL of records, in seconds.
     pub ttl: u32,
+    /// The TTL in seconds before `cache` capped it. `None`: `cache` does not cap it.
+    pub uncapped_ttl: Option<u32>,
     /// The TTL of the `dns-version` record, in seconds.
     pub version_ttl: u32,
     /// How pod names are answered.
@@ -240,6 +242,7 @@ impl ServerBlockReading {
             signed_zones,
             rewritten,
             ttl,
+            uncapped_ttl: (kubernetes.ttl > ttl).then_some(kubernetes.ttl),
             version_ttl,
             pods: kubernetes.pods,
             namespaces: kubernetes.namespaces,

@@ -22,6 +22,8 @@ pub struct ZoneSettings {
     pub reverse: Vec<IpNet>,
     /// The TTL of records, in seconds.
     pub ttl: u32,
+    /// The TTL in seconds before a cache capped it. `None`: no cache caps it.
+    pub uncapped_ttl: Option<u32>,
     /// The TTL of `dns-version.<zone>`, in seconds.
     pub version_ttl: u32,
     /// How names of pods are answered.
@@ -167,6 +169,21 @@ pub enum EmptyServices {
     Ignored,
 }
 
+impl ZoneSettings {
+    /// The minimum in the SOA data of the zones, in seconds. CoreDNS's `kubernetes` writes the TTL
+    /// there, and a cache that caps TTLs does not change it.
+    #[must_use]
+    pub fn soa_minimum(&self) -> u32 {
+        self.uncapped_ttl.unwrap_or(self.ttl)
+    }
+
+    /// Sets the TTL and the minimum in the SOA data, both in seconds.
+    pub fn set_ttl(&mut self, ttl: u32, soa_minimum: u32) {
+        self.ttl = ttl;
+        self.uncapped_ttl = (soa_minimum > ttl).then_some(soa_minimum);
+    }
+}
+
 /// The defaults of the command line for an agent that reads manifests.
 impl Default for ZoneSettings {
     fn default() -> ZoneSettings {
@@ -174,6 +191,7 @@ impl Default for ZoneSettings {
             cluster_domains: Name::parse("cluster.local").into_iter().collect(),
             reverse: Vec::new(),
             ttl: 5,
+            uncapped_ttl: None,
             version_ttl: VERSION_TTL,
             pods: PodMode::default(),
             namespaces: Vec::new(),

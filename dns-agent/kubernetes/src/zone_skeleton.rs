@@ -195,7 +195,8 @@ fn add_zone(
     settings: &ZoneSettings,
 ) -> Result<Name, NameError> {
     let version = name.child(b"dns-version")?;
-    let server = builder.add_zone(name.clone(), settings.ttl)?.soa.mname;
+    let apex = builder.add_zone_with_minimum(name.clone(), settings.ttl, settings.soa_minimum())?;
+    let server = apex.soa.mname;
     builder.add(Record {
         owner: version,
         ttl: settings.version_ttl,

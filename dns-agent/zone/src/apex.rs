@@ -67,9 +67,9 @@ impl Apex {
         }
     }
 
-    /// The apex of a zone whose records have a TTL of `ttl` seconds. Fails when names in the SOA
-    /// data are too long.
-    pub(super) fn new(name: Name, serial: u32, ttl: u32) -> Result<Apex, NameError> {
+    /// The apex of a zone whose records have a TTL of `ttl` seconds, and whose SOA data has this
+    /// `minimum`, in seconds. Fails when names in the SOA data are too long.
+    pub(super) fn new(name: Name, serial: u32, ttl: u32, minimum: u32) -> Result<Apex, NameError> {
         let soa = Soa {
             mname: name.child(b"dns")?.child(b"ns")?,
             rname: name.child(b"hostmaster")?,
@@ -77,7 +77,7 @@ impl Apex {
             refresh: REFRESH,
             retry: RETRY,
             expire: EXPIRE,
-            minimum: ttl,
+            minimum,
         };
         let ttl = ttl.min(MAX_SOA_TTL);
         Ok(Apex {

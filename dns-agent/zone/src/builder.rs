@@ -33,7 +33,18 @@ impl ModelBuilder {
     /// Adds a zone with its SOA record. `ttl` is the usual TTL of the zone's other records, in
     /// seconds. Returns the zone's apex. Fails when names in the SOA data are too long.
     pub fn add_zone(&mut self, name: Name, ttl: u32) -> Result<Apex, NameError> {
-        let apex = Apex::new(name, self.serial, ttl)?;
+        self.add_zone_with_minimum(name, ttl, ttl)
+    }
+
+    /// Adds a zone whose SOA data has another `minimum` than the usual TTL, both in seconds. A
+    /// cache caps TTLs, but changes no data.
+    pub fn add_zone_with_minimum(
+        &mut self,
+        name: Name,
+        ttl: u32,
+        minimum: u32,
+    ) -> Result<Apex, NameError> {
+        let apex = Apex::new(name, self.serial, ttl, minimum)?;
         self.add(Record {
             owner: apex.name.clone(),
             ttl: apex.ttl,

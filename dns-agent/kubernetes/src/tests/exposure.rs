@@ -129,6 +129,21 @@ fn a_ttl_of_0_is_valid() {
     assert!(denied[0].ends_with(" 7200 1800 86400 0"), "{denied:?}");
 }
 
+#[test]
+fn a_cache_caps_the_ttl_and_not_the_minimum() {
+    let mut settings = ZoneSettings::default();
+    settings.set_ttl(5, 30);
+    let model = model_with(json!([]), &settings);
+    let denied = reply_text(&model, "ghost.default.svc.cluster.local", Rtype::A).authority;
+    let apex = reply_text(&model, "cluster.local", Rtype::SOA).answer;
+    for soa in [&denied[0], &apex[0]] {
+        assert!(soa.starts_with("cluster.local. 5 IN SOA"), "{soa}");
+        assert!(soa.ends_with(" 7200 1800 86400 30"), "{soa}");
+    }
+    settings.set_ttl(30, 30);
+    assert_eq!((settings.uncapped_ttl, settings.soa_minimum()), (None, 30));
+}
+
 /// Rule 1.11.
 #[test]
 fn the_name_server_has_the_configured_addresses() {

@@ -88,6 +88,7 @@ impl Plan {
         let mut heard = BTreeSet::new();
         reasons.retain(|reason| heard.insert(reason.clone()));
         let (ours, mut theirs) = (&mut self.settings, other.settings);
+        let soa_minimum = ours.soa_minimum().min(theirs.soa_minimum());
         // PTR records point into the first domain.
         if ours.cluster_domains.first() != theirs.cluster_domains.first() {
             ours.reverse.clear();
@@ -102,7 +103,7 @@ impl Plan {
         add_missing(&mut ours.rewritten, theirs.rewritten);
         add_missing(&mut ours.passed_types, theirs.passed_types);
         add_missing(&mut ours.signed_zones, theirs.signed_zones);
-        ours.ttl = ours.ttl.min(theirs.ttl);
+        ours.set_ttl(ours.ttl.min(theirs.ttl), soa_minimum);
         ours.version_ttl = ours.version_ttl.min(theirs.version_ttl);
         theirs = ZoneSettings {
             cluster_domains: ours.cluster_domains.clone(),
@@ -114,6 +115,7 @@ impl Plan {
             passed_types: ours.passed_types.clone(),
             signed_zones: ours.signed_zones.clone(),
             ttl: ours.ttl,
+            uncapped_ttl: ours.uncapped_ttl,
             version_ttl: ours.version_ttl,
             ..theirs
         };
@@ -165,7 +167,7 @@ impl Plan {
             settings.ttl,
             &cache.context,
         );
-        settings.ttl = effect.cap_ttl(settings.ttl);
+        settings.set_ttl(effect.cap_ttl(settings.ttl), settings.soa_minimum());
         settings.version_ttl = effect.cap_ttl(settings.version_ttl);
         settings.passed.extend(effect.passed);
         settings.passed.sort();
@@ -307,6 +309,7 @@ fn adopt_coredns_settings(
         signed_zones,
         rewritten,
         ttl,
+        uncapped_ttl,
         version_ttl,
         pods,
         namespaces,
@@ -348,6 +351,7 @@ fn adopt_coredns_settings(
         fallthrough_zones: passing.map(|zone| zone.name.clone()).collect(),
         cluster_domains: domains.into_iter().map(|zone| zone.name).collect(),
         ttl,
+        uncapped_ttl,
         version_ttl,
         pods,
         namespaces,

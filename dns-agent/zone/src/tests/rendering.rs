@@ -100,7 +100,7 @@ fn data(answer: Vec<Record>, additional: Vec<Record>) -> Answer {
 
 /// An apex with the serial 7 and TTLs of 5 s.
 fn apex(zone: &str) -> Apex {
-    Apex::new(name(zone), 7, 5).unwrap()
+    Apex::new(name(zone), 7, 5, 5).unwrap()
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn any_data() -> impl Strategy<Value = Rdata> {
         any_name().prop_map(Rdata::Cname),
         any_name().prop_map(Rdata::Ns),
         any_name().prop_map(Rdata::Ptr),
-        any_name().prop_map(|name| Rdata::Soa(Apex::new(name, 9, 5).unwrap().soa)),
+        any_name().prop_map(|name| Rdata::Soa(Apex::new(name, 9, 5, 5).unwrap().soa)),
         (any::<[u16; 3]>(), any_name()).prop_map(|([priority, weight, port], target)| {
             Rdata::Srv(Srv {
                 priority,

@@ -100,6 +100,7 @@ mesh.cluster.local:53 {
 }
 ";
     let mut adopted = kubeadm_settings(30);
+    adopted.uncapped_ttl = Some(60);
     adopted.passed = vec![name("mesh.cluster.local"), name("168.192.in-addr.arpa")];
     adopted.passed.sort();
     let mut reasons = reasons(4);

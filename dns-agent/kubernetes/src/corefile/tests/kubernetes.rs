@@ -18,6 +18,7 @@ fn defaults_are_those_of_coredns() {
         signed_zones: Vec::new(),
         rewritten: Vec::new(),
         ttl: 5,
+        uncapped_ttl: None,
         // CoreDNS's TTL of `dns-version`. Only the plugin `cache` lowers it.
         version_ttl: 28800,
         pods: PodMode::Disabled,
@@ -69,6 +70,7 @@ fn every_option_is_adopted() {
         signed_zones: Vec::new(),
         rewritten: Vec::new(),
         ttl: 0,
+        uncapped_ttl: None,
         version_ttl: 28800,
         pods: PodMode::Verified,
         namespaces: ["shop", "pay", "web"].map(str::to_owned).to_vec(),

@@ -54,6 +54,7 @@ fn kubeadm_settings(ttl: u32) -> AdoptedSettings {
         signed_zones: Vec::new(),
         rewritten: Vec::new(),
         ttl,
+        uncapped_ttl: None,
         version_ttl: 30,
         pods: PodMode::Insecure,
         namespaces: Vec::new(),

@@ -468,6 +468,7 @@ fn cache_caps_ttls() {
     ] {
         let text = corefile_with(cache).replace("pods insecure", "pods insecure\nttl 3600");
         let adopted = AdoptedSettings {
+            uncapped_ttl: (ttl < 3600).then_some(3600),
             version_ttl,
             ..kubeadm_settings(ttl)
         };

@@ -21,6 +21,7 @@ const POLICIES: &str = "/apis/networking.k8s.io/v1/networkpolicies";
 pub(crate) const CLIENTS: &str = "/api/v1/pods?spec.nodeName=this";
 pub(crate) const DNS_SERVICE: &str =
     "/api/v1/namespaces/kube-system/services?metadata.name=kube-dns";
+const NAMESPACES: &str = "/api/v1/namespaces";
 const DNS_NAMESPACE: &str = "/api/v1/namespaces?metadata.name=kube-system";
 pub(crate) const DNS_PODS: &str = "/api/v1/namespaces/kube-system/pods?k8s-app=kube-dns";
 const DNS_ENDPOINTS: &str = "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices?kubernetes.io/service-name=kube-dns";
@@ -48,6 +49,12 @@ pub(crate) struct ApiContents {
 }
 
 impl ApiContents {
+    /// Adds the Namespaces of the clients. Their labels name a team each.
+    fn add_labelled_namespaces(&mut self) {
+        let namespaces = vec![namespace("shop", "a"), namespace("other", "b")];
+        self.items.insert(NAMESPACES, namespaces);
+    }
+
     /// Serves one resource in a group with one version, besides a group without policies.
     fn serve_group(&mut self, group: &str, version: &str, resource: &str) {
         let group_version = format!("{group}/{version}");
@@ -170,6 +177,22 @@ impl PreparedApi {
     }
 }
 
+impl RunningAgent {
+    async fn wait_until_all_are_permitted(&self) {
+        self.status_when(|status| {
+            status.missing.is_empty() && permitted_and_left_out(status) == (None, vec![])
+        })
+        .await;
+    }
+}
+
+/// A Namespace whose label names a team.
+fn namespace(name: &str, team: &str) -> Value {
+    json!({
+        "metadata": {"name": name, "labels": {"team": team}, "resourceVersion": "7"}
+    })
+}
+
 pub(crate) fn pod(namespace: &str, name: &str, address: &str, labels: Value) -> Value {
     let mut pod = json!({
         "metadata": {"namespace": namespace, "name": name, "resourceVersion": "7"},
@@ -270,11 +293,7 @@ async fn policies_are_followed_as_they_change() {
     let server = PreparedApi::start(cluster(&[])).await;
     let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
     let running = server.start_agent(&dns, &["--node-name=this"]).await;
-    running
-        .status_when(|status| {
-            status.missing.is_empty() && permitted_and_left_out(status) == (None, vec![])
-        })
-        .await;
+    running.wait_until_all_are_permitted().await;
 
     for (verb, policy, expected) in [
         ("ADDED", deny(), (Some(1), vec!["shop/web"])),
@@ -407,23 +426,12 @@ fn ingress_from(namespaces: &Value) -> Value {
 
 #[tokio::test]
 async fn ingress_policies_of_the_dns_are_followed_with_the_labels_of_namespaces() {
-    const NAMESPACES: &str = "/api/v1/namespaces";
-    let namespace = |name: &str, team: &str| {
-        json!({
-            "metadata": {"name": name, "labels": {"team": team}, "resourceVersion": "7"}
-        })
-    };
     let mut contents = cluster(&[]);
-    let namespaces = vec![namespace("shop", "a"), namespace("other", "b")];
-    contents.items.insert(NAMESPACES, namespaces);
+    contents.add_labelled_namespaces();
     let server = PreparedApi::start(contents).await;
     let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
     let running = server.start_agent(&dns, &["--node-name=this"]).await;
-    running
-        .status_when(|status| {
-            status.missing.is_empty() && permitted_and_left_out(status) == (None, vec![])
-        })
-        .await;
+    running.wait_until_all_are_permitted().await;
 
     let by_name = json!({"matchLabels": {"kubernetes.io/metadata.name": "shop"}});
     let by_team = json!({"matchLabels": {"team": "a"}});
@@ -462,28 +470,17 @@ const CLUSTER_POLICIES: &str = "/apis/policy.networking.k8s.io/v1alpha2/clustern
 
 #[tokio::test]
 async fn cluster_network_policies_are_evaluated_with_the_labels_of_namespaces() {
-    const NAMESPACES: &str = "/api/v1/namespaces";
-    let namespace = |name: &str, team: &str| {
-        json!({
-            "metadata": {"name": name, "labels": {"team": team}, "resourceVersion": "7"}
-        })
-    };
     let mut contents = cluster(&[]);
     contents.serve_group(
         "policy.networking.k8s.io",
         "v1alpha2",
         "clusternetworkpolicies",
     );
-    let namespaces = vec![namespace("shop", "a"), namespace("other", "b")];
-    contents.items.insert(NAMESPACES, namespaces);
+    contents.add_labelled_namespaces();
     let server = PreparedApi::start(contents).await;
     let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
     let running = server.start_agent(&dns, &["--node-name=this"]).await;
-    running
-        .status_when(|status| {
-            status.missing.is_empty() && permitted_and_left_out(status) == (None, vec![])
-        })
-        .await;
+    running.wait_until_all_are_permitted().await;
     let deny = json!({
         "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
         "metadata": {"name": "deny", "resourceVersion": "8"},
@@ -539,11 +536,7 @@ async fn policies_that_are_not_evaluated_leave_out_the_pods_they_may_select() {
     let server = PreparedApi::start(with_cilium()).await;
     let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
     let running = server.start_agent(&dns, &["--node-name=this"]).await;
-    running
-        .status_when(|status| {
-            status.missing.is_empty() && permitted_and_left_out(status) == (None, vec![])
-        })
-        .await;
+    running.wait_until_all_are_permitted().await;
     let egress = cilium_policy(json!({"endpointSelector": {}, "egress": [{}]}));
     server.send_event(CILIUM, "ADDED", egress.clone()).await;
     let status = running

@@ -15,10 +15,11 @@ use super::{
 /// Maximum number of programs listed. A node may have hundreds of pods with the same programs.
 const MAX_LISTED: usize = 10;
 /// What Cilium's programs mean for an operator: what is lost, what works, and why.
-const CILIUM: &str = ". With Cilium every pod's veth has one, and a netkit device is no veth, so \
-                      the kernel answers no pod here. The resolver (--listen) works as elsewhere. \
-                      Kernel answers in front of Cilium's programs would bypass its policies, its \
-                      DNS rules (toFQDNs) and Hubble, so Zerohop has no setting for that";
+const CILIUM: &str = ". While Cilium runs, every pod's veth has one, and a netkit device is no \
+                      veth, so the kernel answers no pod. The resolver (--listen) works as \
+                      elsewhere. Kernel answers in front of Cilium's programs would bypass its \
+                      policies, its DNS rules (toFQDNs) and Hubble, so Zerohop has no setting for \
+                      that";
 
 pub(super) fn foreign_programs(
     programs: &[ForeignProgram],

@@ -108,6 +108,8 @@ pub mod opt {
     pub const OPTIONS_LENGTH: usize = 9;
     /// The length of an option's code and length fields.
     pub const OPTION_HEADER: usize = 4;
+    /// The code of an option.
+    pub const OPTION_CODE: usize = 0;
     /// The length field of an option.
     pub const OPTION_LENGTH: usize = 2;
 }

@@ -40,6 +40,9 @@ const ONE_QUESTION_ONE_ADDITIONAL: u64 = 0x0001_0000_0000_0001_u64.to_be();
 pub(crate) const CLASS_IN: u16 = 1_u16.to_be();
 const TYPE_OPT: u16 = 41_u16.to_be();
 
+/// The option with which a client asks a server for its identifier (RFC 5001), in network order.
+const NSID: u16 = 3_u16.to_be();
+
 /// A query that the tables may answer. Its client is admitted and its message is well-formed,
 /// except that the labels of its name have not been checked.
 #[derive(Clone, Copy)]
@@ -258,7 +261,7 @@ fn read_opt(
     if length != opt::LENGTH + options {
         return Err(Outcome::TrailingBytes);
     }
-    if options != 0 && !is_one_option(at + opt::LENGTH, options, end) {
+    if options != 0 && !is_ignored_option(at + opt::LENGTH, options, end) {
         return Err(Outcome::NonstandardEdns);
     }
     Ok(QueryOpt {
@@ -267,16 +270,18 @@ fn read_opt(
     })
 }
 
-/// Whether the `length` bytes of options at the address `at` are exactly one option. Several
-/// options are legal too, but checking their lengths would take a loop.
+/// Whether the `length` bytes of options at the address `at` are exactly one option, and the option
+/// changes no answer. Several options are legal too, but checking their lengths would take a loop.
+/// Queries with NSID pass, because CoreDNS's identifier may be asked for.
 #[inline(always)]
-fn is_one_option(at: usize, length: usize, end: usize) -> bool {
+fn is_ignored_option(at: usize, length: usize, end: usize) -> bool {
     if at + opt::OPTION_HEADER > end {
         return false;
     }
     // SAFETY: just checked.
-    let option: u16 = unsafe { load(at + opt::OPTION_LENGTH) };
-    length == opt::OPTION_HEADER + u16::from_be(option) as usize
+    let (code, option): (u16, u16) =
+        unsafe { (load(at + opt::OPTION_CODE), load(at + opt::OPTION_LENGTH)) };
+    code != NSID && length == opt::OPTION_HEADER + u16::from_be(option) as usize
 }
 
 /// A name up to its first zero byte. Its labels have not been checked.

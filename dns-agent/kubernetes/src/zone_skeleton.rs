@@ -115,15 +115,16 @@ impl ZoneSkeleton {
                 .flat_map(|(_, types)| types.iter().copied())
                 .collect()
         });
-        let is_signed = |name: &Name| settings.signed_zones.contains(name);
-        builder.set_dnssec_ok(|name| {
-            if is_signed(name) {
-                DnssecOkQueries::Passed
-            } else {
-                DnssecOkQueries::Answered
-            }
+        // Aliases may lead from any zone into a signed one.
+        builder.set_dnssec_ok(if settings.signed_zones.is_empty() {
+            DnssecOkQueries::Answered
+        } else {
+            DnssecOkQueries::Passed
         });
-        for domain in domains.iter().filter(|domain| is_signed(&domain.apex)) {
+        for domain in domains
+            .iter()
+            .filter(|domain| settings.signed_zones.contains(&domain.apex))
+        {
             builder.delegate_type(domain.apex.clone(), Rtype::DNSKEY);
         }
         ZoneSkeleton {

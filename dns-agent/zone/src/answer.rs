@@ -8,7 +8,7 @@ use super::apex::soa_of_name;
 use super::name_entry::{RrSet, address_data};
 use super::{
     AbsentNames, Apex, ComputedNames, DnssecOkQueries, Name, NameEntry, OtherTypes, Rdata, Record,
-    Rtype, Window, undashed,
+    Rtype, Window, reverse_range, undashed,
 };
 
 /// The largest number of CNAMEs that one answer follows, as in CoreDNS.
@@ -176,15 +176,13 @@ pub trait ZoneData {
         }
     }
 
-    /// Whether queries with the DO bit pass in the name's zone.
+    /// Whether queries with the DO bit pass at a name, because a zone is signed: the name's zone, or
+    /// one that an alias leads to. Reverse names may be in a zone without an apex.
     fn passes_dnssec_ok(&self, name: &Name) -> bool {
-        let passes = |zone: &Apex| zone.dnssec_ok == DnssecOkQueries::Passed;
+        let mut zones = self.zones().iter();
         // In most data no zone is signed, so that the name's zone need not be searched.
-        if !self.zones().iter().any(passes) {
-            return false;
-        }
-        let zone = self.zone_of(name);
-        zone.is_some_and(|zone| passes(&self.zones()[zone]))
+        zones.any(|zone| zone.dnssec_ok == DnssecOkQueries::Passed)
+            && (self.zone_of(name).is_some() || reverse_range(name).is_some())
     }
 
     /// Whether queries for this type pass in the name's zone.

@@ -47,10 +47,10 @@ pub enum AbsentNames {
     NotYetKnown,
 }
 
-/// How queries with the DO bit (RFC 3225) are answered in a zone.
+/// How queries with the DO bit (RFC 3225) are answered in the zones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DnssecOkQueries {
-    /// Like other queries: the zone is not signed.
+    /// Like other queries: no zone is signed.
     #[default]
     Answered,
     /// They pass, because other software signs the answers to them.

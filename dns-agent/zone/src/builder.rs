@@ -82,11 +82,10 @@ impl ModelBuilder {
         }
     }
 
-    /// Sets how queries with the DO bit are answered, for each zone added so far. `choose` gets the
-    /// zone's name.
-    pub fn set_dnssec_ok(&mut self, choose: impl Fn(&Name) -> DnssecOkQueries) {
+    /// Sets how queries with the DO bit are answered in the zones added so far.
+    pub fn set_dnssec_ok(&mut self, dnssec_ok: DnssecOkQueries) {
         for apex in &mut self.zones {
-            apex.dnssec_ok = choose(&apex.name);
+            apex.dnssec_ok = dnssec_ok;
         }
     }
 

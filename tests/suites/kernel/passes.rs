@@ -142,6 +142,8 @@ passing_packets! {
         }),
         "EDNS version 1" => edns(1 << 16, &[]),
         "an EDNS flag" => edns(0x4000, &[]),
+        "NSID" => edns(0, &[0, 3, 0, 0]),
+        "NSID with data" => edns(0, &[0, 3, 0, 1, b'x']),
         "a truncated option" => edns(0, &[0, 10]),
         "an option longer than its OPT record" => edns(0, &[0xfd, 0xe9, 0x00, 0xc8, b'a', b'b']),
         "an option one byte longer than its OPT record"

@@ -105,8 +105,12 @@ impl Importer<'_> {
                 "}" => depth = depth.saturating_sub(1),
                 _ => {}
             }
-            let is_between_blocks =
-                depth == 0 && followed.last().is_none_or(|before| before.text == "}");
+            let before = followed.last().map(|before| before.text.as_str());
+            if depth == 0 && self.may_name_snippet_otherwise(&word, before) {
+                let cause = "the name of a snippet has a variable, or follows an empty word";
+                return Err(CorefileProblem::new(&word.place, cause));
+            }
+            let is_between_blocks = depth == 0 && before.is_none_or(|before| before == "}");
             if is_between_blocks && is_snippet_name(&word.text) {
                 self.define_snippet(word, &mut left, &mut followed)?;
                 continue;
@@ -130,19 +134,39 @@ impl Importer<'_> {
                 let cause = "`import` has several arguments";
                 return Err(CorefileProblem::refused(&word.place, cause));
             }
-            if let Some(snippet) = self.read_snippet(&argument, depth)? {
-                left.extend(snippet.into_iter().rev());
-                continue;
-            }
-            match self.resolve(&argument, &left)? {
+            let import = match self.read_snippet(&argument, depth)? {
+                Some(snippet) => Import::Words(snippet),
+                None => self.resolve(&argument, &left)?,
+            };
+            match import {
                 Import::Words(words) => left.extend(words.into_iter().rev()),
                 Import::Unknown(reason) => {
                     word.unread = Some(reason);
                     followed.extend([word, argument]);
+                    continue;
                 }
+            }
+            // In a server block, CoreDNS reads a plugin's line after an `import` line, whatever the
+            // lines of the words are, and also if the `import` line inserts nothing.
+            if depth == 1
+                && let Some(next) = left.last_mut()
+            {
+                next.line_start = LineStart::Certain;
             }
         }
         Ok(followed)
+    }
+
+    /// Whether CoreDNS may take a word outside braces for the name of a snippet, although it isn't
+    /// written as one after a block: CoreDNS inserts variables before, and ignores empty words.
+    /// `before` is the word before.
+    fn may_name_snippet_otherwise(&self, word: &CorefileWord, before: Option<&str>) -> bool {
+        let text = word.text.as_str();
+        if has_variable(text) {
+            let value = substitute(self.config, text);
+            return is_snippet_name(text) || value.is_some_and(|value| is_snippet_name(&value));
+        }
+        is_snippet_name(text) && before == Some("")
     }
 
     /// Moves the words of a snippet, which is in braces, from `left` to `followed`. The `import`
@@ -213,10 +237,7 @@ impl Importer<'_> {
             let cause = "a snippet is imported inside the braces of a plugin";
             return Err(CorefileProblem::new(place, cause));
         }
-        let mut words = snippet.clone();
-        if let Some(first) = words.first_mut() {
-            first.line_start = LineStart::Certain;
-        }
+        let words = snippet.clone();
         let length: usize = words.iter().map(|word| word.text.len() + 1).sum();
         self.count_import(place, length)?;
         Ok(Some(words))

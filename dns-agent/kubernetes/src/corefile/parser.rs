@@ -199,9 +199,9 @@ impl Parser {
         let brace_place = (self.peek_word() == Some("{")).then(|| self.place());
         if brace_place.is_some() {
             self.at += 1;
-        } else if self.has_snippet_words() {
-            // `imports` takes the first brace for that of a server block.
-            let cause = "a text with snippets has a server block without braces";
+        } else if self.has_certain_line_starts() {
+            // `imports` has taken the first brace for that of a server block.
+            let cause = "a text with imports has a server block without braces";
             return Err(self.problem(cause));
         }
         let mut directives = Vec::new();
@@ -310,8 +310,8 @@ impl Parser {
         }
     }
 
-    /// Whether words of snippets were inserted.
-    fn has_snippet_words(&self) -> bool {
+    /// Whether `imports` has marked words as the first ones on their lines.
+    fn has_certain_line_starts(&self) -> bool {
         let mut words = self.words.iter();
         words.any(|word| word.line_start == LineStart::Certain)
     }

@@ -109,8 +109,7 @@ impl PluginReader<'_> {
             "chaos" | "tls" => Ok(Vec::new()),
             // `blocks::check_binds` compares the addresses of all blocks.
             "bind" if answering == AnsweringPlugin::Kubernetes => Ok(Vec::new()),
-            // `nsid` adds an option to answers to queries that ask for it. Zerohop's answers lack
-            // it.
+            // `nsid` adds an option to answers to queries that ask for it, which always pass.
             "nsid" => Ok(Vec::new()),
             "local" if answering == AnsweringPlugin::Kubernetes => Ok(read_local(head)),
             "dns64" if answering == AnsweringPlugin::Kubernetes => Ok(vec![read_dns64(head)]),

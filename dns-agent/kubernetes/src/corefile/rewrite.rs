@@ -142,7 +142,7 @@ fn read_rewritten_type(text: &str) -> Result<RewrittenQueries, String> {
 
 /// Whether CoreDNS accepts a TTL, or a range of TTLs such as `30-60`, `30-` and `-60`.
 fn is_ttl(text: &str) -> bool {
-    let number = |text: &str| text.parse::<u32>().ok();
+    let number = parse_digits;
     match text.split_once('-') {
         None => number(text).is_some(),
         Some(("", "")) => false,
@@ -155,13 +155,19 @@ fn is_ttl(text: &str) -> bool {
     }
 }
 
+/// A number without a sign.
+fn parse_digits(text: &str) -> Option<u32> {
+    let is_digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    is_digits.then(|| text.parse().ok())?
+}
+
 /// Whether CoreDNS accepts an RCODE: a number, or one of these names.
 fn is_rcode(text: &str) -> bool {
     const NAMES: [&str; 11] = [
         "NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", "YXDOMAIN", "YXRRSET",
         "NXRRSET", "NOTAUTH", "NOTZONE",
     ];
-    let is_number = text.parse().is_ok_and(|number: u32| number <= 23);
+    let is_number = parse_digits(text).is_some_and(|number| number <= 23);
     is_number || NAMES.contains(&text.to_ascii_uppercase().as_str())
 }
 

@@ -24,8 +24,8 @@ pub(super) struct CorefileWord {
 pub(super) enum LineStart {
     /// The places of this word and the word before tell.
     ByPlace,
-    /// It is, whatever the places: it is the first word of a snippet, which CoreDNS inserts where a
-    /// plugin's line begins.
+    /// It is, whatever the places: it is the first word after an `import` line in a server block,
+    /// where CoreDNS begins a plugin's line.
     Certain,
 }
 

@@ -426,6 +426,8 @@ fn rewritten_names_pass() {
         "rewrite class IN CH",
         "rewrite ttl exact x.example.org thirty",
         "rewrite ttl x.example.org 60-30",
+        "rewrite ttl x.example.org +30",
+        "rewrite rcode x.example.org NXDOMAIN +0",
         "rewrite ttl glob x.example.org 30",
         "rewrite ttl suffix cluster.local 30",
         "rewrite rcode x.example.org NXDOMAIN",

@@ -166,6 +166,13 @@ fn snippets_are_inserted() {
         ("dns64", "errors\nimport common", "", "cluster.local."),
         ("minimal_x", "errors\nimport common", "", "nothing"),
         ("minimal_x", "errors", "", "cluster.local."),
+        // After an `import` line that inserts nothing, too.
+        (
+            "",
+            "errors\nimport common\nrewrite name a.cluster.local b",
+            "",
+            "cluster.local. -a.cluster.local.",
+        ),
         // Whole server blocks.
         (
             "x.cluster.local {\n forward . 10.0.0.1\n}",
@@ -199,6 +206,14 @@ fn snippets_are_inserted() {
     ] {
         let text = corefile(snippet, block, rest);
         assert_eq!(answered(&text), wanted, "{text}");
+    }
+    // The lines of an inserted snippet have lower numbers than the line before, and its first line
+    // inserts nothing.
+    let empty = "(none) {\n}\n(extra) {\n import none\n rewrite name a.cluster.local b\n}\n. {\n kubernetes cluster.local\n errors\n import extra\n}\n";
+    assert_eq!(answered(empty), "cluster.local. -a.cluster.local.");
+    for name in ["({$X})", "{$X}", "\"\" (foo)"] {
+        let text = format!("{name} {{\n errors\n}}\n. {{\n kubernetes cluster.local\n}}\n");
+        assert_eq!(answered(&text), "nothing", "{text}");
     }
     let nested = "(a) {\n errors\n}\n(b) {\n import a\n rewrite name x.cluster.local y\n}\n. {\n kubernetes cluster.local\n import b\n}\n";
     assert_eq!(answered(nested), "cluster.local. -x.cluster.local.");

@@ -176,8 +176,8 @@ pub trait ZoneData {
         }
     }
 
-    /// Whether queries with the DO bit pass at a name, because a zone is signed: the name's zone, or
-    /// one that an alias leads to. Reverse names may be in a zone without an apex.
+    /// Whether queries with the DO bit pass at a name, because a zone is signed: that of the name,
+    /// or one that an alias leads to. Reverse names may be in a zone without an apex.
     fn passes_dnssec_ok(&self, name: &Name) -> bool {
         let mut zones = self.zones().iter();
         // In most data no zone is signed, so that the name's zone need not be searched.

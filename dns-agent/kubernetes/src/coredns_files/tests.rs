@@ -128,8 +128,8 @@ fn imported_files_are_inserted() {
         ),
         (
             "a.override",
-            "dnssec\n",
-            "nothing: /etc/coredns/custom/a.override, line 1: `dnssec`",
+            "header\n",
+            "nothing: /etc/coredns/custom/a.override, line 1: `header`",
         ),
         // CoreDNS refuses these.
         (

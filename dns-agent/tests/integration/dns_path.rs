@@ -5,12 +5,13 @@ use std::time::{Duration, SystemTime};
 use dns_agent::admin::status::{SourceStatus, Status};
 use domain::base::iana::Rtype;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 use zerohop_contract::corefiles::{ALTERED_NODE_LOCAL_DNS, NODE_LOCAL_DNS};
 
 use crate::{
     agent::RunningAgent,
     policies::{ApiContents, CLIENTS, DNS_PODS, PreparedApi, cluster, pod},
-    support::{FakeUpstream, ask, query},
+    support::{FakeUpstream, PATIENCE, ask, query},
 };
 
 const COREFILE: &str = "/api/v1/namespaces/kube-system/configmaps?metadata.name=coredns";
@@ -126,6 +127,22 @@ fn with_corefile(line: &str) -> ApiContents {
     contents
 }
 
+/// Waits until the agent's answer has an A record with this TTL, in seconds. The status shows the
+/// reasons of a plan before the plan is published.
+async fn wait_for_ttl(running: &RunningAgent, name: &str, wanted: u32) {
+    let mut last = None;
+    let waiting = async {
+        while last != Some(wanted) {
+            last = Some(ask_ttl(running, name).await);
+        }
+    };
+    let came = timeout(PATIENCE, waiting).await;
+    assert!(
+        came.is_ok(),
+        "the TTL of {name} is {last:?}, and not {wanted}"
+    );
+}
+
 /// The TTL of the A record in the agent's answer, in seconds.
 async fn ask_ttl(running: &RunningAgent, name: &str) -> u32 {
     let reply = ask(running.server, &query(1, name, Rtype::A)).await;
@@ -228,11 +245,8 @@ async fn names_that_a_node_cache_answers_differently_pass() {
             .status_when(|status| any_contains(reasons(status), "cache-x7: line 2: `template`"))
             .await;
         assert!(status.missing.is_empty(), "{status}");
-        assert_eq!(ask_ttl(&running, WEB).await, PASSED_TTL);
-        assert_eq!(
-            ask_ttl(&running, "legacy.shop.svc.cluster.local").await,
-            PASSED_TTL
-        );
+        wait_for_ttl(&running, WEB, PASSED_TTL).await;
+        wait_for_ttl(&running, "legacy.shop.svc.cluster.local", PASSED_TTL).await;
 
         // The node cache's old configuration has no `reload`.
         let plain = config_map("node-local-dns", NODE_LOCAL_DNS);
@@ -250,7 +264,7 @@ async fn names_that_a_node_cache_answers_differently_pass() {
             .await;
         running.status_when(is_settled).await;
         // The agent answers, with the TTL to which the node cache caps 30 s.
-        assert_eq!(ask_ttl(&running, WEB).await, 5);
+        wait_for_ttl(&running, WEB, 5).await;
         running.stop().await;
     }
 }
@@ -269,7 +283,7 @@ async fn the_node_cache_of_the_kubernetes_manifest_only_caps_ttls() {
         any_contains(reasons(&status), "5 s instead of 30 s"),
         "{status}"
     );
-    assert_eq!(ask_ttl(&running, WEB).await, 5);
+    wait_for_ttl(&running, WEB, 5).await;
 
     // Without the node cache, pods would get the TTL of CoreDNS's Corefile.
     server
@@ -278,7 +292,7 @@ async fn the_node_cache_of_the_kubernetes_manifest_only_caps_ttls() {
     running
         .status_when(|status| is_settled(status) && !any_contains(reasons(status), "cache-x7"))
         .await;
-    assert_eq!(ask_ttl(&running, WEB).await, 30);
+    wait_for_ttl(&running, WEB, 30).await;
     // The node cache returns with another configuration.
     let altering = config_map("node-local-dns", ALTERED_NODE_LOCAL_DNS);
     server.send_event(CACHE_MAP, "MODIFIED", altering).await;
@@ -326,7 +340,7 @@ async fn a_node_cache_that_answers_differently_at_its_own_address_changes_nothin
     let running = server.start_agent(&dns, &FLAGS).await;
     let status = running.status_when(is_settled).await;
     assert!(!any_contains(reasons(&status), "cache-x7"), "{status}");
-    assert_eq!(ask_ttl(&running, WEB).await, 30);
+    wait_for_ttl(&running, WEB, 30).await;
     running.stop().await;
 
     // With `--serve`, the node cache's address is served, so its configuration counts.

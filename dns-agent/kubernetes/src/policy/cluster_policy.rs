@@ -12,6 +12,7 @@ use std::fmt;
 use std::mem::size_of;
 
 use ipnet::IpNet;
+use serde::Deserialize;
 
 use super::ports::Ports;
 use crate::objects::ObjectKey;
@@ -50,7 +51,7 @@ pub(super) enum PolicyApi {
 }
 
 /// When policies are consulted, in this order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Tier {
     /// Before NetworkPolicies.
     Admin,
@@ -81,8 +82,10 @@ pub(super) struct ClusterRule {
     pub(super) ports: Ports,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 pub(super) enum RuleAction {
+    /// Version v1alpha1 calls it `Allow`.
+    #[serde(alias = "Allow")]
     Accept,
     Deny,
     /// The next tier decides.
@@ -124,10 +127,7 @@ impl ClusterPolicy {
     /// Whether a selector for clients needs the labels of Namespaces, besides their names.
     pub(super) fn needs_namespaces(&self) -> bool {
         let rules = self.ingress.iter();
-        let peers = rules.flat_map(|rule| match &rule.peers {
-            ClusterPeers::Listed(peers) => &**peers,
-            ClusterPeers::FailClosed => &[],
-        });
+        let peers = rules.flat_map(|rule| rule.peers.listed());
         let sources = peers.filter_map(|peer| match peer {
             ClusterPeer::Pods(pods) => Some(pods),
             ClusterPeer::Networks(_) | ClusterPeer::Nodes | ClusterPeer::DomainNames => None,
@@ -176,20 +176,23 @@ impl ClusterRule {
     /// Whether the rule has peers that a plugin may not know: they are experimental in the API.
     /// With such a plugin, the rule fails closed, as described at [`ClusterPeers::FailClosed`].
     fn has_optional_peers(&self) -> bool {
-        let ClusterPeers::Listed(peers) = &self.peers else {
-            return false;
-        };
-        let mut peers = peers.iter();
+        let mut peers = self.peers.listed().iter();
         peers.any(|peer| matches!(peer, ClusterPeer::Nodes | ClusterPeer::DomainNames))
     }
 
     fn memory(&self) -> usize {
-        let peers = match &self.peers {
-            ClusterPeers::Listed(peers) => &**peers,
-            ClusterPeers::FailClosed => &[],
-        };
-        let peers: usize = peers.iter().map(ClusterPeer::memory).sum();
+        let peers: usize = self.peers.listed().iter().map(ClusterPeer::memory).sum();
         size_of::<ClusterRule>() + peers + self.ports.memory()
+    }
+}
+
+impl ClusterPeers {
+    /// The sets, if they are known.
+    fn listed(&self) -> &[ClusterPeer] {
+        match self {
+            ClusterPeers::Listed(peers) => peers,
+            ClusterPeers::FailClosed => &[],
+        }
     }
 }
 

@@ -191,13 +191,11 @@ impl Destination {
     pub(super) fn match_networks(&self, networks: &[IpNet], ports: &Ports) -> Certainty {
         let mut networks = networks.iter();
         let is_inside = match self {
-            Destination::Service { address, .. } | Destination::Node(address) => networks
+            Destination::Service { address, .. }
+            | Destination::Node(address)
+            | Destination::Endpoint(ServerEndpoint { address, .. }) => networks
                 .any(|network| network.contains(&address.ip()))
                 .into(),
-            Destination::Endpoint(endpoint) => {
-                let address = endpoint.address.ip();
-                networks.any(|network| network.contains(&address)).into()
-            }
             Destination::Unknown(address) => {
                 if networks.any(|network| covers_whole_family(network, address.ip())) {
                     Certainty::Yes
@@ -212,10 +210,11 @@ impl Destination {
     /// Whether the destination's port is one of these, if the rule is about addresses.
     pub(super) fn match_ports(&self, ports: &Ports) -> Certainty {
         match self {
-            Destination::Service { address, .. } | Destination::Node(address) => {
+            Destination::Service { address, .. }
+            | Destination::Node(address)
+            | Destination::Endpoint(ServerEndpoint { address, .. }) => {
                 ports.match_unnamed(address.port())
             }
-            Destination::Endpoint(endpoint) => ports.match_unnamed(endpoint.address.port()),
             Destination::Unknown(_) => ports.match_unknown(),
         }
     }
@@ -425,8 +424,7 @@ fn match_server_pod(labels: &LabelsByNamespace<'_>, set: &PodSet, pod: &PolicyPo
     if pod.network == PodNetwork::Host {
         return Certainty::Maybe;
     }
-    let is_in_namespace = labels[&pod.key.namespace].match_selector(&set.namespaces);
-    is_in_namespace.and(set.pods.matches(&pod.labels).into())
+    labels[&pod.key.namespace].match_pods(set, &pod.labels)
 }
 
 /// Whether a pod provably gives this name to this UDP port.

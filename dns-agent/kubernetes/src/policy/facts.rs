@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::certainty::Certainty;
-use super::cluster_policy::ClusterPolicy;
+use super::cluster_policy::{ClusterPolicy, PodSet};
 use super::kinds::PolicyKind;
 use super::objects::{DnsService, DnsSlice, Fact, LabelledNamespace, PodNetwork, PolicyPod};
 use super::other_policies::{MAX_OBJECTS, OtherPolicies, PolicyEffect};
@@ -380,8 +380,14 @@ impl Facts {
 }
 
 impl NamespaceLabels<'_> {
+    /// Whether a set of pods contains pods of the Namespace with these labels.
+    pub(super) fn match_pods(&self, set: &PodSet, labels: &Labels) -> Certainty {
+        let is_selected: Certainty = set.pods.matches(labels).into();
+        self.match_selector(&set.namespaces).and(is_selected)
+    }
+
     /// Whether a selector matches the Namespace.
-    pub(super) fn match_selector(&self, selector: &Selector) -> Certainty {
+    fn match_selector(&self, selector: &Selector) -> Certainty {
         let match_least = || {
             if selector.matches_at_least(&self.least) {
                 Certainty::Yes

@@ -185,9 +185,7 @@ impl IngressTiers {
     ) -> IngressTiers {
         let labels = facts.namespace_labels(&pod.key.namespace);
         IngressTiers::find(facts, Some(endpoint.address.port()), |policy| {
-            let PodSet { namespaces, pods } = &policy.subject;
-            let is_in_namespace = labels.match_selector(namespaces);
-            is_in_namespace.and(pods.matches(&pod.labels).into())
+            labels.match_pods(&policy.subject, &pod.labels)
         })
     }
 
@@ -487,6 +485,5 @@ fn decide_tier<'a>(policies: &[(&'a TierPolicy, Outcomes)]) -> TierDecision<'a> 
 
 /// Whether a set of pods contains these clients.
 fn match_clients(set: &PodSet, clients: &Clients<'_>) -> Certainty {
-    let is_in_namespace = clients.namespace_labels.match_selector(&set.namespaces);
-    is_in_namespace.and(set.pods.matches(clients.labels).into())
+    clients.namespace_labels.match_pods(set, clients.labels)
 }

@@ -20,7 +20,6 @@ const MAX_PRIORITY: u16 = 1_000;
 
 impl ClusterPolicy {
     /// Reads a policy of the network policy API in the form of the API. `kind` is its `kind` field.
-    /// `None` for other kinds.
     ///
     /// # Errors
     /// If the policy has a version that is not known, or a part of its spec besides the rules
@@ -42,11 +41,11 @@ impl ClusterPolicy {
         let spec: ApiSpec = serde_json::from_value(object["spec"].clone())
             .map_err(|error| format!("spec: {error}"))?;
         let tier = match (kind, spec.tier) {
-            ("AdminNetworkPolicy", None) | ("ClusterNetworkPolicy", Some(ApiTier::Admin)) => {
+            ("AdminNetworkPolicy", None) | ("ClusterNetworkPolicy", Some(Tier::Admin)) => {
                 Tier::Admin
             }
             ("BaselineAdminNetworkPolicy", None)
-            | ("ClusterNetworkPolicy", Some(ApiTier::Baseline)) => Tier::Baseline,
+            | ("ClusterNetworkPolicy", Some(Tier::Baseline)) => Tier::Baseline,
             (_, None) => return Err("spec.tier is missing".to_owned()),
             (_, Some(_)) => return Err("spec.tier is not a field of this kind".to_owned()),
         };
@@ -112,18 +111,12 @@ impl PolicyApi {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct ApiSpec {
-    tier: Option<ApiTier>,
+    tier: Option<Tier>,
     priority: Option<u16>,
     subject: ApiSubject,
     /// Each rule is read by itself, because one that can't be read fails closed.
     egress: Option<Vec<Value>>,
     ingress: Option<Vec<Value>>,
-}
-
-#[derive(Deserialize)]
-enum ApiTier {
-    Admin,
-    Baseline,
 }
 
 #[derive(Deserialize)]
@@ -164,21 +157,13 @@ struct ApiRequirement {
 struct ApiTierRule {
     #[serde(rename = "name")]
     _name: Option<String>,
-    action: ApiAction,
+    action: RuleAction,
     to: Option<Vec<ApiPeer>>,
     from: Option<Vec<ApiPeer>>,
     /// Version v1alpha1.
     ports: Option<Vec<ApiPort>>,
     /// Later versions.
     protocols: Option<Vec<ApiProtocol>>,
-}
-
-#[derive(Clone, Copy, Deserialize, PartialEq)]
-enum ApiAction {
-    #[serde(alias = "Allow")]
-    Accept,
-    Deny,
-    Pass,
 }
 
 /// Exactly one field is set.
@@ -304,7 +289,7 @@ impl ApiTierRule {
         };
         Ok(ClusterRule {
             index,
-            action: self.action.into(),
+            action: self.action,
             peers: read_peers(to, ApiPeer::into_destination)?,
             ports: read_either_ports(self.ports, self.protocols)?,
         })
@@ -316,7 +301,7 @@ impl ApiTierRule {
         };
         Ok(ClusterRule {
             index,
-            action: self.action.into(),
+            action: self.action,
             peers: read_peers(from, ApiPeer::into_source)?,
             ports: read_either_ports(self.ports, self.protocols)?,
         })
@@ -394,16 +379,6 @@ impl ApiProtocol {
             (None, None) | (Some(_), Some(_)) => return Err(UnknownPart),
         };
         read_numbers(numbers).map(Some)
-    }
-}
-
-impl From<ApiAction> for RuleAction {
-    fn from(action: ApiAction) -> RuleAction {
-        match action {
-            ApiAction::Accept => RuleAction::Accept,
-            ApiAction::Deny => RuleAction::Deny,
-            ApiAction::Pass => RuleAction::Pass,
-        }
     }
 }
 

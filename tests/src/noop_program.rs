@@ -15,6 +15,17 @@ pub struct NoopProgram<P> {
     program: P,
 }
 
+/// Adds a clsact qdisc, which filters need. The device may have one already. The calling thread must
+/// be in the device's namespace.
+///
+/// While the kernel adds or removes it, packets that the device sends may be lost: `qdisc_graft`
+/// deactivates the device's queues (Linux 6.18, `net/sched/sch_api.c`). So a test that must not lose
+/// packets adds it before.
+pub fn add_clsact(device: &str) {
+    // This fails if there is one. After any other error, attaching a filter fails.
+    let _ = qdisc_add_clsact(device);
+}
+
 /// The program `r0 = verdict; exit`.
 fn instructions(verdict: i32) -> [bpf_insn; 2] {
     let instruction = |code, immediate| bpf_insn {
@@ -37,11 +48,10 @@ impl NoopProgram<SchedClassifier> {
         Ok(Self { program })
     }
 
-    /// Attaches the program as a tc filter of the same name. The calling thread must be in the
-    /// device's namespace.
+    /// Attaches the program as a tc filter of the same name, and adds a clsact qdisc if the device
+    /// has none ([`add_clsact`]). The calling thread must be in the device's namespace.
     pub fn attach_filter(&mut self, device: &str, direction: TcAttachType) -> Result<()> {
-        // The clsact qdisc may exist already.
-        let _ = qdisc_add_clsact(device);
+        add_clsact(device);
         let options = TcAttachOptions::Netlink(NlOptions::default());
         self.program
             .attach_with_options(device, direction, options)?;

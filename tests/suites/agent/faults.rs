@@ -23,7 +23,7 @@ use rand::RngExt as _;
 use serde_json::json;
 use zerohop_tests::{
     netns::NetworkNamespace,
-    noop_program::NoopProgram,
+    noop_program::{self, NoopProgram},
     not_run::report_not_run,
     topology::HOST_VETH,
     udp::{UdpClient, UdpServer, eventually},
@@ -257,6 +257,9 @@ fn lookups_succeed_while_another_pod_sends_malformed_packets() {
 fn lookups_succeed_while_foreign_programs_come_and_go() {
     let cluster = OneNodeCluster::new();
     let _agent = cluster.start_agent(&[]);
+    // Adding it may lose packets on their way to the pod, whoever does it.
+    let add = || noop_program::add_clsact(HOST_VETH);
+    cluster.node.topology.node.enter(add).unwrap();
     let what = "foreign programs before and after Zerohop's, 50 times";
     let tally = cluster.look_up_during(what, LookupMix::All, || {
         for round in 0..50 {

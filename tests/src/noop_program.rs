@@ -15,12 +15,12 @@ pub struct NoopProgram<P> {
     program: P,
 }
 
-/// Adds a clsact qdisc, which filters need. The device may have one already. The calling thread must
-/// be in the device's namespace.
+/// Adds a clsact qdisc, which filters need. The device may have one already. The calling thread
+/// must be in the device's namespace.
 ///
 /// While the kernel adds or removes it, packets that the device sends may be lost: `qdisc_graft`
-/// deactivates the device's queues (Linux 6.18, `net/sched/sch_api.c`). So a test that must not lose
-/// packets adds it before.
+/// deactivates the device's queues (Linux 6.18, `net/sched/sch_api.c`). So a test that must not
+/// lose packets adds it before.
 pub fn add_clsact(device: &str) {
     // This fails if there is one. After any other error, attaching a filter fails.
     let _ = qdisc_add_clsact(device);

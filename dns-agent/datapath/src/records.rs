@@ -1,5 +1,7 @@
 //! Builds the record of a name for the tables.
 
+use std::collections::BTreeSet;
+
 use bytemuck::Zeroable as _;
 use dns_common::{
     checksum,
@@ -12,7 +14,8 @@ use dns_common::{
 };
 use zerohop_zone as zone;
 use zerohop_zone::{
-    ComputedNames, Name, NameEntry, OtherTypes, Rdata, Rtype, Sections, Window, ZoneData,
+    ChangedAnswers, ComputedNames, Name, NameEntry, OtherTypes, Rdata, Rtype, Sections, Window,
+    ZoneData,
 };
 
 /// The part of an answer that decides whether a record can hold it.
@@ -126,9 +129,11 @@ fn render_own_answers(
     // The addresses of an alias are those of its target. Of a host of which only the addresses are
     // known, a missing family is answered too, with a SOA record of the name itself.
     if entry.is_alias() || entry.other_types() == OtherTypes::Unknown {
-        let has = |rtype: &Rtype| entry.types().any(|it| it == *rtype);
-        types.extend([Rtype::A, Rtype::AAAA].into_iter().filter(|it| !has(it)));
+        types.extend([Rtype::A, Rtype::AAAA]);
     }
+    types.extend(types_changed_without_data(data, name));
+    let mut seen = BTreeSet::new();
+    types.retain(|rtype| seen.insert(*rtype));
     types
         .into_iter()
         .filter_map(|rtype| match data.answer_within(name, rtype, WINDOW) {
@@ -169,20 +174,20 @@ fn render_computed_names(
         };
         render_answer(data, &child, &answer)
     };
+    let changed = types_changed_without_data(data, &child);
     match entry.computed_names() {
         ComputedNames::Nothing | ComputedNames::EmptyThenAddresses(_) | ComputedNames::Unknown => {
             None
         }
         ComputedNames::Empty => Some(ComputedRecords {
             flags: RecordHead::COMPUTED_NAMES,
-            answers: Vec::new(),
+            answers: with_passed_types(Vec::new(), changed),
         }),
         ComputedNames::Like(other) => {
             let other_entry = data.entry_within(other, WINDOW)?;
             let types = other_entry.types();
-            let answers: RenderedAnswers = types
-                .map(|rtype| (rtype, render_shared(other, rtype)))
-                .collect();
+            let answers = types.map(|rtype| (rtype, render_shared(other, rtype)));
+            let answers = with_passed_types(answers.collect(), changed);
             (answers.len() <= ANSWERS).then_some(ComputedRecords {
                 flags: RecordHead::COMPUTED_NAMES,
                 answers,
@@ -198,16 +203,38 @@ fn render_computed_names(
                 }],
                 additional: Vec::new(),
             };
-            Some(ComputedRecords {
+            let answers = vec![
+                (Rtype::A, render_answer(data, &child, &address)),
+                // The data contains the child's name, so the names can't share an answer.
+                (Rtype::SRV, None),
+            ];
+            let answers = with_passed_types(answers, changed);
+            (answers.len() <= ANSWERS).then_some(ComputedRecords {
                 flags: RecordHead::COMPUTED_NAMES | RecordHead::COMPUTED_NAMES_ARE_ADDRESSES,
-                answers: vec![
-                    (Rtype::A, render_answer(data, &child, &address)),
-                    // The data contains the child's name, so the names can't share an answer.
-                    (Rtype::SRV, None),
-                ],
+                answers,
             })
         }
     }
+}
+
+/// The types whose queries pass at an existing name if it has no data of the type.
+fn types_changed_without_data(data: &dyn ZoneData, name: &Name) -> Vec<Rtype> {
+    let changed = data.changed_answers_of(name).into_iter();
+    let types = changed.filter_map(|changed| match changed {
+        ChangedAnswers::WithoutType(rtype) => Some(rtype),
+        ChangedAnswers::SeveralAddresses => None,
+    });
+    types.collect()
+}
+
+/// Adds types whose queries pass, unless they have an answer.
+fn with_passed_types(mut answers: RenderedAnswers, passed: Vec<Rtype>) -> RenderedAnswers {
+    for rtype in passed {
+        if answers.iter().all(|(answered, _)| *answered != rtype) {
+            answers.push((rtype, None));
+        }
+    }
+    answers
 }
 
 /// Appends answers to the body of a record, and returns their descriptions. Answers that are

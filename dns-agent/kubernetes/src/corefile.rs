@@ -23,7 +23,7 @@ mod zones;
 
 use std::collections::BTreeSet;
 
-use zerohop_zone::{AbsentNames, Name, Rtype};
+use zerohop_zone::{AbsentNames, ChangedAnswers, Name, Rtype};
 
 pub(crate) use imports::named_files;
 pub use node_cache_effect::{NodeCacheContext, NodeCacheEffect, UpstreamService};
@@ -63,6 +63,9 @@ pub struct AdoptedSettings {
     pub passed: Vec<Name>,
     /// For some of these zones, the types whose queries pass.
     pub passed_types: Vec<(Name, BTreeSet<Rtype>)>,
+    /// For some of these zones, the answers of existing names that another plugin changes, so that
+    /// the queries pass.
+    pub changed_answers: Vec<(Name, BTreeSet<ChangedAnswers>)>,
     /// Those of these zones whose answers CoreDNS signs, so that queries with the DO bit pass.
     pub signed_zones: Vec<Name>,
     /// Patterns of names whose queries are rewritten, so that they pass.
@@ -223,9 +226,11 @@ impl ServerBlockReading {
             })
             .collect();
         notes.extend(kubernetes.note_zones(&adopted_zones));
-        let passed_types = zones.iter().map(|zone| (zone.clone(), types_in(zone)));
-        let passed_types = passed_types.filter(|(_, types)| !types.is_empty());
-        let passed_types: Vec<_> = passed_types.collect();
+        let passed_types = by_zone(&zones, types_in);
+        let changed_answers = by_zone(&zones, |zone| {
+            let changed = findings.iter().filter_map(|it| it.changed_answers_in(zone));
+            changed.collect()
+        });
         let is_signed = |zone: &&Name| findings.iter().any(|finding| finding.signs(zone));
         let signed_zones = zones.iter().filter(is_signed).cloned().collect();
         let reasons = finding::write_reasons(&findings, &kubernetes.zones, notes);
@@ -239,6 +244,7 @@ impl ServerBlockReading {
             zones: adopted_zones,
             passed,
             passed_types,
+            changed_answers,
             signed_zones,
             rewritten,
             ttl,
@@ -256,6 +262,12 @@ impl ServerBlockReading {
             reasons,
         }
     }
+}
+
+/// The zones for which `choose` finds something, with that.
+fn by_zone<T>(zones: &[Name], choose: impl Fn(&Name) -> BTreeSet<T>) -> Vec<(Name, BTreeSet<T>)> {
+    let chosen = zones.iter().map(|zone| (zone.clone(), choose(zone)));
+    chosen.filter(|(_, chosen)| !chosen.is_empty()).collect()
 }
 
 /// The zones that no finding makes pass entirely.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use clap::ValueEnum;
 use ipnet::IpNet;
-use zerohop_zone::{Name, Rtype};
+use zerohop_zone::{ChangedAnswers, Name, Rtype};
 
 use super::name_pattern::NamePattern;
 
@@ -53,6 +53,9 @@ pub struct ZoneSettings {
     /// For zones, the types whose queries pass, because another plugin of CoreDNS changes their
     /// answers.
     pub passed_types: Vec<(Name, BTreeSet<Rtype>)>,
+    /// For zones, the answers of existing names that another plugin of CoreDNS changes, so that the
+    /// queries pass.
+    pub changed_answers: Vec<(Name, BTreeSet<ChangedAnswers>)>,
     /// The zones in which queries with the DO bit pass, because CoreDNS signs the answers to them.
     /// It also answers queries for the DNSKEY records of these zones.
     pub signed_zones: Vec<Name>,
@@ -205,6 +208,7 @@ impl Default for ZoneSettings {
             known_pods: KnownPods::default(),
             fallthrough_zones: Vec::new(),
             passed_types: Vec::new(),
+            changed_answers: Vec::new(),
             signed_zones: Vec::new(),
             rewritten: Vec::new(),
             pointer_suffixes: ["in-addr.arpa", "ip6.arpa"]

@@ -108,13 +108,8 @@ impl ZoneSkeleton {
                 AbsentNames::Denied
             }
         });
-        builder.set_passed_types(|name| {
-            let passed = settings.passed_types.iter();
-            let passed = passed.filter(|(zone, _)| zone == name);
-            passed
-                .flat_map(|(_, types)| types.iter().copied())
-                .collect()
-        });
+        builder.set_passed_types(|name| values_of(name, &settings.passed_types));
+        builder.set_changed_answers(|name| values_of(name, &settings.changed_answers));
         // Aliases may lead from any zone into a signed one.
         builder.set_dnssec_ok(if settings.signed_zones.is_empty() {
             DnssecOkQueries::Answered
@@ -278,6 +273,12 @@ fn add_reverse(
         }
     }
     Ok(())
+}
+
+/// What the settings have for a zone.
+fn values_of<T: Copy + Ord>(zone: &Name, settings: &[(Name, BTreeSet<T>)]) -> BTreeSet<T> {
+    let values = settings.iter().filter(|(name, _)| name == zone);
+    values.flat_map(|(_, values)| values).copied().collect()
 }
 
 fn is_reverse(zone: &Name) -> bool {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::apex::soa_of_name;
 use super::name_entry::{RrSet, address_data};
 use super::{
-    AbsentNames, Apex, ComputedNames, DnssecOkQueries, Name, NameEntry, OtherTypes, Rdata, Record,
-    Rtype, Window, reverse_range, undashed,
+    AbsentNames, Apex, ChangedAnswers, ComputedNames, DnssecOkQueries, Name, NameEntry, OtherTypes,
+    Rdata, Record, Rtype, Window, reverse_range, undashed,
 };
 
 /// The largest number of CNAMEs that one answer follows, as in CoreDNS.
@@ -93,6 +93,17 @@ pub trait ZoneData {
     /// Answers a question of class IN. An answer that is longer than `window` may be cut, but never
     /// so far that it would fit.
     fn answer_within(&self, name: &Name, rtype: Rtype, window: Window) -> Answer {
+        let answer = self.unchanged_answer(name, rtype, window);
+        let is_changed = |changed: &ChangedAnswers| answer.is_among(changed, rtype);
+        if self.changed_answers_of(name).iter().any(is_changed) {
+            return Answer::NotAuthoritative;
+        }
+        answer
+    }
+
+    /// The answer to a question of class IN that no other software has changed.
+    #[doc(hidden)]
+    fn unchanged_answer(&self, name: &Name, rtype: Rtype, window: Window) -> Answer {
         if self.passes_type(name, rtype) || self.passes_queries(name) {
             return Answer::NotAuthoritative;
         }
@@ -176,13 +187,30 @@ pub trait ZoneData {
         }
     }
 
+    /// The answers that other software changes at a name, in its own zone or in one that an alias
+    /// leads to.
+    fn changed_answers_of(&self, name: &Name) -> BTreeSet<ChangedAnswers> {
+        let zones = self.zones().iter();
+        let changed: BTreeSet<_> = zones.flat_map(|zone| &zone.changed_answers).collect();
+        // In most data the set is empty, so that the name's zone need not be searched.
+        if changed.is_empty() || !self.is_in_zones(name) {
+            return BTreeSet::new();
+        }
+        changed.into_iter().copied().collect()
+    }
+
+    /// Whether a name is in a zone. Reverse names may be in a zone without an apex.
+    #[doc(hidden)]
+    fn is_in_zones(&self, name: &Name) -> bool {
+        self.zone_of(name).is_some() || reverse_range(name).is_some()
+    }
+
     /// Whether queries with the DO bit pass at a name, because a zone is signed: that of the name,
-    /// or one that an alias leads to. Reverse names may be in a zone without an apex.
+    /// or one that an alias leads to.
     fn passes_dnssec_ok(&self, name: &Name) -> bool {
         let mut zones = self.zones().iter();
         // In most data no zone is signed, so that the name's zone need not be searched.
-        zones.any(|zone| zone.dnssec_ok == DnssecOkQueries::Passed)
-            && (self.zone_of(name).is_some() || reverse_range(name).is_some())
+        zones.any(|zone| zone.dnssec_ok == DnssecOkQueries::Passed) && self.is_in_zones(name)
     }
 
     /// Whether queries for this type pass in the name's zone.
@@ -515,6 +543,36 @@ pub enum Answer {
     /// delegated, because CoreDNS may know it (for example [`AbsentNames::Passed`]), or because of
     /// a CoreDNS deviation.
     NotAuthoritative,
+}
+
+impl Answer {
+    /// Whether this answer to a query for `rtype` is of a kind that other software changes. An
+    /// alias that leads out of the zones is, because its end is not known.
+    fn is_among(&self, changed: &ChangedAnswers, rtype: Rtype) -> bool {
+        let (answer, additional) = match self {
+            Answer::Data { answer, additional } => (&answer[..], &additional[..]),
+            Answer::NoData { .. } | Answer::NoDataAtName { .. } => (&[][..], &[][..]),
+            Answer::Alias { .. } => {
+                return match changed {
+                    ChangedAnswers::WithoutType(without) => *without == rtype,
+                    ChangedAnswers::SeveralAddresses => true,
+                };
+            }
+            Answer::NxDomain { .. } | Answer::NotYetKnown | Answer::NotAuthoritative => {
+                return false;
+            }
+        };
+        let is_address = |record: &&Record| matches!(record.data, Rdata::A(_) | Rdata::Aaaa(_));
+        match changed {
+            ChangedAnswers::WithoutType(without) => {
+                let mut records = answer.iter();
+                *without == rtype && !records.any(|record| record.data.rtype() == rtype)
+            }
+            ChangedAnswers::SeveralAddresses => [answer, additional]
+                .iter()
+                .any(|section| section.iter().filter(is_address).count() > 1),
+        }
+    }
 }
 
 /// The data of an existing name.

@@ -28,6 +28,8 @@ pub struct Apex {
     pub absent_names: AbsentNames,
     /// The types whose queries pass for all names, because other software changes their answers.
     pub passed_types: BTreeSet<Rtype>,
+    /// The answers of existing names that other software changes, so that the queries pass.
+    pub changed_answers: BTreeSet<ChangedAnswers>,
     /// How queries with the DO bit are answered.
     pub dnssec_ok: DnssecOkQueries,
 }
@@ -45,6 +47,15 @@ pub enum AbsentNames {
     /// With [`Answer::NotYetKnown`](crate::Answer::NotYetKnown), because the lists of objects are
     /// incomplete.
     NotYetKnown,
+}
+
+/// A kind of answers that other software changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ChangedAnswers {
+    /// Those to queries for this type, without a record of it.
+    WithoutType(Rtype),
+    /// Those with several addresses in one section. Their order is changed.
+    SeveralAddresses,
 }
 
 /// How queries with the DO bit (RFC 3225) are answered in the zones.
@@ -87,6 +98,7 @@ impl Apex {
             negative_ttl: ttl,
             absent_names: AbsentNames::default(),
             passed_types: BTreeSet::new(),
+            changed_answers: BTreeSet::new(),
             dnssec_ok: DnssecOkQueries::default(),
         })
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::apex::sort_zones;
 use super::name_entry::RrSet;
 use super::{
-    AbsentNames, Apex, ComputedNames, DnssecOkQueries, Model, Name, NameEntry, NameError, Rdata,
-    Record, Rtype,
+    AbsentNames, Apex, ChangedAnswers, ComputedNames, DnssecOkQueries, Model, Name, NameEntry,
+    NameError, Rdata, Record, Rtype,
 };
 
 /// Collects names and records in any order, for [`ModelBuilder::build`].
@@ -79,6 +79,14 @@ impl ModelBuilder {
     pub fn set_passed_types(&mut self, choose: impl Fn(&Name) -> BTreeSet<Rtype>) {
         for apex in &mut self.zones {
             apex.passed_types = choose(&apex.name);
+        }
+    }
+
+    /// Sets the answers that other software changes, for each zone added so far. `choose` gets the
+    /// zone's name.
+    pub fn set_changed_answers(&mut self, choose: impl Fn(&Name) -> BTreeSet<ChangedAnswers>) {
+        for apex in &mut self.zones {
+            apex.changed_answers = choose(&apex.name);
         }
     }
 

@@ -27,7 +27,7 @@ pub mod zone_file;
 
 pub use address::{dashed, reverse_name, reverse_network, reverse_range, reverse_zones, undashed};
 pub use answer::{Answer, LiveZoneData, ZoneData};
-pub use apex::{AbsentNames, Apex, DnssecOkQueries};
+pub use apex::{AbsentNames, Apex, ChangedAnswers, DnssecOkQueries};
 pub use builder::ModelBuilder;
 pub use exact_names::ExactNames;
 pub use model::Model;

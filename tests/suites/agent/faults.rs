@@ -257,7 +257,7 @@ fn lookups_succeed_while_another_pod_sends_malformed_packets() {
 fn lookups_succeed_while_foreign_programs_come_and_go() {
     let cluster = OneNodeCluster::new();
     let _agent = cluster.start_agent(&[]);
-    // Adding it may lose packets on their way to the pod, whoever does it.
+    // The kernel may lose packets on their way to the pod while it adds the qdisc.
     let add = || noop_program::add_clsact(HOST_VETH);
     cluster.node.topology.node.enter(add).unwrap();
     let what = "foreign programs before and after Zerohop's, 50 times";

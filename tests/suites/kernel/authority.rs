@@ -14,7 +14,10 @@ use zerohop_datapath::{
     program::{EbpfObject, HookProgram, TableSize},
 };
 use zerohop_kubernetes::NamePattern;
-use zerohop_zone::{AbsentNames, Model, ModelBuilder, Name, Rdata, Record, Rtype, ZoneData as _};
+use zerohop_resolver::Records;
+use zerohop_zone::{
+    AbsentNames, ChangedAnswers, Model, ModelBuilder, Name, Rdata, Record, Rtype, ZoneData as _,
+};
 
 use super::{
     fixture::{self, KernelFixture, TC_PASS, TestRunResult, rcode},
@@ -292,6 +295,122 @@ fn queries_for_passed_types_pass_for_all_names() {
             data > 3 && denied > 3 && computed > 3,
             "{flags:?}: {data} answers, {denied} denials, {computed} replies for names of pods"
         );
+    }
+}
+
+/// As with CoreDNS's `dns64` and `loadbalance weighted`. Compares with the answers of the same
+/// objects that nothing changes.
+#[test]
+fn queries_with_changed_answers_pass() {
+    const HOSTS: &str = "
+---
+apiVersion: v1
+kind: Service
+metadata: {name: both, namespace: shop}
+spec: {clusterIP: 10.96.1.3, clusterIPs: [10.96.1.3, 'fd00::3'], ports: [{name: a, port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: all, namespace: shop}
+spec: {clusterIP: None, ports: [{name: a, port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: all-1, namespace: shop, labels: {kubernetes.io/service-name: all}}
+addressType: IPv4
+ports: [{name: a, port: 80}]
+endpoints: [{addresses: [10.244.0.10]}, {addresses: [10.244.0.11]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: alias-of-all, namespace: shop}
+spec: {type: ExternalName, externalName: all.shop.svc.cluster.local}
+";
+    let manifests = [NAMESPACES, OBJECTS, ALIAS, HOSTS].concat();
+    let kinds = [
+        ChangedAnswers::WithoutType(Rtype::AAAA),
+        ChangedAnswers::SeveralAddresses,
+    ];
+    for flags in [&["--pods=insecure"][..], &["--pods=verified"], &[]] {
+        let before = model(&manifests, flags);
+        let entries = before.entries();
+        let mut names: Vec<String> = entries.map(|(name, _)| name.to_string()).collect();
+        let more = [
+            "absent.shop.svc.cluster.local",
+            "absent.cluster.local",
+            "10-244-0-9.shop.pod.cluster.local",
+            "10-244-0-9.absent.pod.cluster.local",
+            "absent.shop.pod.cluster.local",
+        ];
+        names.extend(more.map(str::to_owned));
+        let types = [A, AAAA, SRV, HTTPS, SOA, TXT, MX];
+        let names = names.iter();
+        let queries = names.flat_map(|name| types.map(|rtype| (name, rtype)));
+        let queries: Vec<(&String, u16)> = queries.collect();
+        let ask = |model| {
+            let mut fixture = KernelFixture::with_model(model);
+            let ended = queries.iter().map(|(name, rtype)| {
+                let frame = KernelFixture::query(name, *rtype).frame();
+                match fixture.run_program(HookProgram::TcPeer, &frame) {
+                    TestRunResult::Passed(_) => None,
+                    TestRunResult::Answered(outcome, reply) => {
+                        Some((outcome, packet::parse_reply(&frame, &reply).unwrap()))
+                    }
+                }
+            });
+            ended.collect::<Vec<_>>()
+        };
+        let unchanged = ask(before);
+        for kind in kinds {
+            let model = || {
+                model_with_settings(&manifests, flags, |settings| {
+                    let zone = Name::parse("cluster.local").unwrap();
+                    settings.changed_answers = vec![(zone, [kind].into())];
+                })
+            };
+            let (user_plane, changed) = (model(), ask(model()));
+            let (mut passed, mut answered) = (0, 0);
+            for (((name, rtype), before), after) in queries.iter().zip(&unchanged).zip(&changed) {
+                let Some((outcome, reply)) = before else {
+                    assert_eq!(*after, None, "{name} {rtype}");
+                    continue;
+                };
+                let is_denied = *outcome == Outcome::NxDomain;
+                let is_answered = is_denied || !is_of_kind(reply, *rtype, kind);
+                let what = format!("{flags:?} {kind:?}: {name} {rtype}");
+                assert_eq!(after.is_some(), is_answered, "{what}: before: {reply:02x?}");
+                let Some((_, reply)) = after else {
+                    passed += 1;
+                    continue;
+                };
+                answered += 1;
+                let message = KernelFixture::query(name, *rtype).message();
+                let is_same = matches_user_plane(&message, reply, &user_plane);
+                assert!(is_same, "{what}: {reply:02x?}");
+            }
+            assert!(
+                passed > 2 && answered > 50,
+                "{kind:?}: {passed}, {answered}"
+            );
+        }
+    }
+}
+
+/// Whether a reply that isn't NXDOMAIN is of this kind.
+fn is_of_kind(reply: &[u8], rtype: u16, kind: ChangedAnswers) -> bool {
+    let [answer, _, additional] = Records::read(reply).unwrap().sections;
+    let count = |section: &[Record], wanted: &[Rtype]| {
+        let records = section.iter();
+        let of_type = records.filter(|record| wanted.contains(&record.data.rtype()));
+        of_type.count()
+    };
+    match kind {
+        ChangedAnswers::WithoutType(without) => {
+            rtype == without.to_int() && count(&answer, &[without]) == 0
+        }
+        ChangedAnswers::SeveralAddresses => [answer, additional]
+            .iter()
+            .any(|section| count(section, &[Rtype::A, Rtype::AAAA]) > 1),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Display;
 
-use zerohop_zone::{Name, Rtype};
+use zerohop_zone::{ChangedAnswers, Name, Rtype};
 
 use super::place::Place;
 
@@ -30,6 +30,8 @@ enum FindingScope {
     AbsentNames,
     /// Those for these types.
     Types(BTreeSet<Rtype>),
+    /// Those for names that exist, with such an answer.
+    Answers(ChangedAnswers),
     /// Those with the DO bit.
     DnssecOk,
 }
@@ -101,6 +103,19 @@ impl CorefileFinding {
         }
     }
 
+    /// A finding that makes queries for names that exist pass, if their answers are of this kind.
+    pub(super) fn about_answers(
+        place: &Place,
+        cause: impl Into<String>,
+        names: Vec<Name>,
+        changed: ChangedAnswers,
+    ) -> CorefileFinding {
+        CorefileFinding {
+            scope: FindingScope::Answers(changed),
+            ..CorefileFinding::new(place, cause, names)
+        }
+    }
+
     /// A finding that makes queries with the DO bit pass.
     pub(super) fn about_dnssec_ok(
         place: &Place,
@@ -156,6 +171,14 @@ impl CorefileFinding {
         self.scope == FindingScope::AbsentNames && self.concerns(zone)
     }
 
+    /// The answers that the finding makes pass in this zone, or in a part of it.
+    pub(super) fn changed_answers_in(&self, zone: &Name) -> Option<ChangedAnswers> {
+        match self.scope {
+            FindingScope::Answers(changed) if self.concerns(zone) => Some(changed),
+            _ => None,
+        }
+    }
+
     /// Whether the finding makes queries with the DO bit pass in this zone, or in a part of it.
     pub(super) fn signs(&self, zone: &Name) -> bool {
         self.scope == FindingScope::DnssecOk && self.concerns(zone)
@@ -169,6 +192,7 @@ impl CorefileFinding {
             FindingScope::All
             | FindingScope::AbsentNames
             | FindingScope::Types(_)
+            | FindingScope::Answers(_)
             | FindingScope::DnssecOk => NONE,
         }
     }
@@ -177,9 +201,10 @@ impl CorefileFinding {
     pub(super) fn into_names(self) -> Vec<Name> {
         match self.scope {
             FindingScope::All => self.names,
-            FindingScope::AbsentNames | FindingScope::Types(_) | FindingScope::DnssecOk => {
-                Vec::new()
-            }
+            FindingScope::AbsentNames
+            | FindingScope::Types(_)
+            | FindingScope::Answers(_)
+            | FindingScope::DnssecOk => Vec::new(),
         }
     }
 
@@ -196,6 +221,14 @@ impl CorefileFinding {
             FindingScope::All => {}
             FindingScope::AbsentNames => {
                 return self.note_for_queries(zones, "names that don't exist");
+            }
+            FindingScope::Answers(ChangedAnswers::WithoutType(rtype)) => {
+                let queries = format!("queries for {rtype} of names without such records");
+                return self.note_for_queries(zones, &queries);
+            }
+            FindingScope::Answers(ChangedAnswers::SeveralAddresses) => {
+                let queries = "queries whose answers have several addresses";
+                return self.note_for_queries(zones, queries);
             }
             FindingScope::DnssecOk => {
                 return self.note_for_queries(zones, "queries with the DO bit");

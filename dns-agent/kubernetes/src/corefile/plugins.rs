@@ -9,7 +9,7 @@
 //! answer any query. So it makes everything pass or, in NodeLocal DNSCache, all zones of its server
 //! block.
 
-use zerohop_zone::{Name, Rtype};
+use zerohop_zone::{ChangedAnswers, Name, Rtype};
 
 use super::finding::{CorefileFinding, CorefileProblem};
 use super::hosts;
@@ -112,7 +112,7 @@ impl PluginReader<'_> {
             // `nsid` adds an option to answers to queries that ask for it, which always pass.
             "nsid" => Ok(Vec::new()),
             "local" if answering == AnsweringPlugin::Kubernetes => Ok(read_local(head)),
-            "dns64" if answering == AnsweringPlugin::Kubernetes => Ok(vec![read_dns64(head)]),
+            "dns64" if answering == AnsweringPlugin::Kubernetes => read_dns64(directive),
             "dnssec" if answering == AnsweringPlugin::Kubernetes => {
                 read_dnssec(head, block_zones, answered)
             }
@@ -169,19 +169,31 @@ impl PluginReader<'_> {
     }
 }
 
-/// Accepts only `round_robin`, which shuffles addresses. The policy `weighted` and the option
-/// `prefer` favor some addresses.
+/// Reads `loadbalance`. The policy `round_robin` shuffles addresses, as Zerohop does. The policy
+/// `weighted` and the option `prefer` choose which address comes first, so answers with a single
+/// address stay as they are.
 fn read_loadbalance(directive: &Directive) -> Result<Vec<CorefileFinding>, CorefileProblem> {
     let head = &directive.head;
-    let is_round_robin = match head.args() {
-        [] => true,
-        [policy] => policy == "round_robin",
-        _ => false,
+    let args: Vec<&str> = head.args().iter().map(String::as_str).collect();
+    let (cause, option) = match args.as_slice() {
+        [] | ["round_robin"] if directive.body.is_empty() => return Ok(Vec::new()),
+        [] | ["round_robin"] => ("`prefer` orders the addresses of answers", "prefer"),
+        ["weighted", _file] => ("`weighted` orders the addresses of answers", "reload"),
+        _ => return Err(head.problem(format!("`{head}` is not a policy that Zerohop knows"))),
     };
-    if !is_round_robin || !directive.body.is_empty() {
-        return Err(head.problem("`loadbalance` does more than `round_robin`"));
+    if let Some(unknown) = directive.body.iter().find(|line| line.name() != option) {
+        let cause = format!(
+            "`{}` is not an option that Zerohop knows here",
+            unknown.name()
+        );
+        return Err(unknown.problem(cause));
     }
-    Ok(Vec::new())
+    Ok(vec![CorefileFinding::about_answers(
+        &head.place,
+        cause,
+        vec![Name::root()],
+        ChangedAnswers::SeveralAddresses,
+    )])
 }
 
 /// The finding about a plugin that may answer any name in its zones.
@@ -312,10 +324,30 @@ fn read_local(head: &CorefileLine) -> Vec<CorefileFinding> {
     ]
 }
 
-/// `dns64` makes AAAA records of A records.
-fn read_dns64(head: &CorefileLine) -> CorefileFinding {
+/// Reads `dns64`, which makes AAAA records of A records: for names without AAAA records or, with
+/// `translate_all`, for all that exist.
+fn read_dns64(directive: &Directive) -> Result<Vec<CorefileFinding>, CorefileProblem> {
+    let head = &directive.head;
+    let mut options = directive.body.iter();
+    if let Some(unknown) =
+        options.find(|line| !["allow_ipv4", "prefix", "translate_all"].contains(&line.name()))
+    {
+        let cause = format!(
+            "`{}` is not an option that Zerohop knows here",
+            unknown.name()
+        );
+        return Err(unknown.problem(cause));
+    }
     let cause = "`dns64` may add AAAA records";
-    CorefileFinding::about_types(&head.place, cause, vec![Name::root()], [Rtype::AAAA])
+    let names = vec![Name::root()];
+    let mut options = directive.body.iter();
+    let finding = if options.any(|line| line.name() == "translate_all") {
+        CorefileFinding::about_types(&head.place, cause, names, [Rtype::AAAA])
+    } else {
+        let changed = ChangedAnswers::WithoutType(Rtype::AAAA);
+        CorefileFinding::about_answers(&head.place, cause, names, changed)
+    };
+    Ok(vec![finding])
 }
 
 /// Reads a rule of `rewrite`. A rule with a pattern of names isn't accepted here.

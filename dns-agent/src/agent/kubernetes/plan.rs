@@ -102,6 +102,7 @@ impl Plan {
         add_missing(&mut ours.fallthrough_zones, theirs.fallthrough_zones);
         add_missing(&mut ours.rewritten, theirs.rewritten);
         add_missing(&mut ours.passed_types, theirs.passed_types);
+        add_missing(&mut ours.changed_answers, theirs.changed_answers);
         add_missing(&mut ours.signed_zones, theirs.signed_zones);
         ours.set_ttl(ours.ttl.min(theirs.ttl), soa_minimum);
         ours.version_ttl = ours.version_ttl.min(theirs.version_ttl);
@@ -113,6 +114,7 @@ impl Plan {
             fallthrough_zones: ours.fallthrough_zones.clone(),
             rewritten: ours.rewritten.clone(),
             passed_types: ours.passed_types.clone(),
+            changed_answers: ours.changed_answers.clone(),
             signed_zones: ours.signed_zones.clone(),
             ttl: ours.ttl,
             uncapped_ttl: ours.uncapped_ttl,
@@ -306,6 +308,7 @@ fn adopt_coredns_settings(
         zones,
         passed,
         passed_types,
+        changed_answers,
         signed_zones,
         rewritten,
         ttl,
@@ -346,6 +349,7 @@ fn adopt_coredns_settings(
             .collect(),
         pointer_suffixes: reverse.iter().map(|zone| zone.name.clone()).collect(),
         passed_types,
+        changed_answers,
         signed_zones,
         rewritten,
         fallthrough_zones: passing.map(|zone| zone.name.clone()).collect(),

@@ -51,6 +51,7 @@ fn kubeadm_settings(ttl: u32) -> AdoptedSettings {
         ],
         passed: Vec::new(),
         passed_types: Vec::new(),
+        changed_answers: Vec::new(),
         signed_zones: Vec::new(),
         rewritten: Vec::new(),
         ttl,

@@ -2,7 +2,7 @@
 
 use super::{AdoptedZone, answered, corefile_with, kubeadm_settings, name, read_text, refusal};
 use crate::AdoptedSettings;
-use zerohop_zone::{AbsentNames, Rtype};
+use zerohop_zone::{AbsentNames, ChangedAnswers, Rtype};
 
 /// What is answered if nothing passes.
 const ALL: &str = "cluster.local. in-addr.arpa. ip6.arpa.";
@@ -73,8 +73,11 @@ fn unknown_plugins_make_everything_pass() {
         "tsig {\n require all\n}",
         "view v {\n expr true\n}",
         "kubernetes",
-        "loadbalance weighted file",
-        "loadbalance {\n prefer 10.0.0.0/8\n}",
+        "loadbalance weighted",
+        "loadbalance random",
+        "loadbalance weighted file {\n prefer 10.0.0.0/8\n}",
+        "loadbalance {\n reload 5s\n}",
+        "dns64 {\n exclude ::/0\n}",
         "forward . {$UPSTREAM}",
         "forward . 1.1.1.1 {\n import policy\n}",
         "template",
@@ -204,6 +207,52 @@ fn templates_for_one_type_make_queries_for_the_type_pass() {
     let expected = "line 7: `template` may answer names in its zones, so queries for AAAA in \
                     cluster.local., in-addr.arpa. and ip6.arpa. pass";
     assert_eq!(reasons.last().unwrap(), expected);
+}
+
+#[test]
+fn answers_that_a_plugin_changes_pass() {
+    let without_aaaa = ChangedAnswers::WithoutType(Rtype::AAAA);
+    for (lines, wanted) in [
+        ("dns64", without_aaaa),
+        ("dns64 64:ff9b::/96", without_aaaa),
+        (
+            "dns64 {\n prefix 64:1337::/96\n allow_ipv4\n}",
+            without_aaaa,
+        ),
+        (
+            "loadbalance weighted /weights {\n reload 5s\n}",
+            ChangedAnswers::SeveralAddresses,
+        ),
+        (
+            "loadbalance {\n prefer 10.0.0.0/8\n}",
+            ChangedAnswers::SeveralAddresses,
+        ),
+        (
+            "loadbalance round_robin {\n prefer 10.0.0.0/8 fd00::/8\n}",
+            ChangedAnswers::SeveralAddresses,
+        ),
+    ] {
+        let adopted = read_text(&corefile_with(lines)).adopted.unwrap();
+        let zones = adopted.zones.iter();
+        let wanted: Vec<_> = zones
+            .map(|zone| (zone.name.clone(), [wanted].into()))
+            .collect();
+        assert_eq!(adopted.changed_answers, wanted, "{lines}");
+        assert_eq!(adopted.passed_types, [], "{lines}");
+    }
+    let all = read_text(&corefile_with("dns64 {\n translate_all\n}"))
+        .adopted
+        .unwrap();
+    assert_eq!(all.passed_types[0].1, [Rtype::AAAA].into());
+    assert_eq!(all.changed_answers, []);
+
+    let reason = |lines| read_text(&corefile_with(lines)).reasons.pop().unwrap();
+    let expected = "line 7: `dns64` may add AAAA records, so queries for AAAA of names without \
+                    such records in cluster.local., in-addr.arpa. and ip6.arpa. pass";
+    assert_eq!(reason("dns64"), expected);
+    let expected = "line 7: `weighted` orders the addresses of answers, so queries whose answers \
+                    have several addresses in cluster.local., in-addr.arpa. and ip6.arpa. pass";
+    assert_eq!(reason("loadbalance weighted file"), expected);
 }
 
 #[test]

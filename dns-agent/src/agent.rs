@@ -458,6 +458,7 @@ fn upstreams(config: &Config) -> Upstreams {
     Upstreams {
         outside: config.upstreams.clone(),
         cluster,
+        policy: config.upstream_policy,
     }
 }
 

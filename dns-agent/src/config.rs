@@ -37,6 +37,7 @@ use zerohop_kubernetes::{
     Deviations, EmptyServices, EndpointNames, EndpointScope, NameServers, NonstandardEndpoints,
     ObjectKey, PodMode, Selector, Selectors, ZoneSettings,
 };
+use zerohop_resolver::UpstreamPolicy;
 use zerohop_zone::Name;
 
 /// The most hosts files. Each is read by a thread of its own.
@@ -75,9 +76,11 @@ pub struct Config {
     /// Addresses and ports on which the resolver answers, over UDP and TCP. If empty, it answers no
     /// client.
     pub listen: Vec<SocketAddr>,
-    /// The upstream servers for names outside the agent's zones, in order of preference. If empty,
-    /// the resolver queries the cluster's DNS with `--kubernetes`, and otherwise answers REFUSED.
+    /// The upstream servers for names outside the agent's zones, in the given order. If empty, the
+    /// resolver queries the cluster's DNS with `--kubernetes`, and otherwise answers REFUSED.
     pub upstreams: Vec<SocketAddr>,
+    /// The order in which several upstream servers are queried.
+    pub upstream_policy: UpstreamPolicy,
     /// The address of the admin endpoints.
     pub admin: SocketAddr,
     /// The duration of the kernel plane's lease: how long the kernel answers after the agent has
@@ -303,6 +306,7 @@ impl Config {
             served_addresses,
             listen: unwrap_each(settings.listen, |ListenAddress(address)| address),
             upstreams,
+            upstream_policy: settings.upstream_policy,
             admin: settings.admin.0,
             stale_after: settings.stale_after.0,
             bpffs: settings.bpffs,

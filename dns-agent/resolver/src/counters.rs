@@ -3,12 +3,19 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    net::SocketAddr,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use domain::base::iana::Rcode;
 use serde::{Deserialize, Serialize};
 
+/// Upper bound on the servers whose losses are counted. The cluster's DNS may have new addresses
+/// again and again.
+const MAX_SERVERS: usize = 64;
 /// Number of response codes that fit the header's four bits.
 const RCODES: usize = 16;
 
@@ -20,8 +27,14 @@ pub struct ResolverCounters {
     pub(super) tcp_queries: AtomicU64,
     pub(super) ignored: AtomicU64,
     pub(super) forwarded: AtomicU64,
-    pub(super) upstream_timeouts: AtomicU64,
     pub(super) upstream_errors: AtomicU64,
+    pub(super) upstream_udp_attempts: AtomicU64,
+    pub(super) upstream_tcp_attempts: AtomicU64,
+    pub(super) upstream_hedges: AtomicU64,
+    pub(super) upstream_tcp_fallbacks: AtomicU64,
+    pub(super) upstream_near_misses: AtomicU64,
+    /// By server.
+    upstream_timeouts: Mutex<BTreeMap<SocketAddr, u64>>,
     pub(super) overloaded: AtomicU64,
     pub(super) connections_refused: AtomicU64,
 }
@@ -45,10 +58,21 @@ pub struct ResolverCounts {
     /// Queries sent to upstreams, including queries for targets of aliases. A query that is sent to
     /// several upstreams, or that several clients wait for, counts once.
     pub forwarded: u64,
-    /// Attempts to query an upstream that timed out.
-    pub upstream_timeouts: u64,
-    /// Attempts to query an upstream that failed with a network error.
+    /// Attempts to query an upstream over UDP that timed out, by the server's address. A server is
+    /// left out after 64 others.
+    pub upstream_timeouts: BTreeMap<String, u64>,
+    /// Attempts to query an upstream over UDP that failed with a network error.
     pub upstream_errors: u64,
+    /// Queries sent to upstreams over UDP, each repetition included.
+    pub upstream_udp_attempts: u64,
+    /// Queries sent to upstreams over TCP, each repetition included.
+    pub upstream_tcp_attempts: u64,
+    /// Queries sent to the next upstream because the one before was late.
+    pub upstream_hedges: u64,
+    /// Queries sent over TCP because a message over UDP could not be used.
+    pub upstream_tcp_fallbacks: u64,
+    /// Messages from the address of an upstream that didn't answer the query. They may be forged.
+    pub upstream_near_misses: u64,
     /// Queries answered with SERVFAIL because too many client queries waited for a response, or too
     /// many upstream queries were in flight.
     pub overloaded: u64,
@@ -64,6 +88,15 @@ impl ResolverCounters {
         }
     }
 
+    /// Counts a query to an upstream that was not answered in time.
+    pub(super) fn count_loss(&self, server: SocketAddr) {
+        let timeouts = self.upstream_timeouts.lock();
+        let mut timeouts = timeouts.unwrap_or_else(PoisonError::into_inner);
+        if timeouts.len() < MAX_SERVERS || timeouts.contains_key(&server) {
+            *timeouts.entry(server).or_default() += 1;
+        }
+    }
+
     /// A snapshot of the counters. Response codes that were never sent are left out.
     pub fn snapshot(&self) -> ResolverCounts {
         let replies = (0u8..)
@@ -76,14 +109,25 @@ impl ResolverCounters {
             })
             .filter(|(_, count)| *count > 0)
             .collect();
+        let timeouts = self.upstream_timeouts.lock();
+        let timeouts = timeouts.unwrap_or_else(PoisonError::into_inner);
+        let upstream_timeouts = timeouts
+            .iter()
+            .map(|(server, count)| (server.to_string(), *count))
+            .collect();
         ResolverCounts {
             replies,
             udp_queries: self.udp_queries.load(Relaxed),
             tcp_queries: self.tcp_queries.load(Relaxed),
             ignored: self.ignored.load(Relaxed),
             forwarded: self.forwarded.load(Relaxed),
-            upstream_timeouts: self.upstream_timeouts.load(Relaxed),
+            upstream_timeouts,
             upstream_errors: self.upstream_errors.load(Relaxed),
+            upstream_udp_attempts: self.upstream_udp_attempts.load(Relaxed),
+            upstream_tcp_attempts: self.upstream_tcp_attempts.load(Relaxed),
+            upstream_hedges: self.upstream_hedges.load(Relaxed),
+            upstream_tcp_fallbacks: self.upstream_tcp_fallbacks.load(Relaxed),
+            upstream_near_misses: self.upstream_near_misses.load(Relaxed),
             overloaded: self.overloaded.load(Relaxed),
             connections_refused: self.connections_refused.load(Relaxed),
         }
@@ -117,7 +161,10 @@ impl fmt::Display for ResolverCounts {
         writeln!(
             f,
             "upstreams  queries {}, timed out {}, failed {}, too many at once {}",
-            self.forwarded, self.upstream_timeouts, self.upstream_errors, self.overloaded
+            self.forwarded,
+            self.upstream_timeouts.values().sum::<u64>(),
+            self.upstream_errors,
+            self.overloaded
         )?;
         writeln!(f, "refused    {} connections", self.connections_refused)
     }

@@ -2,8 +2,8 @@
 //! the data doesn't decide the answer, it queries upstreams.
 //!
 //! [`query`] parses queries. [`message::respond`] decides what to do with a query. `udp` and `tcp`
-//! read queries and write replies. `forward` queries upstreams, and [`response`] builds these
-//! queries and parses the responses. [`bailiwick`] drops records that don't belong to the question,
+//! read queries and write replies. `forward` passes queries to `upstream`, which asks the servers, and
+//! [`response`] builds these queries and parses the responses. [`bailiwick`] drops records that don't belong to the question,
 //! and `chase` turns the rest into the client's answer. [`loops`] finds upstreams that forward
 //! queries back to this resolver. `canary` tests whether the resolver answers, and `counters`
 //! counts its messages. `compose` builds replies.
@@ -25,8 +25,9 @@ pub mod query;
 pub mod response;
 mod tcp;
 mod udp;
+mod upstream;
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use domain::base::iana::OptRcode;
@@ -37,6 +38,7 @@ use nix::sys::{
 use tokio::{
     net::{TcpListener, TcpSocket},
     task::JoinSet,
+    time::{Instant, timeout_at},
 };
 
 pub use self::response::Records;
@@ -54,12 +56,16 @@ pub use self::{
     counters::{ResolverCounters, ResolverCounts},
     forward::{NoResponse, UpstreamServers},
     query::is_transfer,
+    upstream::UpstreamPolicy,
 };
 use zerohop_zone as zone;
 use zerohop_zone::{Apex, LiveZoneData, Name, Rtype, reverse_range};
 
 /// Upper bound on the connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
+/// The time for all upstream queries that one client query leads to. Clients repeat a query, or
+/// give up, after 5 s.
+const UPSTREAM_LIMIT: Duration = Duration::from_millis(4500);
 /// Number of attempts to find a port that is free for both UDP and TCP.
 const PORT_ATTEMPTS: usize = 16;
 
@@ -78,7 +84,7 @@ pub struct Resolver {
 pub struct UpstreamLookup {
     /// The queried name.
     pub name: Name,
-    /// The servers, in order of preference. Empty if there is no server for the name.
+    /// The servers, in the configured order. Empty if there is no server for the name.
     pub servers: Vec<SocketAddr>,
     /// The response code, or the failure. `None` while the query is running.
     pub outcome: Option<Result<String, NoResponse>>,
@@ -87,11 +93,13 @@ pub struct UpstreamLookup {
 /// The upstream servers.
 #[derive(Clone, Debug, Default)]
 pub struct Upstreams {
-    /// The servers for names outside the cluster, in order of preference. Empty: the cluster's DNS
+    /// The servers for names outside the cluster, in the configured order. Empty: the cluster's DNS
     /// receives these queries too; without a cluster DNS, they get REFUSED.
     pub outside: Vec<SocketAddr>,
     /// The cluster's DNS. `None`: not configured, so `outside` receives all queries.
     pub cluster: Option<ClusterDns>,
+    /// The order in which the servers of a list are queried.
+    pub policy: UpstreamPolicy,
 }
 
 /// The cluster's DNS, which knows names of the cluster that the local zones don't have.
@@ -119,8 +127,8 @@ impl Resolver {
         let counters = Arc::new(ResolverCounters::default());
         Resolver {
             data,
+            forwarder: Forwarder::new(upstreams.policy, counters.clone()),
             upstreams,
-            forwarder: Forwarder::new(counters.clone()),
             probe: LoopProbe::default(),
             counters,
         }
@@ -217,6 +225,7 @@ impl Resolver {
         rotation: usize,
         lookups: &mut Vec<UpstreamLookup>,
     ) -> Option<Vec<u8>> {
+        let deadline = Instant::now() + UPSTREAM_LIMIT;
         loop {
             action = match action {
                 QueryAction::Ignore => return None,
@@ -224,7 +233,7 @@ impl Resolver {
                 QueryAction::Forward(query) => {
                     let upstream_query = UpstreamQuery::forwarding(&query);
                     match self
-                        .query_upstreams(&query.name, &upstream_query, lookups)
+                        .query_upstreams(&query.name, &upstream_query, deadline, lookups)
                         .await
                     {
                         Ok(response) => self.with_local_names(|local_names| {
@@ -239,7 +248,7 @@ impl Resolver {
                 QueryAction::Chase(chase) => {
                     let upstream_query = UpstreamQuery::chasing(&chase);
                     let response = self
-                        .query_upstreams(&chase.target, &upstream_query, lookups)
+                        .query_upstreams(&chase.target, &upstream_query, deadline, lookups)
                         .await
                         .ok();
                     self.with_local_names(|local_names| {
@@ -250,12 +259,13 @@ impl Resolver {
         }
     }
 
-    /// Sends a query to the upstreams that are responsible for `name`, and appends the query to
-    /// `lookups`.
+    /// Sends a query to the upstreams that are responsible for `name`, waits for the response until
+    /// `deadline`, and appends the query to `lookups`.
     async fn query_upstreams(
         &self,
         name: &Name,
         query: &UpstreamQuery,
+        deadline: Instant,
         lookups: &mut Vec<UpstreamLookup>,
     ) -> Result<Arc<Response>, NoResponse> {
         let mut servers = None;
@@ -270,7 +280,10 @@ impl Resolver {
             outcome: None,
         });
         let result = if is_server_known {
-            self.forwarder.query_servers(&servers, query).await
+            let response = self.forwarder.query_servers(&servers, query);
+            timeout_at(deadline, response)
+                .await
+                .unwrap_or(Err(NoResponse::NoAnswer))
         } else {
             Err(NoResponse::ClusterDnsUnknown)
         };

@@ -25,12 +25,10 @@ use tokio::{
 use tracing::{info, warn};
 use zerohop_zone::Name;
 
-use super::{
-    Resolver,
-    forward::{TIMEOUT, query_over_udp},
-    response::UpstreamQuery,
-};
+use super::{Resolver, response::UpstreamQuery, upstream::send_probe};
 
+/// How long to wait for a probe to return.
+const PROBE_LIMIT: Duration = Duration::from_secs(2);
 /// Interval between checks whether to probe again.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// The parent of probe names. Names below `invalid` never exist (RFC 6761 section 6.4), so a probe
@@ -117,7 +115,7 @@ impl Resolver {
         };
         let query = UpstreamQuery::probing(&name);
         self.probe.set_name(Some(name));
-        let exchange = timeout(TIMEOUT, query_over_udp(server, &query));
+        let exchange = timeout(PROBE_LIMIT, send_probe(server, &query));
         tokio::select! {
             // Any response or failure ends the probe.
             _ = exchange => {}

@@ -19,11 +19,41 @@ use super::{
     query::{HEADER_LEN, Query},
 };
 
+/// Longest accepted datagram, in bytes. It exceeds the limit in the OPT record, because some
+/// servers ignore that limit.
+pub const MAX_DATAGRAM: usize = 4096;
+
 /// A query to an upstream.
 #[derive(Clone, Debug)]
 pub struct UpstreamQuery {
     /// The message, with the ID 0.
     bytes: Vec<u8>,
+}
+
+/// A message that arrived from the address of an upstream while a query waited for its response.
+/// Each variant decides what is asked next.
+#[derive(Debug)]
+pub enum Reply {
+    /// A response, with any response code. If it consisted of a header with an error code only, the
+    /// question is added.
+    Complete(Response),
+    /// A response with TC whose records can be read.
+    Truncated(Response),
+    /// It answers the query, and can't be read.
+    Unreadable,
+    /// It answers the query, and is longer than [`MAX_DATAGRAM`].
+    TooLarge,
+    /// It doesn't answer the query: another ID or question, or not a response. It may be forged.
+    NearMiss,
+}
+
+/// Whether the name in a response must have the casing of the query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CaseCheck {
+    /// Some servers don't preserve the casing.
+    Ignored,
+    /// The casing of the query was random, so it proves that the server has seen the query.
+    Exact,
 }
 
 /// An upstream's response to a query.
@@ -108,29 +138,88 @@ impl UpstreamQuery {
         bytes[..2].copy_from_slice(&id.to_be_bytes());
         bytes
     }
+
+    /// Whether the query has an OPT record.
+    pub(super) fn has_opt(&self) -> bool {
+        HeaderCounts::for_message_slice(&self.bytes).arcount() > 0
+    }
+
+    /// The query without its OPT record.
+    pub(super) fn without_opt(&self) -> UpstreamQuery {
+        let mut bytes = self.bytes.clone();
+        // The OPT record is the only record.
+        bytes.truncate(question_end(&bytes).unwrap_or(HEADER_LEN));
+        HeaderCounts::for_message_slice_mut(&mut bytes).set_arcount(0);
+        UpstreamQuery { bytes }
+    }
+}
+
+impl Reply {
+    /// Classifies a datagram as the response to `sent`, a message of an [`UpstreamQuery`]. At most
+    /// the first [`MAX_DATAGRAM`] bytes and one more are needed.
+    pub fn read_datagram(bytes: &[u8], sent: &[u8], case: CaseCheck) -> Reply {
+        match Reply::read(bytes, sent, case) {
+            Reply::NearMiss => Reply::NearMiss,
+            _ if bytes.len() > MAX_DATAGRAM => Reply::TooLarge,
+            reply => reply,
+        }
+    }
+
+    /// Classifies a message as the response to `sent`, a message of an [`UpstreamQuery`].
+    pub fn read(bytes: &[u8], sent: &[u8], case: CaseCheck) -> Reply {
+        let (Ok(message), Some(question_end)) = (Message::from_slice(bytes), question_end(sent))
+        else {
+            return Reply::NearMiss;
+        };
+        let header = message.header();
+        let is_response = header.qr()
+            && header.opcode() == Opcode::QUERY
+            && header.id() == Header::for_message_slice(sent).id();
+        if !is_response {
+            return Reply::NearMiss;
+        }
+        let question = &sent[HEADER_LEN..question_end];
+        let question_count = message.header_counts().qdcount();
+        if question_count == 0 || bytes.len() == HEADER_LEN {
+            return Reply::without_question(header, question);
+        }
+        let is_asked = |received| is_same_question(received, question, case);
+        if question_count != 1 || !bytes.get(HEADER_LEN..question_end).is_some_and(is_asked) {
+            return Reply::NearMiss;
+        }
+        match Response::without_opt(bytes, question.len()) {
+            None => Reply::Unreadable,
+            Some(response) if response.is_truncated() => Reply::Truncated(response),
+            Some(response) => Reply::Complete(response),
+        }
+    }
+
+    /// Classifies a response without a question. NXDOMAIN without a question doesn't say which name
+    /// is absent.
+    fn without_question(header: Header, question: &[u8]) -> Reply {
+        let rcode = OptRcode::from_parts(header.rcode(), 0);
+        if header.tc() || matches!(rcode, OptRcode::NOERROR | OptRcode::NXDOMAIN) {
+            return Reply::Unreadable;
+        }
+        let mut message = header.as_slice().to_vec();
+        message.resize(HEADER_LEN, 0);
+        HeaderCounts::for_message_slice_mut(&mut message).set_qdcount(1);
+        message.extend_from_slice(question);
+        Reply::Complete(Response {
+            message,
+            extended_rcode: 0,
+        })
+    }
 }
 
 impl Response {
     /// Parses a received message as the response to `upstream_query`. `None` if the message is
     /// malformed up to its OPT record, is not a response, or has another ID, opcode or question.
     pub fn parse(bytes: &[u8], upstream_query: &[u8]) -> Option<Response> {
-        let message = Message::from_slice(bytes).ok()?;
-        let header = message.header();
-        let expected = Message::from_slice(upstream_query).ok()?;
-        let is_response = header.qr()
-            && header.id() == expected.header().id()
-            && header.opcode() == Opcode::QUERY
-            && message.header_counts().qdcount() == 1;
-        if !is_response {
-            return None;
+        match Reply::read(bytes, upstream_query, CaseCheck::Ignored) {
+            Reply::Complete(response) | Reply::Truncated(response) => Some(response),
+            Reply::Unreadable | Reply::TooLarge | Reply::NearMiss => None,
         }
-        let mut questions = expected.question();
-        questions.next()?.ok()?;
-        let question = &upstream_query[HEADER_LEN..questions.pos()];
-        if !is_same_question(bytes.get(HEADER_LEN..questions.pos())?, question) {
-            return None;
-        }
-        Response::without_opt(bytes, question.len())
     }
 
     /// Parses the records up to the OPT record, and removes the OPT record and everything after it.
@@ -243,15 +332,26 @@ fn next_record<'a>(
     ParsedRecord::parse(&mut bounded).ok()
 }
 
-/// Whether a question in wire format equals `expected`. The name's casing may differ, because some
-/// servers don't preserve it.
-fn is_same_question(bytes: &[u8], expected: &[u8]) -> bool {
+/// The end of the question in a query with one question. `None` if it is malformed.
+fn question_end(query: &[u8]) -> Option<usize> {
+    let message = Message::from_slice(query).ok()?;
+    let mut questions = message.question();
+    questions.next()?.ok()?;
+    Some(questions.pos())
+}
+
+/// Whether a question in wire format equals `expected`.
+fn is_same_question(bytes: &[u8], expected: &[u8], case: CaseCheck) -> bool {
     // The name is followed by two bytes of type and two of class.
     let Some(name_len) = expected.len().checked_sub(4) else {
         return false;
     };
+    let is_same_name = |bytes: &[u8], expected: &[u8]| match case {
+        CaseCheck::Ignored => bytes.eq_ignore_ascii_case(expected),
+        CaseCheck::Exact => bytes == expected,
+    };
     bytes.len() == expected.len()
-        && bytes[..name_len].eq_ignore_ascii_case(&expected[..name_len])
+        && is_same_name(&bytes[..name_len], &expected[..name_len])
         && bytes[name_len..] == expected[name_len..]
 }
 

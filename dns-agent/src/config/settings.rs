@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::Args;
 use zerohop_datapath::pins::BPFFS;
 use zerohop_kubernetes::{EndpointScope, Selector};
+use zerohop_resolver::UpstreamPolicy;
 
 use super::values::{
     Capacity, Cidr, DelegatedName, Domain, Interface, ListenAddress, MaxAge, NamespaceName,
@@ -286,13 +287,20 @@ pub struct RunSettings {
     #[arg(long, help_heading = "User plane", value_name = "IP:PORT", group = CHECKED)]
     pub listen: Vec<ListenAddress>,
 
-    /// An upstream DNS server for all other names. Several servers are tried in the
-    /// order given. A link-local IPv6 address needs its interface, as in
-    /// fe80::1%eth0. The server must not be an address that the agent itself
-    /// answers on. Without this setting, the agent queries the cluster's DNS with
-    /// --kubernetes, and otherwise refuses such queries.
+    /// An upstream DNS server for all other names. Of several servers, the next one
+    /// is queried too when the first one is late or fails. A link-local IPv6 address
+    /// needs its interface, as in fe80::1%eth0. The server must not be an address
+    /// that the agent itself answers on. Without this setting, the agent queries the
+    /// cluster's DNS with --kubernetes, and otherwise refuses such queries.
     #[arg(long, help_heading = "User plane", value_name = "IP[:PORT]")]
     pub upstream: Vec<Upstream>,
+
+    /// The order in which several upstream servers are queried: fastest (by measured
+    /// round-trip time), random, round_robin, or sequential (in the given order). A
+    /// server that doesn't answer comes last.
+    #[arg(long, help_heading = "User plane", value_name = "ORDER")]
+    #[arg(default_value_t = UpstreamPolicy::Fastest)]
+    pub upstream_policy: UpstreamPolicy,
 
     /// The address of the admin endpoints: /metrics, /readyz, /livez, /healthz
     /// and, for clients on this machine only, /status, /lookup and /dump.

@@ -74,79 +74,123 @@ async fn each_forwarded_query_has_a_random_id() {
     assert!(different.len() > 12, "the IDs are {different:?}");
 }
 
+/// Such a message may be forged, so it ends the query over UDP, and nothing that arrives later over
+/// UDP is accepted.
 #[tokio::test(start_paused = true)]
-async fn messages_other_than_the_answer_are_ignored() {
-    let script = |query_bytes: &[u8]| {
-        let right = address_reply(query_bytes, [192, 0, 2, 1]);
-        let mut wrong_id = address_reply(query_bytes, [6, 6, 6, 1]);
-        wrong_id[1] ^= 1;
-        let mut wrong_name = address_reply(query_bytes, [6, 6, 6, 2]);
+async fn after_a_near_miss_the_question_goes_over_tcp() {
+    type Change = fn(&mut Vec<u8>);
+    let changes: [(&str, Change); 5] = [
+        ("another ID", |message| message[1] ^= 1),
         // The first letter of `example.org`.
-        wrong_name[13] = b'f';
-        let mut wrong_type = reply(query_bytes, 0x8180);
-        // The low byte of the question's type: AAAA instead of A.
-        let length = wrong_type.len();
-        wrong_type[length - 3] = 28;
-        let not_a_reply = query_bytes.to_vec();
-        let cut_short = right[..right.len() - 1].to_vec();
-        [
-            wrong_id,
-            wrong_name,
-            wrong_type,
-            not_a_reply,
-            cut_short,
-            Vec::new(),
-            right,
-        ]
-        .map(|message| (Duration::from_millis(10), message))
-        .into()
-    };
-    let upstream = FakeUpstream::new(script, |_| Vec::new()).await;
-    let served = ResolverUnderTest::local(&[&upstream]);
-    assert_eq!(
-        last_address(&ask(served.address, &example()).await),
-        [192, 0, 2, 1]
-    );
+        ("another name", |message| message[13] = b'f'),
+        ("another type", |message| message[26] = 28),
+        ("a query", |message| message[2] &= 0x7f),
+        ("an empty datagram", Vec::clear),
+    ];
+    for (description, change) in changes {
+        let script = move |query_bytes: &[u8]| {
+            let right = address_reply(query_bytes, [6, 6, 6, 6]);
+            let mut near_miss = right.clone();
+            change(&mut near_miss);
+            [near_miss, right].map(|it| (Duration::ZERO, it)).into()
+        };
+        let upstream = FakeUpstream::new(script, |query_bytes| {
+            without_delay(address_reply(query_bytes, [192, 0, 2, 1]))
+        })
+        .await;
+        let served = ResolverUnderTest::local(&[&upstream]);
+        let answer = ask(served.address, &example()).await;
+        assert_eq!(last_address(&answer), [192, 0, 2, 1], "{description}");
+        let counts = served.resolver.counters().snapshot();
+        let counts = (counts.upstream_near_misses, counts.upstream_tcp_fallbacks);
+        assert_eq!(counts, (1, 1), "{description}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_two_seconds_of_silence_the_next_upstream_receives_the_query() {
+async fn a_response_that_cant_be_read_is_fetched_over_tcp() {
+    type Change = fn(&mut Vec<u8>);
+    let changes: [(&str, Change); 4] = [
+        ("cut short", |message| message.truncate(message.len() - 1)),
+        ("4,097 bytes", |message| message.resize(4097, 0)),
+        ("a header with NOERROR", |message| message.truncate(12)),
+        ("a header with NXDOMAIN", |message| {
+            message.truncate(12);
+            message[3] |= NXDOMAIN;
+        }),
+    ];
+    for (description, change) in changes {
+        let script = move |query_bytes: &[u8]| {
+            let mut message = address_reply(query_bytes, [192, 0, 2, 1]);
+            change(&mut message);
+            without_delay(message)
+        };
+        let upstream = FakeUpstream::new(script, |query_bytes| {
+            without_delay(address_reply(query_bytes, [192, 0, 2, 2]))
+        })
+        .await;
+        let served = ResolverUnderTest::local(&[&upstream]);
+        let answer = ask(served.address, &example()).await;
+        assert_eq!(last_address(&answer), [192, 0, 2, 2], "{description}");
+    }
+}
+
+/// Some servers send only a header if they can't answer.
+#[tokio::test(start_paused = true)]
+async fn a_header_with_an_error_code_is_a_response() {
+    let refusing = |query_bytes: &[u8]| {
+        let mut message = reply(query_bytes, 0x8180 | u16::from(REFUSED));
+        message.truncate(12);
+        // QDCOUNT.
+        message[5] = 0;
+        without_delay(message)
+    };
+    let refusing = FakeUpstream::new(refusing, |_| Vec::new()).await;
+    let served = ResolverUnderTest::local(&[&refusing]);
+    let answer = ask(served.address, &example()).await;
+    assert_eq!(answer, reply(&example(), 0x8180 | u16::from(REFUSED)));
+    let good = FakeUpstream::answering([192, 0, 2, 2]).await;
+    let served = ResolverUnderTest::local(&[&refusing, &good]);
+    let answer = ask(served.address, &example()).await;
+    assert_eq!(last_address(&answer), [192, 0, 2, 2]);
+}
+
+/// `race.rs` of the resolver has the time, and `scenarios/*.scn` all faults.
+#[tokio::test(start_paused = true)]
+async fn a_silent_upstream_costs_less_than_half_a_second() {
     let (silent, good) = (
         FakeUpstream::silent().await,
         FakeUpstream::answering([192, 0, 2, 2]).await,
     );
     let served = ResolverUnderTest::local(&[&silent, &good]);
     let start = Instant::now();
-    assert_eq!(
-        last_address(&ask(served.address, &example()).await),
-        [192, 0, 2, 2]
-    );
-    assert_eq!(start.elapsed().as_secs(), 2);
-    assert_eq!(served.resolver.counters().snapshot().upstream_timeouts, 1);
+    for limit in [500, 50, 50] {
+        let start = Instant::now();
+        let answer = ask(served.address, &example()).await;
+        assert_eq!(last_address(&answer), [192, 0, 2, 2]);
+        let elapsed = start.elapsed().as_millis();
+        assert!(elapsed < limit, "answered after {elapsed} ms, not {limit}");
+    }
+    assert!(start.elapsed() >= Duration::from_millis(400));
+    let timeouts = served.resolver.counters().snapshot().upstream_timeouts;
+    assert_eq!(timeouts[&silent.address.to_string()], 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_late_answer_is_ignored() {
-    // The late answer arrives after 3 s, while the query waits for the second upstream until 3.9 s.
-    let late = |query_bytes: &[u8]| {
-        vec![(
-            Duration::from_secs(3),
-            address_reply(query_bytes, [192, 0, 2, 1]),
-        )]
+async fn the_first_answer_counts_however_late() {
+    let late = |milliseconds, address| {
+        move |query_bytes: &[u8]| {
+            let pause = Duration::from_millis(milliseconds);
+            vec![(pause, address_reply(query_bytes, address))]
+        }
     };
-    let late = FakeUpstream::new(late, |_| Vec::new()).await;
-    let slow = |query_bytes: &[u8]| {
-        vec![(
-            Duration::from_millis(1900),
-            address_reply(query_bytes, [192, 0, 2, 2]),
-        )]
-    };
-    let slow = FakeUpstream::new(slow, |_| Vec::new()).await;
-    let served = ResolverUnderTest::local(&[&late, &slow]);
-    assert_eq!(
-        last_address(&ask(served.address, &example()).await),
-        [192, 0, 2, 2]
-    );
+    let slow = FakeUpstream::new(late(1500, [192, 0, 2, 1]), |_| Vec::new()).await;
+    let slower = FakeUpstream::new(late(2500, [192, 0, 2, 2]), |_| Vec::new()).await;
+    let served = ResolverUnderTest::local(&[&slow, &slower]);
+    let start = Instant::now();
+    let answer = ask(served.address, &example()).await;
+    assert_eq!(last_address(&answer), [192, 0, 2, 1]);
+    assert_eq!(start.elapsed().as_millis() / 100, 15);
 }
 
 #[tokio::test(start_paused = true)]
@@ -178,7 +222,7 @@ async fn if_no_upstream_answers_the_reply_is_servfail() {
     let start = Instant::now();
     let reply = ask(served.address, &example()).await;
     assert_eq!((rcode(&reply), header_word(&reply, 6)), (SERVFAIL, 0));
-    assert_eq!(start.elapsed().as_secs(), 4);
+    assert!(start.elapsed() <= Duration::from_millis(4500));
     assert_eq!(served.resolver.counters().snapshot().replies["SERVFAIL"], 1);
 }
 
@@ -191,7 +235,7 @@ async fn without_upstreams_names_outside_the_zone_are_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn errors_of_an_upstream_are_relayed() {
+async fn errors_of_the_only_upstream_are_relayed() {
     for code in [SERVFAIL, NXDOMAIN, REFUSED] {
         // QR, RD and RA, and the code.
         let script =

@@ -260,10 +260,9 @@ async fn lookup_of_names_outside_the_zones_matches_the_resolver() {
     running.stop().await;
 }
 
-/// The resolver waits two seconds for each of three silent upstreams: longer than the 4.5 s that a
-/// lookup waits for the resolver.
+/// A lookup waits 4.5 s for the resolver, and the resolver a little less for upstreams.
 #[tokio::test]
-async fn lookup_does_not_wait_for_all_silent_upstreams() {
+async fn lookup_shows_that_no_upstream_answers() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("objects.yaml"), OBJECTS).unwrap();
     let silent = [
@@ -278,15 +277,15 @@ async fn lookup_does_not_wait_for_all_silent_upstreams() {
     let running = RunningAgent::start(directory.path(), &flags).await;
     let waiting = lookup(&running, "www.example.com", Rtype::A).await;
     assert_eq!(
-        (waiting.rcode, waiting.plane),
-        (None, AnsweringPlane::Upstream)
+        (waiting.rcode.as_deref(), waiting.plane),
+        (Some("SERVFAIL"), AnsweringPlane::Upstream)
     );
     assert_eq!(
         waiting.upstreams,
         silent.each_ref().map(|upstream| upstream.address)
     );
     assert!(
-        waiting.notes[0].contains("no upstream has answered"),
+        waiting.notes[0].contains("no upstream answered"),
         "{:?}",
         waiting.notes
     );

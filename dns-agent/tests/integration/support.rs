@@ -249,7 +249,7 @@ impl ResolverUnderTest {
 fn outside_upstreams(upstreams: &[SocketAddr]) -> Upstreams {
     Upstreams {
         outside: upstreams.to_vec(),
-        cluster: None,
+        ..Upstreams::default()
     }
 }
 

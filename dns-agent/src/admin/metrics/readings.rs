@@ -224,6 +224,11 @@ impl MetricsPage<'_> {
             forwarded,
             upstream_timeouts,
             upstream_errors,
+            upstream_udp_attempts,
+            upstream_tcp_attempts,
+            upstream_hedges,
+            upstream_tcp_fallbacks,
+            upstream_near_misses,
             overloaded,
             connections_refused,
         } = counts;
@@ -250,14 +255,24 @@ impl MetricsPage<'_> {
                 forwarded,
             ),
             (
-                "zerohop_upstream_timeouts",
-                "Attempts to query another server that timed out",
-                upstream_timeouts,
+                "zerohop_upstream_errors",
+                "Datagrams to another server that were rejected or could not be sent",
+                upstream_errors,
             ),
             (
-                "zerohop_upstream_errors",
-                "Attempts to query another server that failed with a network error",
-                upstream_errors,
+                "zerohop_upstream_hedges",
+                "Queries sent to another server because the one before was late",
+                upstream_hedges,
+            ),
+            (
+                "zerohop_upstream_tcp_fallbacks",
+                "Queries sent over TCP because a message over UDP could not be used",
+                upstream_tcp_fallbacks,
+            ),
+            (
+                "zerohop_upstream_near_misses",
+                "Messages from another server's address that did not answer the query",
+                upstream_near_misses,
             ),
             (
                 "zerohop_upstream_overloads",
@@ -267,7 +282,20 @@ impl MetricsPage<'_> {
         ] {
             self.write_counters(name, help, [(Vec::new(), *count)])?;
         }
-        Ok(())
+        let attempts = [
+            ("udp", upstream_udp_attempts),
+            ("tcp", upstream_tcp_attempts),
+        ];
+        self.write_counters(
+            "zerohop_upstream_attempts",
+            "Queries sent to other servers, each repetition included",
+            attempts.map(|(transport, count)| (vec![("transport", transport.to_owned())], *count)),
+        )?;
+        self.write_counters(
+            "zerohop_upstream_timeouts",
+            "Datagrams to another server that were not answered in time",
+            samples_by_label("server", upstream_timeouts),
+        )
     }
 
     fn write_plane_state(&mut self, kernel: &KernelStatus) -> fmt::Result {

@@ -81,6 +81,7 @@ fn status(source: SourceStatus) -> Status {
     };
     status.resolver.counts = ResolverCounts {
         replies: BTreeMap::from([("NXDOMAIN".to_owned(), 3)]),
+        upstream_timeouts: BTreeMap::from([("192.0.2.53:53".to_owned(), 4)]),
         ..ResolverCounts::default()
     };
     status

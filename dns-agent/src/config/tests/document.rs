@@ -34,7 +34,7 @@ admin: 0.0.0.0:9153
 ";
 
 /// How values are written, by the placeholder of the value.
-const NOTATIONS: [(&str, &str); 18] = [
+const NOTATIONS: [(&str, &str); 19] = [
     ("CIDR", "a network: `10.96.0.0/12`, `fd00::/64`"),
     ("DOMAIN", "a domain name: `cluster.local`"),
     (
@@ -63,6 +63,10 @@ const NOTATIONS: [(&str, &str); 18] = [
         "an object of the API: `kube-system/coredns`",
     ),
     ("NODE", "the name of a node"),
+    (
+        "ORDER",
+        "`fastest`, `random`, `round_robin` or `sequential`",
+    ),
     ("PATH", "the path of a file or directory"),
     ("QUERIES", "a number of queries per second"),
     ("SECONDS", "a number of seconds"),

@@ -1,0 +1,238 @@
+//! Asks upstream servers one question, and gives the best response.
+//!
+//! [`race`] decides which server is asked next, when, and over which transport. [`selection`]
+//! orders the servers by what [`health`] knows about them. These three are pure. [`udp`] and
+//! [`connections`] send and receive. [`UpstreamPool`] connects them.
+
+mod connections;
+mod health;
+mod race;
+mod selection;
+mod udp;
+
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use domain::base::iana::OptRcode;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use tokio::time::{Instant, sleep_until};
+use tracing::debug;
+
+pub use self::selection::UpstreamPolicy;
+use self::{
+    connections::TcpConnections,
+    health::{EdnsUse, Observation},
+    race::{AttemptEnd, AttemptNumber, ErrorCode, QuerySending, Race, RaceStep, SendReason},
+    selection::{Candidate, Draw, KnownServers},
+};
+use crate::{
+    counters::{ResolverCounters, increment},
+    query::Transport,
+    response::{CaseCheck, Reply, Response, UpstreamQuery},
+};
+
+/// The upstream servers' state, and the ways to reach them.
+#[derive(Debug)]
+pub(super) struct UpstreamPool {
+    policy: UpstreamPolicy,
+    known: Mutex<KnownServers>,
+    connections: TcpConnections,
+    /// Number of questions since the start.
+    questions: AtomicU64,
+    counters: Arc<ResolverCounters>,
+}
+
+impl UpstreamPool {
+    pub(super) fn new(policy: UpstreamPolicy, counters: Arc<ResolverCounters>) -> UpstreamPool {
+        UpstreamPool {
+            policy,
+            known: Mutex::default(),
+            connections: TcpConnections::default(),
+            questions: AtomicU64::new(0),
+            counters,
+        }
+    }
+
+    /// Asks the servers, and calls `give` once, with the best response, or without one after
+    /// [`race::QUESTION_LIMIT`]. Ends later, when the attempts in flight have measured their
+    /// servers.
+    pub(super) async fn ask(
+        &self,
+        servers: &[SocketAddr],
+        query: &UpstreamQuery,
+        give: impl FnOnce(Option<Response>),
+    ) {
+        let candidates = self.candidates(servers, query);
+        let mut race = Race::new(now(), &candidates);
+        let mut running = FuturesUnordered::new();
+        let mut responses: HashMap<AttemptNumber, Response> = HashMap::new();
+        let mut give = Some(give);
+        loop {
+            for step in race.take_steps() {
+                match step {
+                    RaceStep::Send(sending) => {
+                        let server = candidates[sending.candidate].server;
+                        self.count_sending(sending);
+                        running.push(self.attempt(server, query, sending));
+                    }
+                    RaceStep::Observe(candidate, observation) => {
+                        self.observe(candidates[candidate].server, observation);
+                    }
+                    RaceStep::Finish(result) => {
+                        let response = result.and_then(|number| responses.remove(&number));
+                        if let Some(give) = give.take() {
+                            give(response);
+                        }
+                    }
+                }
+            }
+            let Some(wake) = race.next_wake() else {
+                return;
+            };
+            tokio::select! {
+                Some((number, end, response)) = running.next() => {
+                    if let Some(response) = response {
+                        responses.insert(number, response);
+                    }
+                    race.end_attempt(now(), number, end);
+                }
+                () = sleep_until(wake.into()) => race.wake(now()),
+            }
+        }
+    }
+
+    /// The servers in the order of the policy, with what is known about them.
+    fn candidates(&self, servers: &[SocketAddr], query: &UpstreamQuery) -> Vec<Candidate> {
+        let draw = Draw {
+            random: rand::random(),
+            turn: self.questions.fetch_add(1, Relaxed),
+        };
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut candidates = known.candidates(self.policy, servers, now(), draw);
+        if !query.has_opt() {
+            for candidate in &mut candidates {
+                candidate.edns = EdnsUse::Without;
+            }
+        }
+        candidates
+    }
+
+    /// Remembers and counts what a query has shown about a server.
+    fn observe(&self, server: SocketAddr, observation: Observation) {
+        match observation {
+            Observation::Lost(_) => self.counters.count_loss(server),
+            Observation::Unreachable => increment(&self.counters.upstream_errors),
+            Observation::Responded(_) | Observation::RefusedEdns => {}
+        }
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.observe(server, now(), observation);
+    }
+
+    fn count_sending(&self, sending: QuerySending) {
+        increment(match sending.transport {
+            Transport::Udp => &self.counters.upstream_udp_attempts,
+            Transport::Tcp => &self.counters.upstream_tcp_attempts,
+        });
+        match sending.reason {
+            SendReason::Hedge => increment(&self.counters.upstream_hedges),
+            SendReason::OverTcp => increment(&self.counters.upstream_tcp_fallbacks),
+            SendReason::Start
+            | SendReason::Resend
+            | SendReason::Failover
+            | SendReason::WithoutEdns => {}
+        }
+    }
+
+    /// Sends one query, and classifies what arrives.
+    async fn attempt(
+        &self,
+        server: SocketAddr,
+        query: &UpstreamQuery,
+        sending: QuerySending,
+    ) -> (AttemptNumber, AttemptEnd, Option<Response>) {
+        let without_opt;
+        let query = match sending.edns {
+            EdnsUse::With => query,
+            EdnsUse::Without => {
+                without_opt = query.without_opt();
+                &without_opt
+            }
+        };
+        let result = match sending.transport {
+            Transport::Udp => match udp::open_socket(server).await {
+                Ok(socket) => {
+                    let message = query.with_id(rand::random());
+                    udp::exchange(socket, server, &message, CaseCheck::Ignored).await
+                }
+                Err(error) => {
+                    debug!(upstream = %server, %error, "no socket for a query");
+                    increment(&self.counters.upstream_errors);
+                    return (sending.attempt, AttemptEnd::NotSent, None);
+                }
+            },
+            Transport::Tcp => self.connections.exchange(server, query).await,
+        };
+        let (end, response) = self.classify(server, result);
+        (sending.attempt, end, response)
+    }
+
+    /// How an attempt ended, and its response, if one can be given to a client.
+    fn classify(
+        &self,
+        server: SocketAddr,
+        result: io::Result<Reply>,
+    ) -> (AttemptEnd, Option<Response>) {
+        match result {
+            Ok(Reply::Complete(response)) => (end_of(&response), Some(response)),
+            Ok(Reply::Truncated(response)) => (AttemptEnd::Truncated, Some(response)),
+            Ok(Reply::Unreadable | Reply::TooLarge) => (AttemptEnd::Unusable, None),
+            Ok(Reply::NearMiss) => {
+                debug!(upstream = %server, "a message doesn't answer the query");
+                increment(&self.counters.upstream_near_misses);
+                (AttemptEnd::NearMiss, None)
+            }
+            Err(error) => {
+                debug!(upstream = %server, %error, "can't query the upstream");
+                (AttemptEnd::Failed, None)
+            }
+        }
+    }
+}
+
+/// Sends a query over UDP, and waits for any message without a time limit.
+///
+/// # Errors
+/// When the server can't be reached, or this host lacks a resource.
+pub(super) async fn send_probe(server: SocketAddr, query: &UpstreamQuery) -> io::Result<()> {
+    let socket = udp::open_socket(server).await?;
+    let message = query.with_id(rand::random());
+    udp::exchange(socket, server, &message, CaseCheck::Ignored)
+        .await
+        .map(drop)
+}
+
+/// The end of an attempt that received a complete response.
+fn end_of(response: &Response) -> AttemptEnd {
+    match response.rcode() {
+        OptRcode::NOERROR | OptRcode::NXDOMAIN => AttemptEnd::Answer,
+        OptRcode::SERVFAIL => AttemptEnd::Error(ErrorCode::ServFail),
+        OptRcode::REFUSED => AttemptEnd::Error(ErrorCode::Refused),
+        OptRcode::FORMERR | OptRcode::NOTIMP => AttemptEnd::Error(ErrorCode::NotUnderstood),
+        _ => AttemptEnd::Error(ErrorCode::Other),
+    }
+}
+
+/// The current time. Tests may pause it.
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,42 @@
+//! One query over UDP.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use tokio::net::UdpSocket;
+
+use crate::response::{CaseCheck, MAX_DATAGRAM, Reply};
+
+/// A socket for one query. Its port is new, so that a forger must guess the port (RFC 5452 section
+/// 9.2), and connected, so that only messages from the server's address and port arrive.
+///
+/// # Errors
+/// When this host lacks a resource.
+pub(super) async fn open_socket(server: SocketAddr) -> io::Result<UdpSocket> {
+    let local: SocketAddr = match server {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    UdpSocket::bind(local).await
+}
+
+/// Sends a message from a new socket, and waits for one message without a time limit. Whatever
+/// arrives ends the query, so a forger has one attempt.
+///
+/// # Errors
+/// When the server can't be reached.
+pub(super) async fn exchange(
+    socket: UdpSocket,
+    server: SocketAddr,
+    message: &[u8],
+    case: CaseCheck,
+) -> io::Result<Reply> {
+    socket.connect(server).await?;
+    socket.send(message).await?;
+    // A longer datagram fills the last byte too.
+    let mut buffer = vec![0; MAX_DATAGRAM + 1];
+    let length = socket.recv(&mut buffer).await?;
+    Ok(Reply::read_datagram(&buffer[..length], message, case))
+}

@@ -235,4 +235,6 @@ fn now() -> std::time::Instant {
 }
 
 #[cfg(test)]
+mod forgery;
+#[cfg(test)]
 mod tests;

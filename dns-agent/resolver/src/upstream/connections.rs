@@ -243,3 +243,6 @@ async fn serve_connection(
         idle_at = Instant::now() + IDLE_LIMIT;
     }
 }
+
+#[cfg(test)]
+mod tests;

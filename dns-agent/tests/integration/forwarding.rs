@@ -18,8 +18,8 @@ use tokio::{
 use zerohop_resolver::raise_file_limit;
 
 use crate::support::{
-    FakeUpstream, PATIENCE, ResolverUnderTest, address_reply, ask, ask_over_tcp, header_word,
-    last_address, query, rcode, reply, without_delay,
+    DelayedMessages, FakeUpstream, PATIENCE, ResolverUnderTest, address_reply, ask, ask_over_tcp,
+    header_word, last_address, query, rcode, reply, without_delay,
 };
 
 const SERVFAIL: u8 = 2;
@@ -174,6 +174,109 @@ async fn a_silent_upstream_costs_less_than_half_a_second() {
     assert!(start.elapsed() >= Duration::from_millis(400));
     let timeouts = served.resolver.counters().snapshot().upstream_timeouts;
     assert_eq!(timeouts[&silent.address.to_string()], 1);
+}
+
+/// Each fault of an upstream. The first question after the fault is answered by the other upstream
+/// within 600 ms. Without another upstream, no fault becomes a denial.
+#[tokio::test(start_paused = true)]
+async fn no_fault_of_an_upstream_is_a_denial_or_costs_600_ms() {
+    type Script = fn(&[u8]) -> DelayedMessages;
+    // QR, RD and RA, with a code.
+    let faults: [(&str, Script); 11] = [
+        ("dead", |_| Vec::new()),
+        ("slow", |query_bytes| {
+            let late = reply(query_bytes, 0x8180 | u16::from(SERVFAIL));
+            vec![(Duration::from_secs(3), late)]
+        }),
+        ("garbage", |_| without_delay(vec![0x5a; 100])),
+        ("oversize", |query_bytes| {
+            let mut message = reply(query_bytes, 0x8180 | u16::from(NXDOMAIN));
+            message.resize(5000, 0);
+            without_delay(message)
+        }),
+        ("truncated", |query_bytes| {
+            without_delay(reply(query_bytes, 0x8380))
+        }),
+        ("cut short", |query_bytes| {
+            let mut message = address_reply(query_bytes, [6, 6, 6, 6]);
+            message.truncate(message.len() - 3);
+            without_delay(message)
+        }),
+        ("header with NXDOMAIN", |query_bytes| {
+            let mut message = reply(query_bytes, 0x8180 | u16::from(NXDOMAIN));
+            message.truncate(12);
+            without_delay(message)
+        }),
+        ("header with SERVFAIL", |query_bytes| {
+            let mut message = reply(query_bytes, 0x8180 | u16::from(SERVFAIL));
+            message.truncate(12);
+            without_delay(message)
+        }),
+        ("wrong question", |query_bytes| {
+            let mut message = reply(query_bytes, 0x8180 | u16::from(NXDOMAIN));
+            message[13] ^= 1;
+            without_delay(message)
+        }),
+        ("SERVFAIL", |query_bytes| {
+            without_delay(reply(query_bytes, 0x8180 | u16::from(SERVFAIL)))
+        }),
+        ("REFUSED", |query_bytes| {
+            without_delay(reply(query_bytes, 0x8180 | u16::from(REFUSED)))
+        }),
+    ];
+    for (fault, script) in faults {
+        // Over TCP, the faulty upstream closes each connection after the query.
+        let faulty = FakeUpstream::new(script, |_| Vec::new()).await;
+        let good = FakeUpstream::answering([192, 0, 2, 2]).await;
+        let served = ResolverUnderTest::local(&[&faulty, &good]);
+        let start = Instant::now();
+        let answer = ask(served.address, &example()).await;
+        assert_eq!(last_address(&answer), [192, 0, 2, 2], "{fault}");
+        let elapsed = start.elapsed();
+        assert!(elapsed < Duration::from_millis(600), "{fault}: {elapsed:?}");
+
+        let served = ResolverUnderTest::local(&[&faulty]);
+        let answer = ask(served.address, &example()).await;
+        // A truncated response has NOERROR and TC, and isn't a denial.
+        let is_denial = matches!(rcode(&answer), 0 | NXDOMAIN) && answer[2] & 2 == 0;
+        assert!(!is_denial, "{fault}: {answer:02x?}");
+        let elapsed = start.elapsed();
+        assert!(elapsed < Duration::from_secs(5), "{fault}: {elapsed:?}");
+    }
+}
+
+/// Of 1,000 questions to an upstream that loses three of ten datagrams, beside another one.
+#[tokio::test(start_paused = true)]
+async fn a_lossy_upstream_costs_no_answer() {
+    let received = AtomicUsize::new(0);
+    let lossy = move |query_bytes: &[u8]| {
+        if [0, 3, 4].contains(&(received.fetch_add(1, Relaxed) % 10)) {
+            return Vec::new();
+        }
+        vec![(
+            Duration::from_millis(10),
+            address_reply(query_bytes, [192, 0, 2, 1]),
+        )]
+    };
+    let lossy = FakeUpstream::new(lossy, |_| Vec::new()).await;
+    let other = |query_bytes: &[u8]| {
+        vec![(
+            Duration::from_millis(30),
+            address_reply(query_bytes, [192, 0, 2, 2]),
+        )]
+    };
+    let other = FakeUpstream::new(other, |_| Vec::new()).await;
+    let served = ResolverUnderTest::local(&[&lossy, &other]);
+    for number in 0..1000 {
+        let start = Instant::now();
+        let answer = ask(served.address, &example()).await;
+        assert_eq!(rcode(&answer), 0, "question {number}");
+        let elapsed = start.elapsed();
+        assert!(
+            elapsed < Duration::from_millis(600),
+            "{number}: {elapsed:?}"
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,8 +1,11 @@
 //! A forger that knows the server, the port and the question (RFC 5452).
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::{
+    net::{TcpListener, UdpSocket},
+    time::sleep,
+};
 use zerohop_zone::Name;
 
 use super::*;
@@ -13,6 +16,8 @@ const RUNS: usize = 1000;
 /// The number of forged responses to each question. The socket of a query doesn't exist any more
 /// when the second one arrives, so a forger gains nothing by sending all 65,536.
 const FORGED: u16 = 64;
+/// After this time the test fails. Each question takes less than a millisecond.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The response to a query, with this address of `a.example`.
 fn address_response(query: &[u8], address: [u8; 4]) -> Vec<u8> {
@@ -78,6 +83,7 @@ async fn a_forger_with_all_ids_has_one_attempt() {
         () = forge => unreachable!("the forger never ends"),
         () = answer => unreachable!("the server never ends"),
         accepted = ask => accepted,
+        () = sleep(PATIENCE) => panic!("questions are not answered over TCP at once"),
     };
     assert!(
         accepted <= 1,

@@ -2,11 +2,11 @@
 //! the data doesn't decide the answer, it queries upstreams.
 //!
 //! [`query`] parses queries. [`message::respond`] decides what to do with a query. `udp` and `tcp`
-//! read queries and write replies. `forward` passes queries to `upstream`, which asks the servers, and
-//! [`response`] builds these queries and parses the responses. [`bailiwick`] drops records that don't belong to the question,
-//! and `chase` turns the rest into the client's answer. [`loops`] finds upstreams that forward
-//! queries back to this resolver. `canary` tests whether the resolver answers, and `counters`
-//! counts its messages. `compose` builds replies.
+//! read queries and write replies. `forward` passes queries to `upstream`, which asks the servers,
+//! and [`response`] builds these queries and parses the responses. [`bailiwick`] drops records that
+//! don't belong to the question, and `chase` turns the rest into the client's answer. [`loops`]
+//! finds upstreams that forward queries back to this resolver. `canary` tests whether the resolver
+//! answers, and `counters` counts its messages. `compose` builds replies.
 //!
 //! `query`, `message`, `response`, `bailiwick` and `chase` handle untrusted input without I/O, time
 //! or randomness. Their entry points are public so that the fuzz targets can call them.

@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::{
     counters::{ResolverCounters, increment},
     response::{Response, UpstreamQuery},
-    upstream::{UpstreamPolicy, UpstreamPool},
+    upstream::UpstreamPool,
 };
 
 /// Upper bound on concurrent questions to upstreams. Most hold one socket; a question that no
@@ -144,12 +144,12 @@ pub enum NoResponse {
 }
 
 impl Forwarder {
-    pub(super) fn new(policy: UpstreamPolicy, counters: Arc<ResolverCounters>) -> Forwarder {
+    pub(super) fn new(pool: UpstreamPool, counters: Arc<ResolverCounters>) -> Forwarder {
         Forwarder {
             in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
             waiting: Semaphore::new(MAX_WAITING),
             open: OpenExchanges::default(),
-            pool: Arc::new(UpstreamPool::new(policy, counters.clone())),
+            pool: Arc::new(pool),
             counters,
         }
     }

@@ -50,13 +50,14 @@ use self::{
     message::{QueryAction, respond},
     query::Transport,
     response::{Response, UpstreamQuery},
+    upstream::UpstreamPool,
 };
 pub use self::{
     canary::Canary,
     counters::{ResolverCounters, ResolverCounts},
     forward::{NoResponse, UpstreamServers},
     query::is_transfer,
-    upstream::UpstreamPolicy,
+    upstream::{TlsUpstreams, UpstreamPolicy},
 };
 use zerohop_zone as zone;
 use zerohop_zone::{Apex, LiveZoneData, Name, Rtype, reverse_range};
@@ -100,6 +101,8 @@ pub struct Upstreams {
     pub cluster: Option<ClusterDns>,
     /// The order in which the servers of a list are queried.
     pub policy: UpstreamPolicy,
+    /// The servers that are queried over TLS. `None`: no server is.
+    pub tls: Option<Arc<TlsUpstreams>>,
 }
 
 /// The cluster's DNS, which knows names of the cluster that the local zones don't have.
@@ -125,9 +128,10 @@ impl Resolver {
     /// A resolver that answers from `data`, and forwards queries for other names to `upstreams`.
     pub fn new(data: Arc<dyn LiveZoneData>, upstreams: Upstreams) -> Resolver {
         let counters = Arc::new(ResolverCounters::default());
+        let pool = UpstreamPool::new(upstreams.policy, upstreams.tls.clone(), counters.clone());
         Resolver {
             data,
-            forwarder: Forwarder::new(upstreams.policy, counters.clone()),
+            forwarder: Forwarder::new(pool, counters.clone()),
             upstreams,
             probe: LoopProbe::default(),
             counters,
@@ -315,6 +319,16 @@ impl Upstreams {
             Some(cluster) if self.outside.is_empty() => cluster.servers.usable(),
             _ => self.outside.clone(),
         }
+    }
+
+    /// The servers that may lead back to this resolver: those for names outside the cluster. Servers
+    /// over TLS are left out, because a probe is a datagram.
+    fn servers_to_probe(&self) -> Vec<SocketAddr> {
+        let mut servers = self.servers_for_outside_names();
+        if let Some(tls) = &self.tls {
+            servers.retain(|server| !tls.has(*server));
+        }
+        servers
     }
 
     /// The servers of the cluster's DNS that are this resolver itself. They are never queried.

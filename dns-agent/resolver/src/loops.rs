@@ -79,7 +79,7 @@ impl Resolver {
         let mut known = Vec::new();
         loop {
             let timeouts = self.counters.snapshot().upstream_timeouts;
-            let servers = self.upstreams.servers_for_outside_names();
+            let servers = self.upstreams.servers_to_probe();
             let excluded = self.upstreams.excluded_cluster_servers();
             // The cluster's DNS at an address of this resolver needs no probe: it is a loop.
             let mut looping = excluded.clone();
@@ -96,7 +96,7 @@ impl Resolver {
             loop {
                 sleep(CHECK_INTERVAL).await;
                 let is_changed = self.counters.snapshot().upstream_timeouts != timeouts
-                    || self.upstreams.servers_for_outside_names() != servers
+                    || self.upstreams.servers_to_probe() != servers
                     || self.upstreams.excluded_cluster_servers() != excluded;
                 let has_loops = !known.is_empty();
                 if is_changed || has_loops {

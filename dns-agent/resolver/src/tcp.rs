@@ -107,5 +107,7 @@ pub(super) async fn write_message(
     let mut framed = Vec::with_capacity(2 + message.len());
     framed.extend_from_slice(&length.to_be_bytes());
     framed.extend_from_slice(message);
-    stream.write_all(&framed).await
+    stream.write_all(&framed).await?;
+    // TLS may hold bytes back.
+    stream.flush().await
 }

@@ -8,6 +8,7 @@ mod connections;
 mod health;
 mod race;
 mod selection;
+mod tls;
 mod udp;
 
 use std::{
@@ -25,13 +26,13 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
-pub use self::selection::UpstreamPolicy;
 use self::{
     connections::TcpConnections,
     health::{EdnsUse, Observation},
     race::{AttemptEnd, AttemptNumber, ErrorCode, QuerySending, Race, RaceStep, SendReason},
     selection::{Candidate, Draw, KnownServers},
 };
+pub use self::{selection::UpstreamPolicy, tls::TlsUpstreams};
 use crate::{
     counters::{ResolverCounters, increment},
     query::Transport,
@@ -50,11 +51,16 @@ pub(super) struct UpstreamPool {
 }
 
 impl UpstreamPool {
-    pub(super) fn new(policy: UpstreamPolicy, counters: Arc<ResolverCounters>) -> UpstreamPool {
+    /// A pool that asks the servers of `tls` over TLS, and all others over UDP and TCP.
+    pub(super) fn new(
+        policy: UpstreamPolicy,
+        tls: Option<Arc<TlsUpstreams>>,
+        counters: Arc<ResolverCounters>,
+    ) -> UpstreamPool {
         UpstreamPool {
             policy,
             known: Mutex::default(),
-            connections: TcpConnections::default(),
+            connections: TcpConnections::new(tls),
             questions: AtomicU64::new(0),
             counters,
         }
@@ -116,8 +122,9 @@ impl UpstreamPool {
         };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let mut candidates = known.candidates(self.policy, servers, now(), draw);
-        if !query.has_opt() {
-            for candidate in &mut candidates {
+        for candidate in &mut candidates {
+            candidate.channel = self.connections.channel(candidate.server);
+            if !query.has_opt() {
                 candidate.edns = EdnsUse::Without;
             }
         }

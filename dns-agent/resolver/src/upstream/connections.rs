@@ -16,13 +16,14 @@ use std::{
 
 use futures_util::{StreamExt as _, stream};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, split},
     net::TcpStream,
     sync::{mpsc, oneshot},
     time::{Instant, sleep_until, timeout},
 };
 use tracing::debug;
 
+use super::{selection::Channel, tls::TlsUpstreams};
 use crate::{
     response::{CaseCheck, Reply, UpstreamQuery},
     tcp,
@@ -39,7 +40,10 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(1);
 
 /// The connections to all servers.
 #[derive(Debug, Default)]
-pub(super) struct TcpConnections(Mutex<HashMap<SocketAddr, Vec<Arc<UpstreamConnection>>>>);
+pub(super) struct TcpConnections {
+    by_server: Mutex<HashMap<SocketAddr, Vec<Arc<UpstreamConnection>>>>,
+    tls: Option<Arc<TlsUpstreams>>,
+}
 
 /// An open connection, or one that is being opened.
 #[derive(Debug)]
@@ -67,6 +71,21 @@ enum ConnectionAge {
 struct WaitingQuery(Arc<UpstreamConnection>);
 
 impl TcpConnections {
+    pub(super) fn new(tls: Option<Arc<TlsUpstreams>>) -> TcpConnections {
+        TcpConnections {
+            by_server: Mutex::default(),
+            tls,
+        }
+    }
+
+    /// The channel to a server.
+    pub(super) fn channel(&self, server: SocketAddr) -> Channel {
+        match &self.tls {
+            Some(tls) if tls.has(server) => Channel::Tls,
+            _ => Channel::UdpAndTcp,
+        }
+    }
+
     /// Sends a query, and waits for its response without a time limit. If a reused connection ends
     /// before the response, the query is sent once more on another connection, because the server
     /// may close an idle connection at any time.
@@ -97,7 +116,8 @@ impl TcpConnections {
 
     /// A connection with room for a query.
     fn connection(&self, server: SocketAddr) -> (WaitingQuery, ConnectionAge) {
-        let mut by_server = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let by_server = self.by_server.lock();
+        let mut by_server = by_server.unwrap_or_else(PoisonError::into_inner);
         by_server.retain(|_, connections| {
             connections.retain(|it| !it.queries.is_closed());
             !connections.is_empty()
@@ -110,15 +130,16 @@ impl TcpConnections {
             let waiting = WaitingQuery::new(connection.clone());
             return (waiting, ConnectionAge::Reused);
         }
-        let connection = UpstreamConnection::open(server);
+        let tls = self.tls.clone().filter(|tls| tls.has(server));
+        let connection = UpstreamConnection::open(server, tls);
         connections.push(connection.clone());
         (WaitingQuery::new(connection), ConnectionAge::New)
     }
 }
 
 impl UpstreamConnection {
-    /// Starts the task of a connection.
-    fn open(server: SocketAddr) -> Arc<UpstreamConnection> {
+    /// Starts the task of a connection, over TLS if `tls` is given.
+    fn open(server: SocketAddr, tls: Option<Arc<TlsUpstreams>>) -> Arc<UpstreamConnection> {
         let (sender, queries) = mpsc::channel(MAX_PIPELINED);
         let connection = Arc::new(UpstreamConnection {
             queries: sender,
@@ -132,7 +153,7 @@ impl UpstreamConnection {
             }
         };
         tokio::spawn(async move {
-            if let Err(error) = run_connection(server, queries, watch).await {
+            if let Err(error) = run_connection(server, tls, queries, watch).await {
                 debug!(upstream = %server, %error, "the connection to the upstream has failed");
             }
         });
@@ -177,6 +198,7 @@ impl Drop for WaitingQuery {
 /// `watch` since when queries wait without any message from the server.
 async fn run_connection(
     server: SocketAddr,
+    tls: Option<Arc<TlsUpstreams>>,
     queries: mpsc::Receiver<PipelinedQuery>,
     watch: impl Fn(Option<Instant>),
 ) -> io::Result<()> {
@@ -184,7 +206,12 @@ async fn run_connection(
     let stream = timeout(IDLE_LIMIT, TcpStream::connect(server)).await??;
     // A query is one write, and must not wait for others.
     stream.set_nodelay(true)?;
-    let (reader, writer) = stream.into_split();
+    let Some(tls) = tls else {
+        let (reader, writer) = stream.into_split();
+        return serve_connection(reader, writer, queries, watch).await;
+    };
+    let stream = timeout(IDLE_LIMIT, tls.start(server, stream)).await??;
+    let (reader, writer) = split(stream);
     serve_connection(reader, writer, queries, watch).await
 }
 

@@ -40,7 +40,7 @@ async fn a_forger_with_all_ids_has_one_attempt() {
     let server = socket.local_addr().unwrap();
     let listener = TcpListener::bind(server).await.unwrap();
     let counters = Arc::new(ResolverCounters::default());
-    let pool = UpstreamPool::new(UpstreamPolicy::Fastest, counters.clone());
+    let pool = UpstreamPool::new(UpstreamPolicy::Fastest, None, counters.clone());
     let forge = async {
         let mut query = [0; 512];
         loop {

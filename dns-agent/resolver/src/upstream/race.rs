@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     health::{EdnsUse, MAX_TIMEOUT, Observation},
-    selection::{Candidate, CandidateEntry},
+    selection::{Candidate, CandidateEntry, Channel},
 };
 use crate::query::Transport;
 
@@ -135,6 +135,8 @@ enum UdpTrust {
     Trusted,
     /// A near miss arrived. So a forger has one attempt for each server.
     Suspect,
+    /// The server is asked over TLS only.
+    Unused,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,7 +195,10 @@ impl Race {
             tcp_sends: 0,
             failures: 0,
             edns: candidate.edns,
-            udp: UdpTrust::Trusted,
+            udp: match candidate.channel {
+                Channel::UdpAndTcp => UdpTrust::Trusted,
+                Channel::Tls => UdpTrust::Unused,
+            },
             next_transport: Transport::Udp,
             eligibility: Eligibility::InRace,
         });
@@ -207,17 +212,18 @@ impl Race {
             phase: RacePhase::Running,
             steps: Vec::new(),
         };
-        let [first, others @ ..] = candidates else {
+        let [_, others @ ..] = candidates else {
             race.finish_with_fallback();
             return race;
         };
-        race.send(now, 0, Transport::Udp, SendReason::Start);
+        let timeout = race.timeout(0, race.transport_for(0));
+        race.send(now, 0, race.transport_for(0), SendReason::Start);
         for (index, other) in (1..).zip(others) {
             if other.entry == CandidateEntry::AtOnce {
-                race.send(now, index, Transport::Udp, SendReason::Start);
+                race.send(now, index, race.transport_for(index), SendReason::Start);
             }
         }
-        race.schedule(now, first.timeout);
+        race.schedule(now, timeout);
         race
     }
 
@@ -243,7 +249,7 @@ impl Race {
             if attempt.state == AttemptState::Waiting && attempt.lost_at <= now {
                 attempt.state = AttemptState::Lost;
                 let lost = Observation::Lost(attempt.sent);
-                self.observe_datagram(index, lost);
+                self.observe_main(index, lost);
             }
         }
         if self.phase == RacePhase::Measuring {
@@ -265,10 +271,10 @@ impl Race {
         let (index, transport, edns) = (attempt.contender, attempt.transport, attempt.edns);
         let sent = attempt.sent;
         match end {
-            AttemptEnd::Failed => self.observe_datagram(number, Observation::Unreachable),
+            AttemptEnd::Failed => self.observe_main(number, Observation::Unreachable),
             // The message may come from another host than the server.
             AttemptEnd::NearMiss | AttemptEnd::NotSent => {}
-            _ => self.observe_datagram(number, Observation::Responded(now - sent)),
+            _ => self.observe_main(number, Observation::Responded(now - sent)),
         }
         if self.phase == RacePhase::Measuring {
             return;
@@ -458,17 +464,18 @@ impl Race {
     }
 
     /// How long to wait for a response to a query: the server's timeout, doubled for each query
-    /// without a response (RFC 6298 section 5.5), and doubled for TCP, whose first round trip opens
-    /// a connection.
+    /// without a response (RFC 6298 section 5.5). It is doubled for TCP, whose first round trip opens
+    /// a connection, unless it was measured over TLS.
     fn timeout(&self, index: usize, transport: Transport) -> Duration {
-        let trips = match transport {
-            Transport::Udp => 1,
-            Transport::Tcp => 2,
+        let candidate = &self.contenders[index].candidate;
+        let trips = match (candidate.channel, transport) {
+            (Channel::UdpAndTcp, Transport::Tcp) => 2,
+            _ => 1,
         };
         let is_unanswered =
             |it: &&Attempt| it.contender == index && it.state != AttemptState::Ended;
         let unanswered = self.attempts.iter().filter(is_unanswered).count() as u32;
-        let timeout = self.contenders[index].candidate.timeout * trips * 2u32.pow(unanswered);
+        let timeout = candidate.timeout * trips * 2u32.pow(unanswered);
         timeout.min(MAX_TIMEOUT)
     }
 
@@ -505,11 +512,15 @@ impl Race {
         }
     }
 
-    /// Records what an attempt over UDP shows about its server. TCP may be closed at a server that
-    /// answers over UDP, and its first round trip opens a connection.
-    fn observe_datagram(&mut self, number: AttemptNumber, observation: Observation) {
+    /// Records what an attempt over the server's main transport shows about it. TCP may be closed at
+    /// a server that answers over UDP, and its first round trip opens a connection.
+    fn observe_main(&mut self, number: AttemptNumber, observation: Observation) {
         let attempt = &self.attempts[number];
-        if attempt.transport == Transport::Udp {
+        let main = match self.contenders[attempt.contender].candidate.channel {
+            Channel::UdpAndTcp => Transport::Udp,
+            Channel::Tls => Transport::Tcp,
+        };
+        if attempt.transport == main {
             self.steps
                 .push(RaceStep::Observe(attempt.contender, observation));
         }

@@ -82,7 +82,15 @@ pub(super) struct Candidate {
     /// How long to wait for a response before the query counts as lost.
     pub(super) loss_timeout: Duration,
     pub(super) edns: EdnsUse,
+    pub(super) channel: Channel,
     pub(super) entry: CandidateEntry,
+}
+
+/// How a server is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Channel {
+    UdpAndTcp,
+    Tls,
 }
 
 /// When a candidate receives the question.
@@ -117,8 +125,8 @@ impl KnownServers {
         health.observe(now, observation);
     }
 
-    /// The servers for one question, in the order in which they receive it. Takes the probes that
-    /// are due.
+    /// The servers for one question, in the order in which they receive it, over UDP and TCP. Takes
+    /// the probes that are due.
     pub(super) fn candidates(
         &mut self,
         policy: UpstreamPolicy,
@@ -156,6 +164,7 @@ impl KnownServers {
                 timeout: health.timeout(),
                 loss_timeout: health.loss_timeout(),
                 edns: health.edns(now),
+                channel: Channel::UdpAndTcp,
                 entry: if is_extra {
                     CandidateEntry::AtOnce
                 } else {

@@ -43,7 +43,7 @@ use zerohop_datapath::{StopMode, interfaces::DeviceChanges};
 use zerohop_kubernetes::Index;
 use zerohop_kubernetes_api::{Client, connect};
 use zerohop_resolver::{
-    ClusterDns, Resolver, Sockets, UpstreamServers, Upstreams, raise_file_limit,
+    ClusterDns, Resolver, Sockets, TlsUpstreams, UpstreamServers, Upstreams, raise_file_limit,
 };
 use zerohop_sources::files::{MAX_SETTINGS, read_text};
 
@@ -164,7 +164,7 @@ impl Agent {
 
         let source_status = source.status();
         let shutdown_policy = source.shutdown_policy(&config);
-        let upstreams = upstreams(&config);
+        let upstreams = upstreams(&config)?;
         if let Some(cluster) = &upstreams.cluster {
             cluster.servers.exclude(&listen);
         }
@@ -447,7 +447,11 @@ enum ConnectedSource {
 }
 
 /// The servers that the resolver forwards to.
-fn upstreams(config: &Config) -> Upstreams {
+///
+/// # Errors
+/// When servers over TLS are configured, and their names are invalid or no certificate authority is
+/// found.
+fn upstreams(config: &Config) -> anyhow::Result<Upstreams> {
     let cluster = match &config.source {
         SourceConfig::Manifests(_) => None,
         SourceConfig::Kubernetes(kubernetes) => Some(ClusterDns {
@@ -455,11 +459,19 @@ fn upstreams(config: &Config) -> Upstreams {
             servers: UpstreamServers::new(kubernetes.cluster_dns.clone()),
         }),
     };
-    Upstreams {
+    let tls = if config.tls_upstreams.is_empty() {
+        None
+    } else {
+        let tls =
+            TlsUpstreams::new(&config.tls_upstreams).context("can't use --upstream tls://")?;
+        Some(Arc::new(tls))
+    };
+    Ok(Upstreams {
         outside: config.upstreams.clone(),
         cluster,
         policy: config.upstream_policy,
-    }
+        tls,
+    })
 }
 
 /// Reports upstreams that forward queries back to this agent, and servers of the cluster's DNS that

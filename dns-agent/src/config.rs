@@ -29,8 +29,8 @@ pub use self::given::GivenSettings;
 pub use self::settings::RunSettings;
 pub use self::values::{
     Capacity, Cidr, DelegatedName, Domain, HookChoice, Interface, ListenAddress, MaxAge,
-    NamespaceName, NetworkPolicy, NodeIp, ObjectName, PodsSetting, QueryName, QueryType,
-    ServedAddress, StaleAfter, Ttl, Upstream,
+    NamespaceName, NetworkPolicy, NodeIp, ObjectName, OutsideUpstream, PodsSetting, QueryName,
+    QueryType, ServedAddress, StaleAfter, Ttl, Upstream,
 };
 use zerohop_datapath::Persistence;
 use zerohop_kubernetes::{
@@ -79,6 +79,8 @@ pub struct Config {
     /// The upstream servers for names outside the agent's zones, in the given order. If empty, the
     /// resolver queries the cluster's DNS with `--kubernetes`, and otherwise answers REFUSED.
     pub upstreams: Vec<SocketAddr>,
+    /// Those of `upstreams` that are queried over TLS, with the names in their certificates.
+    pub tls_upstreams: Vec<(SocketAddr, String)>,
     /// The order in which several upstream servers are queried.
     pub upstream_policy: UpstreamPolicy,
     /// The address of the admin endpoints.
@@ -188,7 +190,10 @@ impl Config {
         if let Some(twice) = first_repeated(interfaces.iter().map(|it| &it.name)) {
             bail!("--interface {twice} is given twice: give each interface once, with one hook");
         }
-        let upstreams = upstream_addresses(settings.upstream);
+        let upstreams: Vec<SocketAddr> = settings.upstream.iter().map(|it| it.address).collect();
+        let tls_upstreams: Vec<_> = (settings.upstream.into_iter())
+            .filter_map(|it| Some((it.address, it.tls_name?)))
+            .collect();
         // With --kubernetes, CoreDNS answers at these addresses, and the agent's own queries bypass
         // the kernel program.
         if !is_kubernetes
@@ -306,6 +311,7 @@ impl Config {
             served_addresses,
             listen: unwrap_each(settings.listen, |ListenAddress(address)| address),
             upstreams,
+            tls_upstreams,
             upstream_policy: settings.upstream_policy,
             admin: settings.admin.0,
             stale_after: settings.stale_after.0,

@@ -13,7 +13,8 @@ use zerohop_resolver::UpstreamPolicy;
 
 use super::values::{
     Capacity, Cidr, DelegatedName, Domain, Interface, ListenAddress, MaxAge, NamespaceName,
-    NetworkPolicy, NodeIp, ObjectName, PodsSetting, ServedAddress, StaleAfter, Ttl, Upstream,
+    NetworkPolicy, NodeIp, ObjectName, OutsideUpstream, PodsSetting, ServedAddress, StaleAfter,
+    Ttl, Upstream,
 };
 
 /// The default of `--admin`: where the admin endpoints of an agent listen, and where the other
@@ -290,10 +291,13 @@ pub struct RunSettings {
     /// An upstream DNS server for all other names. Of several servers, the next one
     /// is queried too when the first one is late or fails. A link-local IPv6 address
     /// needs its interface, as in fe80::1%eth0. The server must not be an address
-    /// that the agent itself answers on. Without this setting, the agent queries the
-    /// cluster's DNS with --kubernetes, and otherwise refuses such queries.
-    #[arg(long, help_heading = "User plane", value_name = "IP[:PORT]")]
-    pub upstream: Vec<Upstream>,
+    /// that the agent itself answers on. tls://IP#NAME queries a server over TLS only,
+    /// at port 853 unless a port is given; NAME is the name in its certificate, which
+    /// must be signed by an authority that the system trusts. Without this setting,
+    /// the agent queries the cluster's DNS with --kubernetes, and otherwise refuses
+    /// such queries.
+    #[arg(long, help_heading = "User plane", value_name = "SERVER")]
+    pub upstream: Vec<OutsideUpstream>,
 
     /// The order in which several upstream servers are queried: fastest (by measured
     /// round-trip time), random, round_robin, or sequential (in the given order). A

@@ -404,6 +404,35 @@ fn check_accepts_all_flags_of_run_and_its_help_shows_only_flags_with_an_effect()
 }
 
 #[test]
+fn upstreams_over_tls_have_a_name() {
+    let parse = |text: &str| text.parse::<OutsideUpstream>();
+    for (text, address) in [
+        ("tls://192.0.2.53#dns.example", "192.0.2.53:853"),
+        ("tls://192.0.2.53:8853#dns.example", "192.0.2.53:8853"),
+        (
+            "tls://[2001:db8::53]:8853#dns.example",
+            "[2001:db8::53]:8853",
+        ),
+        ("tls://2001:db8::53#dns.example", "[2001:db8::53]:853"),
+    ] {
+        let server = parse(text).expect(text);
+        assert_eq!(server.address.to_string(), address);
+        assert_eq!(server.tls_name.as_deref(), Some("dns.example"), "{text}");
+    }
+    assert_eq!(parse("192.0.2.53").unwrap().tls_name, None);
+    for text in [
+        "tls://192.0.2.53",
+        "tls://192.0.2.53#",
+        "tls://dns.example#x",
+    ] {
+        let error = parse(text).expect_err(text);
+        assert!(error.contains("tls://IP#NAME"), "{text}: {error}");
+    }
+    let error = parse("tls://192.0.2.53:0#x").unwrap_err();
+    assert!(error.contains("of a single server"), "{error}");
+}
+
+#[test]
 fn link_local_servers_need_an_interface() {
     let parse = |text: &str| text.parse::<Upstream>().map(|Upstream(address)| address);
     // Every network namespace has the interface `lo` with index 1.

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 pub use zerohop_datapath::{HookChoice, Interface};
 
-pub use self::addresses::{ListenAddress, NodeIp, ServedAddress, Upstream};
+pub use self::addresses::{ListenAddress, NodeIp, OutsideUpstream, ServedAddress, Upstream};
 use zerohop_kubernetes::{ObjectKey, PodMode};
 use zerohop_zone::{Name, Rtype};
 

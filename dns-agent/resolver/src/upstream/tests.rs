@@ -37,7 +37,7 @@ use super::{
         AttemptEnd, ErrorCode, MAX_ATTEMPTS, MAX_SENDS, QUESTION_LIMIT, QuerySending, Race,
         RaceStep, SendReason,
     },
-    selection::{Candidate, Draw, KnownServers, UpstreamPolicy},
+    selection::{Candidate, Channel, Draw, KnownServers, UpstreamPolicy},
 };
 use crate::query::Transport;
 
@@ -63,6 +63,8 @@ struct Scene {
     servers: Vec<char>,
     policy: UpstreamPolicy,
     edns: EdnsUse,
+    /// The servers that are asked over TLS.
+    over_tls: Vec<char>,
     random: u64,
     known: KnownServers,
     now: Instant,
@@ -106,6 +108,7 @@ impl Scene {
             servers: Vec::new(),
             policy: UpstreamPolicy::Fastest,
             edns: EdnsUse::With,
+            over_tls: Vec::new(),
             random: 1,
             known: KnownServers::default(),
             now: Instant::now(),
@@ -123,6 +126,7 @@ impl Scene {
             "random" => self.random = value.parse().unwrap(),
             "pause" => self.now += Duration::from_millis(value.parse().unwrap()),
             "without" => self.edns = EdnsUse::Without,
+            "tls" => self.over_tls.push(value.parse().unwrap()),
             "measured" => {
                 let (server, time) = value.split_once(' ').unwrap();
                 let time = Duration::from_millis(time.parse().unwrap());
@@ -145,9 +149,12 @@ impl Scene {
         };
         self.turn += 1;
         let mut candidates = (self.known).candidates(self.policy, &servers, self.now, draw);
-        if self.edns == EdnsUse::Without {
-            for candidate in &mut candidates {
+        for candidate in &mut candidates {
+            if self.edns == EdnsUse::Without {
                 candidate.edns = EdnsUse::Without;
+            }
+            if self.over_tls.contains(&name_of(candidate.server)) {
+                candidate.channel = Channel::Tls;
             }
         }
         let mut play = Play {
@@ -345,8 +352,13 @@ fn every_course_keeps_to_the_limits() {
             turn: seed,
         };
         let later = start + milliseconds(random.random_range(0..2000));
-        let candidates = known.candidates(policy, servers, later, draw);
-        check_course(Race::new(start, &candidates), start, &mut random);
+        let mut candidates = known.candidates(policy, servers, later, draw);
+        for candidate in &mut candidates {
+            if random.random() {
+                candidate.channel = Channel::Tls;
+            }
+        }
+        check_course(&candidates, start, &mut random);
     }
 }
 
@@ -355,7 +367,8 @@ fn milliseconds(number: u64) -> Duration {
 }
 
 /// Plays one random course, and checks each step.
-fn check_course(mut race: Race, start: Instant, random: &mut StdRng) {
+fn check_course(candidates: &[Candidate], start: Instant, random: &mut StdRng) {
+    let mut race = Race::new(start, candidates);
     let mut now = start;
     let mut open: Vec<QuerySending> = Vec::new();
     let mut ends: BTreeMap<usize, AttemptEnd> = BTreeMap::new();
@@ -368,6 +381,11 @@ fn check_course(mut race: Race, start: Instant, random: &mut StdRng) {
                 RaceStep::Send(sending) => {
                     assert_eq!(result, None, "a query after the result");
                     let is_tcp = sending.transport == Transport::Tcp;
+                    let channel = candidates[sending.candidate].channel;
+                    assert!(
+                        is_tcp || channel != Channel::Tls,
+                        "a datagram instead of TLS"
+                    );
                     *sends.entry((sending.candidate, is_tcp)).or_default() += 1;
                     open.push(sending);
                 }

@@ -34,7 +34,7 @@ admin: 0.0.0.0:9153
 ";
 
 /// How values are written, by the placeholder of the value.
-const NOTATIONS: [(&str, &str); 19] = [
+const NOTATIONS: [(&str, &str); 20] = [
     ("CIDR", "a network: `10.96.0.0/12`, `fd00::/64`"),
     ("DOMAIN", "a domain name: `cluster.local`"),
     (
@@ -73,6 +73,10 @@ const NOTATIONS: [(&str, &str); 19] = [
     (
         "SELECTOR",
         "labels, as in `kubectl get --selector`: `app=web`, `app in (web,db)`",
+    ),
+    (
+        "SERVER",
+        "a DNS server, as `IP[:PORT]` or over TLS: `10.96.0.10`, `tls://192.0.2.53#dns.example`",
     ),
     ("TYPE", "a record type: `AAAA`, `TYPE65`"),
 ];

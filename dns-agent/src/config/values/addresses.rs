@@ -11,6 +11,8 @@ use nix::net::if_::{Interface as NetworkInterface, if_nameindex};
 
 /// The port of DNS (RFC 1035 section 4.2).
 const DNS_PORT: u16 = 53;
+/// The port of DNS over TLS (RFC 7858 section 3.1).
+const DNS_OVER_TLS_PORT: u16 = 853;
 
 /// A server address at which the kernel answers queries. The default port is 53.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +56,47 @@ impl FromStr for Upstream {
             )
         })?;
         require_single_server(text, address).map(Upstream)
+    }
+}
+
+/// A DNS server that the agent queries for names outside the cluster: an [`Upstream`], or a server
+/// over TLS, as in `tls://192.0.2.53#dns.example`. The default port of TLS is 853.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutsideUpstream {
+    /// The address of the server.
+    pub address: SocketAddr,
+    /// The name that the server's certificate must have. `None`: the server is queried over UDP and
+    /// TCP.
+    pub tls_name: Option<String>,
+}
+
+impl FromStr for OutsideUpstream {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some(server) = text.strip_prefix("tls://") else {
+            let Upstream(address) = text.parse()?;
+            return Ok(OutsideUpstream {
+                address,
+                tls_name: None,
+            });
+        };
+        let describe = || {
+            format!(
+                "{text:?} is not a server over TLS: give tls://IP#NAME or tls://IP:PORT#NAME, with \
+                 the name in the server's certificate, such as tls://192.0.2.53#dns.example"
+            )
+        };
+        let (server, name) = server.split_once('#').ok_or_else(describe)?;
+        if name.is_empty() {
+            return Err(describe());
+        }
+        let address = parse_with_interface(server, Some(DNS_OVER_TLS_PORT))?;
+        let address = address.ok_or_else(describe)?;
+        Ok(OutsideUpstream {
+            address: require_single_server(text, address)?,
+            tls_name: Some(name.to_owned()),
+        })
     }
 }
 

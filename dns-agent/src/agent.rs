@@ -43,7 +43,8 @@ use zerohop_datapath::{StopMode, interfaces::DeviceChanges};
 use zerohop_kubernetes::Index;
 use zerohop_kubernetes_api::{Client, connect};
 use zerohop_resolver::{
-    ClusterDns, Resolver, Sockets, TlsUpstreams, UpstreamServers, Upstreams, raise_file_limit,
+    ClusterDns, Resolver, Sockets, TlsUpstreams, UpstreamOptions, UpstreamServers, Upstreams,
+    raise_file_limit,
 };
 use zerohop_sources::files::{MAX_SETTINGS, read_text};
 
@@ -469,8 +470,11 @@ fn upstreams(config: &Config) -> anyhow::Result<Upstreams> {
     Ok(Upstreams {
         outside: config.upstreams.clone(),
         cluster,
-        policy: config.upstream_policy,
-        tls,
+        options: UpstreamOptions {
+            policy: config.upstream_policy,
+            tls,
+            case: config.upstream_case,
+        },
     })
 }
 

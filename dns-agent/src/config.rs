@@ -37,7 +37,7 @@ use zerohop_kubernetes::{
     Deviations, EmptyServices, EndpointNames, EndpointScope, NameServers, NonstandardEndpoints,
     ObjectKey, PodMode, Selector, Selectors, ZoneSettings,
 };
-use zerohop_resolver::UpstreamPolicy;
+use zerohop_resolver::{NameCase, UpstreamPolicy};
 use zerohop_zone::Name;
 
 /// The most hosts files. Each is read by a thread of its own.
@@ -83,6 +83,8 @@ pub struct Config {
     pub tls_upstreams: Vec<(SocketAddr, String)>,
     /// The order in which several upstream servers are queried.
     pub upstream_policy: UpstreamPolicy,
+    /// The case of names in queries to upstreams.
+    pub upstream_case: NameCase,
     /// The address of the admin endpoints.
     pub admin: SocketAddr,
     /// The duration of the kernel plane's lease: how long the kernel answers after the agent has
@@ -240,6 +242,11 @@ impl Config {
         } else {
             Deviations::Answered
         };
+        let upstream_case = if settings.upstream_random_case {
+            NameCase::Random
+        } else {
+            NameCase::Unchanged
+        };
         let hosts_precedence = if settings.hosts_override {
             HostsPrecedence::Above
         } else {
@@ -313,6 +320,7 @@ impl Config {
             upstreams,
             tls_upstreams,
             upstream_policy: settings.upstream_policy,
+            upstream_case,
             admin: settings.admin.0,
             stale_after: settings.stale_after.0,
             bpffs: settings.bpffs,

@@ -57,7 +57,7 @@ pub use self::{
     counters::{ResolverCounters, ResolverCounts},
     forward::{NoResponse, UpstreamServers},
     query::is_transfer,
-    upstream::{TlsUpstreams, UpstreamPolicy},
+    upstream::{NameCase, TlsUpstreams, UpstreamOptions, UpstreamPolicy},
 };
 use zerohop_zone as zone;
 use zerohop_zone::{Apex, LiveZoneData, Name, Rtype, reverse_range};
@@ -99,10 +99,8 @@ pub struct Upstreams {
     pub outside: Vec<SocketAddr>,
     /// The cluster's DNS. `None`: not configured, so `outside` receives all queries.
     pub cluster: Option<ClusterDns>,
-    /// The order in which the servers of a list are queried.
-    pub policy: UpstreamPolicy,
-    /// The servers that are queried over TLS. `None`: no server is.
-    pub tls: Option<Arc<TlsUpstreams>>,
+    /// How servers are asked.
+    pub options: UpstreamOptions,
 }
 
 /// The cluster's DNS, which knows names of the cluster that the local zones don't have.
@@ -128,7 +126,7 @@ impl Resolver {
     /// A resolver that answers from `data`, and forwards queries for other names to `upstreams`.
     pub fn new(data: Arc<dyn LiveZoneData>, upstreams: Upstreams) -> Resolver {
         let counters = Arc::new(ResolverCounters::default());
-        let pool = UpstreamPool::new(upstreams.policy, upstreams.tls.clone(), counters.clone());
+        let pool = UpstreamPool::new(upstreams.options.clone(), counters.clone());
         Resolver {
             data,
             forwarder: Forwarder::new(pool, counters.clone()),
@@ -321,11 +319,11 @@ impl Upstreams {
         }
     }
 
-    /// The servers that may lead back to this resolver: those for names outside the cluster. Servers
-    /// over TLS are left out, because a probe is a datagram.
+    /// The servers that may lead back to this resolver: those for names outside the cluster.
+    /// Servers over TLS are left out, because a probe is a datagram.
     fn servers_to_probe(&self) -> Vec<SocketAddr> {
         let mut servers = self.servers_for_outside_names();
-        if let Some(tls) = &self.tls {
+        if let Some(tls) = &self.options.tls {
             servers.retain(|server| !tls.has(*server));
         }
         servers

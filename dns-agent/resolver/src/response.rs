@@ -23,6 +23,9 @@ use super::{
 /// servers ignore that limit.
 pub const MAX_DATAGRAM: usize = 4096;
 
+/// The longest name in wire format, in bytes (RFC 1035 section 2.3.4).
+const MAX_NAME_LEN: usize = 255;
+
 /// A query to an upstream.
 #[derive(Clone, Debug)]
 pub struct UpstreamQuery {
@@ -137,6 +140,22 @@ impl UpstreamQuery {
         let mut bytes = self.bytes.clone();
         bytes[..2].copy_from_slice(&id.to_be_bytes());
         bytes
+    }
+
+    /// The query with each letter of its name in upper or lower case, by the bits of `case`
+    /// (draft-vixie-dnsext-dns0x20). A forger must guess the cases too.
+    pub(super) fn with_case(mut self, case: [u8; MAX_NAME_LEN.div_ceil(8)]) -> UpstreamQuery {
+        let end = question_end(&self.bytes).unwrap_or(HEADER_LEN);
+        // The name is followed by two bytes of type and two of class.
+        let name = self.bytes.get_mut(HEADER_LEN..end.saturating_sub(4));
+        for (index, byte) in name.unwrap_or_default().iter_mut().enumerate() {
+            let bits = case.get(index / 8).copied().unwrap_or_default();
+            // The length of a label is at most 63, so no length is a letter.
+            if byte.is_ascii_alphabetic() && bits >> (index % 8) & 1 == 1 {
+                *byte ^= 0x20;
+            }
+        }
+        self
     }
 
     /// Whether the query has an OPT record.

@@ -42,7 +42,7 @@ use crate::{
 /// The upstream servers' state, and the ways to reach them.
 #[derive(Debug)]
 pub(super) struct UpstreamPool {
-    policy: UpstreamPolicy,
+    options: UpstreamOptions,
     known: Mutex<KnownServers>,
     connections: TcpConnections,
     /// Number of questions since the start.
@@ -50,17 +50,34 @@ pub(super) struct UpstreamPool {
     counters: Arc<ResolverCounters>,
 }
 
+/// How upstream servers are asked.
+#[derive(Clone, Debug, Default)]
+pub struct UpstreamOptions {
+    /// The order in which the servers of a list are queried.
+    pub policy: UpstreamPolicy,
+    /// The servers that are queried over TLS. All others are queried over UDP and TCP. `None`: no
+    /// server is queried over TLS.
+    pub tls: Option<Arc<TlsUpstreams>>,
+    /// The letters of the name in queries over UDP.
+    pub case: NameCase,
+}
+
+/// The case of the letters of a queried name. The client's reply has the client's letters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NameCase {
+    /// As in the client's query.
+    #[default]
+    Unchanged,
+    /// Random. A response over UDP must repeat the letters.
+    Random,
+}
+
 impl UpstreamPool {
-    /// A pool that asks the servers of `tls` over TLS, and all others over UDP and TCP.
-    pub(super) fn new(
-        policy: UpstreamPolicy,
-        tls: Option<Arc<TlsUpstreams>>,
-        counters: Arc<ResolverCounters>,
-    ) -> UpstreamPool {
+    pub(super) fn new(options: UpstreamOptions, counters: Arc<ResolverCounters>) -> UpstreamPool {
         UpstreamPool {
-            policy,
+            connections: TcpConnections::new(options.tls.clone()),
+            options,
             known: Mutex::default(),
-            connections: TcpConnections::new(tls),
             questions: AtomicU64::new(0),
             counters,
         }
@@ -121,7 +138,7 @@ impl UpstreamPool {
             turn: self.questions.fetch_add(1, Relaxed),
         };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut candidates = known.candidates(self.policy, servers, now(), draw);
+        let mut candidates = known.candidates(self.options.policy, servers, now(), draw);
         for candidate in &mut candidates {
             candidate.channel = self.connections.channel(candidate.server);
             if !query.has_opt() {
@@ -175,8 +192,15 @@ impl UpstreamPool {
         let result = match sending.transport {
             Transport::Udp => match udp::open_socket(server).await {
                 Ok(socket) => {
-                    let message = query.with_id(rand::random());
-                    udp::exchange(socket, server, &message, CaseCheck::Ignored).await
+                    let id = rand::random();
+                    let (message, check) = match self.options.case {
+                        NameCase::Unchanged => (query.with_id(id), CaseCheck::Ignored),
+                        NameCase::Random => {
+                            let query = query.clone().with_case(rand::random());
+                            (query.with_id(id), CaseCheck::Exact)
+                        }
+                    };
+                    udp::exchange(socket, server, &message, check).await
                 }
                 Err(error) => {
                     debug!(upstream = %server, %error, "no socket for a query");

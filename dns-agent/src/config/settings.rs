@@ -306,6 +306,12 @@ pub struct RunSettings {
     #[arg(default_value_t = UpstreamPolicy::Fastest)]
     pub upstream_policy: UpstreamPolicy,
 
+    /// Send names to upstream servers in random upper and lower case, which a forger
+    /// of responses must guess too. A server that doesn't repeat the case is asked
+    /// over TCP.
+    #[arg(long, help_heading = "User plane")]
+    pub upstream_random_case: bool,
+
     /// The address of the admin endpoints: /metrics, /readyz, /livez, /healthz
     /// and, for clients on this machine only, /status, /lookup and /dump.
     #[arg(long, help_heading = "Endpoints", value_name = "IP:PORT", default_value = DEFAULT_ADMIN)]

@@ -1,6 +1,6 @@
 //! A forger that knows the server, the port and the question (RFC 5452).
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{net::Ipv4Addr, sync::Arc, thread, time::Duration};
 
 use tokio::{
     net::{TcpListener, UdpSocket},
@@ -32,30 +32,34 @@ fn address_response(query: &[u8], address: [u8; 4]) -> Vec<u8> {
     message
 }
 
+/// Sends forged responses to each query, until an empty datagram arrives.
+fn forge_responses(socket: &std::net::UdpSocket) {
+    let mut query = [0; 512];
+    loop {
+        let (length, client) = socket.recv_from(&mut query).unwrap();
+        if length == 0 {
+            return;
+        }
+        let mut forged = address_response(&query[..length], [6, 6, 6, 6]);
+        let first: u16 = rand::random();
+        for number in 0..FORGED {
+            forged[..2].copy_from_slice(&first.wrapping_add(number).to_be_bytes());
+            // The resolver closes its socket at the first one.
+            let _ = socket.send_to(&forged, client);
+        }
+    }
+}
+
 /// The server receives each query over UDP, and its answer is slower than the forger. The test's
 /// server is also the forger, because it knows all that a forger may know.
 #[tokio::test]
 async fn a_forger_with_all_ids_has_one_attempt() {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let server = socket.local_addr().unwrap();
+    let forger = thread::spawn(move || forge_responses(&socket));
     let listener = TcpListener::bind(server).await.unwrap();
     let counters = Arc::new(ResolverCounters::default());
-    let pool = UpstreamPool::new(UpstreamPolicy::Fastest, None, counters.clone());
-    let forge = async {
-        let mut query = [0; 512];
-        loop {
-            let (length, client) = socket.recv_from(&mut query).await.unwrap();
-            let mut forged = address_response(&query[..length], [6, 6, 6, 6]);
-            let first: u16 = rand::random();
-            for number in 0..FORGED {
-                forged[..2].copy_from_slice(&first.wrapping_add(number).to_be_bytes());
-                // The resolver closes the socket at the first one.
-                if socket.send_to(&forged, client).await.is_err() {
-                    break;
-                }
-            }
-        }
-    };
+    let pool = UpstreamPool::new(UpstreamOptions::default(), counters.clone());
     let answer = async {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
@@ -80,11 +84,13 @@ async fn a_forger_with_all_ids_has_one_attempt() {
         accepted
     };
     let accepted = tokio::select! {
-        () = forge => unreachable!("the forger never ends"),
         () = answer => unreachable!("the server never ends"),
         accepted = ask => accepted,
         () = sleep(PATIENCE) => panic!("questions are not answered over TCP at once"),
     };
+    let stop = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    stop.send_to(&[], server).await.unwrap();
+    forger.join().unwrap();
     assert!(
         accepted <= 1,
         "{accepted} of {RUNS} forged responses are accepted"
@@ -92,4 +98,55 @@ async fn a_forger_with_all_ids_has_one_attempt() {
     let counts = counters.snapshot();
     let moved = (counts.upstream_near_misses, counts.upstream_tcp_fallbacks);
     assert_eq!(moved, ((RUNS - accepted) as u64, (RUNS - accepted) as u64));
+}
+
+/// The server repeats the case of the first query, and answers the second one in lower case.
+#[tokio::test]
+async fn a_response_over_udp_must_repeat_random_case() {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let server = socket.local_addr().unwrap();
+    let listener = TcpListener::bind(server).await.unwrap();
+    let counters = Arc::new(ResolverCounters::default());
+    let options = UpstreamOptions {
+        case: NameCase::Random,
+        ..UpstreamOptions::default()
+    };
+    let pool = UpstreamPool::new(options, counters.clone());
+    let name = Name::parse(&"a".repeat(63)).unwrap();
+    let query = UpstreamQuery::probing(&name);
+    let serve = async {
+        let mut names = Vec::new();
+        for is_repeated in [true, false] {
+            let mut query = [0; 512];
+            let (length, client) = socket.recv_from(&mut query).await.unwrap();
+            // The name begins after the header and the length of its label.
+            names.push(query[13..76].to_vec());
+            if !is_repeated {
+                query.make_ascii_lowercase();
+            }
+            let response = address_response(&query[..length], [192, 0, 2, 1]);
+            socket.send_to(&response, client).await.unwrap();
+        }
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let query = tcp::read_message(&mut stream).await.unwrap();
+        names.push(query[13..76].to_vec());
+        let response = address_response(&query, [192, 0, 2, 2]);
+        tcp::write_message(&mut stream, &response).await.unwrap();
+        names
+    };
+    let ask = async {
+        let mut addresses = Vec::new();
+        for _ in 0..2 {
+            let give = |response: Option<Response>| {
+                addresses.push(response.unwrap().message().last().copied().unwrap());
+            };
+            pool.ask(&[server], &query, give).await;
+        }
+        addresses
+    };
+    let (names, addresses) = tokio::join!(serve, ask);
+    assert_eq!(addresses, [1, 2], "by UDP, then by TCP");
+    assert_ne!(names[0], names[1], "the case is not random");
+    assert_eq!(names[2], [b'a'; 63], "the case of a query over TCP");
+    assert_eq!(counters.snapshot().upstream_near_misses, 1);
 }

@@ -464,8 +464,8 @@ impl Race {
     }
 
     /// How long to wait for a response to a query: the server's timeout, doubled for each query
-    /// without a response (RFC 6298 section 5.5). It is doubled for TCP, whose first round trip opens
-    /// a connection, unless it was measured over TLS.
+    /// without a response (RFC 6298 section 5.5). It is doubled for TCP, whose first round trip
+    /// opens a connection, unless it was measured over TLS.
     fn timeout(&self, index: usize, transport: Transport) -> Duration {
         let candidate = &self.contenders[index].candidate;
         let trips = match (candidate.channel, transport) {
@@ -512,8 +512,8 @@ impl Race {
         }
     }
 
-    /// Records what an attempt over the server's main transport shows about it. TCP may be closed at
-    /// a server that answers over UDP, and its first round trip opens a connection.
+    /// Records what an attempt over the server's main transport shows about it. TCP may be closed
+    /// at a server that answers over UDP, and its first round trip opens a connection.
     fn observe_main(&mut self, number: AttemptNumber, observation: Observation) {
         let attempt = &self.attempts[number];
         let main = match self.contenders[attempt.contender].candidate.channel {

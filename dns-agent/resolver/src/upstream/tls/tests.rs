@@ -17,7 +17,7 @@ use crate::{
     counters::ResolverCounters,
     response::{Response, UpstreamQuery},
     tcp,
-    upstream::{UpstreamPolicy, UpstreamPool},
+    upstream::{UpstreamOptions, UpstreamPool},
 };
 
 /// The name in the server's certificate.
@@ -70,8 +70,11 @@ async fn ask(
 ) -> (Option<Response>, Arc<ResolverCounters>) {
     let tls = TlsUpstreams::with_authorities(&[(server, name.to_owned())], authorities).unwrap();
     let counters = Arc::new(ResolverCounters::default());
-    let tls = Some(Arc::new(tls));
-    let pool = UpstreamPool::new(UpstreamPolicy::Fastest, tls, counters.clone());
+    let options = UpstreamOptions {
+        tls: Some(Arc::new(tls)),
+        ..UpstreamOptions::default()
+    };
+    let pool = UpstreamPool::new(options, counters.clone());
     let query = UpstreamQuery::probing(&Name::parse("a.example").unwrap());
     let mut given = None;
     pool.ask(&[server], &query, |response| given = response)

@@ -58,10 +58,10 @@ pub struct ResolverCounts {
     /// Queries sent to upstreams, including queries for targets of aliases. A query that is sent to
     /// several upstreams, or that several clients wait for, counts once.
     pub forwarded: u64,
-    /// Attempts to query an upstream over UDP that timed out, by the server's address. A server is
+    /// Queries to an upstream, over UDP or TLS, that were not answered in time, by the server's address. A server is
     /// left out after 64 others.
     pub upstream_timeouts: BTreeMap<String, u64>,
-    /// Attempts to query an upstream over UDP that failed with a network error.
+    /// Queries to upstreams over UDP or TLS that were rejected or could not be sent.
     pub upstream_errors: u64,
     /// Queries sent to upstreams over UDP, each repetition included.
     pub upstream_udp_attempts: u64,

@@ -21,8 +21,7 @@ use super::{
     upstream::UpstreamPool,
 };
 
-/// Upper bound on concurrent questions to upstreams. Most hold one socket; a question that no
-/// server answers holds up to 16.
+/// Upper bound on concurrent questions to upstreams.
 pub(super) const MAX_IN_FLIGHT: usize = 512;
 /// Upper bound on client queries that wait for upstreams.
 pub(super) const MAX_WAITING: usize = 4096;

@@ -23,7 +23,10 @@ use std::{
 
 use domain::base::iana::OptRcode;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep_until},
+};
 use tracing::debug;
 
 use self::{
@@ -39,12 +42,18 @@ use crate::{
     response::{CaseCheck, Reply, Response, UpstreamQuery},
 };
 
+/// Upper bound on the sockets of queries over UDP. A question that no server answers holds several,
+/// because a late response still counts.
+const MAX_SOCKETS: usize = 2048;
+
 /// The upstream servers' state, and the ways to reach them.
 #[derive(Debug)]
 pub(super) struct UpstreamPool {
     options: UpstreamOptions,
     known: Mutex<KnownServers>,
     connections: TcpConnections,
+    /// One permit for each socket of a query over UDP.
+    sockets: Semaphore,
     /// Number of questions since the start.
     questions: AtomicU64,
     counters: Arc<ResolverCounters>,
@@ -78,6 +87,7 @@ impl UpstreamPool {
             connections: TcpConnections::new(options.tls.clone()),
             options,
             known: Mutex::default(),
+            sockets: Semaphore::new(MAX_SOCKETS),
             questions: AtomicU64::new(0),
             counters,
         }
@@ -190,41 +200,57 @@ impl UpstreamPool {
             }
         };
         let result = match sending.transport {
-            Transport::Udp => match udp::open_socket(server).await {
-                Ok(socket) => {
-                    let id = rand::random();
-                    let (message, check) = match self.options.case {
-                        NameCase::Unchanged => (query.with_id(id), CaseCheck::Ignored),
-                        NameCase::Random => {
-                            let query = query.clone().with_case(rand::random());
-                            (query.with_id(id), CaseCheck::Exact)
-                        }
-                    };
-                    udp::exchange(socket, server, &message, check).await
-                }
-                Err(error) => {
-                    debug!(upstream = %server, %error, "no socket for a query");
-                    increment(&self.counters.upstream_errors);
-                    return (sending.attempt, AttemptEnd::NotSent, None);
-                }
-            },
-            Transport::Tcp => self.connections.exchange(server, query).await,
+            Transport::Udp => self.exchange_datagrams(server, query).await,
+            Transport::Tcp => self.connections.exchange(server, query).await.map(Some),
         };
         let (end, response) = self.classify(server, result);
         (sending.attempt, end, response)
+    }
+
+    /// Sends a query over UDP, and waits for a message without a time limit. `None`: this host has
+    /// no socket for it.
+    ///
+    /// # Errors
+    /// When the server can't be reached.
+    async fn exchange_datagrams(
+        &self,
+        server: SocketAddr,
+        query: &UpstreamQuery,
+    ) -> io::Result<Option<Reply>> {
+        let (Ok(_permit), Ok(socket)) =
+            (self.sockets.try_acquire(), udp::open_socket(server).await)
+        else {
+            return Ok(None);
+        };
+        let id = rand::random();
+        let (message, check) = match self.options.case {
+            NameCase::Unchanged => (query.with_id(id), CaseCheck::Ignored),
+            NameCase::Random => {
+                let query = query.clone().with_case(rand::random());
+                (query.with_id(id), CaseCheck::Exact)
+            }
+        };
+        udp::exchange(socket, server, &message, check)
+            .await
+            .map(Some)
     }
 
     /// How an attempt ended, and its response, if one can be given to a client.
     fn classify(
         &self,
         server: SocketAddr,
-        result: io::Result<Reply>,
+        result: io::Result<Option<Reply>>,
     ) -> (AttemptEnd, Option<Response>) {
         match result {
-            Ok(Reply::Complete(response)) => (end_of(&response), Some(response)),
-            Ok(Reply::Truncated(response)) => (AttemptEnd::Truncated, Some(response)),
-            Ok(Reply::Unreadable | Reply::TooLarge) => (AttemptEnd::Unusable, None),
-            Ok(Reply::NearMiss) => {
+            Ok(Some(Reply::Complete(response))) => (end_of(&response), Some(response)),
+            Ok(Some(Reply::Truncated(response))) => (AttemptEnd::Truncated, Some(response)),
+            Ok(Some(Reply::Unreadable | Reply::TooLarge)) => (AttemptEnd::Unusable, None),
+            Ok(None) => {
+                debug!(upstream = %server, "no socket for a query");
+                increment(&self.counters.upstream_errors);
+                (AttemptEnd::NotSent, None)
+            }
+            Ok(Some(Reply::NearMiss)) => {
                 debug!(upstream = %server, "a message doesn't answer the query");
                 increment(&self.counters.upstream_near_misses);
                 (AttemptEnd::NearMiss, None)

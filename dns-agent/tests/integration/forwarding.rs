@@ -279,6 +279,53 @@ async fn a_lossy_upstream_costs_no_answer() {
     }
 }
 
+/// The client's OPT record is for the resolver, so the client gets one.
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_refuses_opt_records_is_asked_without_them() {
+    // ARCOUNT is at offset 10.
+    let old = |query_bytes: &[u8]| {
+        without_delay(match header_word(query_bytes, 10) {
+            0 => address_reply(query_bytes, [192, 0, 2, 1]),
+            _ => reply(query_bytes, 0x8181),
+        })
+    };
+    let upstream = FakeUpstream::new(old, |_| Vec::new()).await;
+    let served = ResolverUnderTest::local(&[&upstream]);
+    let mut query_bytes = example();
+    query_bytes[11] = 1;
+    query_bytes.extend(b"\0\0\x29\x04\xd0\0\0\0\0\0\0");
+    for attempts in [2, 3] {
+        let answer = ask(served.address, &query_bytes).await;
+        let counts = (header_word(&answer, 6), header_word(&answer, 10));
+        assert_eq!((rcode(&answer), counts), (0, (1, 1)));
+        let sent = served.resolver.counters().snapshot().upstream_udp_attempts;
+        assert_eq!(sent, attempts, "the server is not remembered");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_goes_on_without_its_client() {
+    let late = |query_bytes: &[u8]| {
+        vec![(
+            Duration::from_millis(300),
+            address_reply(query_bytes, [192, 0, 2, 1]),
+        )]
+    };
+    let upstream = FakeUpstream::new(late, |_| Vec::new()).await;
+    let served = ResolverUnderTest::local(&[&upstream]);
+    let start = Instant::now();
+    let query_bytes = example();
+    let first = served
+        .resolver
+        .answer_message(&query_bytes, zerohop_resolver::query::Transport::Tcp);
+    let gone = timeout(Duration::from_millis(200), first).await;
+    assert!(gone.is_err(), "{gone:?}");
+    let answer = ask(served.address, &query_bytes).await;
+    assert_eq!(last_address(&answer), [192, 0, 2, 1]);
+    assert_eq!(served.resolver.counters().snapshot().forwarded, 1);
+    assert_eq!(start.elapsed().as_millis() / 10, 30);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_first_answer_counts_however_late() {
     let late = |milliseconds, address| {

@@ -256,7 +256,7 @@ impl MetricsPage<'_> {
             ),
             (
                 "zerohop_upstream_errors",
-                "Datagrams to another server that were rejected or could not be sent",
+                "Queries over UDP or TLS that were rejected or could not be sent",
                 upstream_errors,
             ),
             (
@@ -293,7 +293,7 @@ impl MetricsPage<'_> {
         )?;
         self.write_counters(
             "zerohop_upstream_timeouts",
-            "Datagrams to another server that were not answered in time",
+            "Queries to another server, over UDP or TLS, that were not answered in time",
             samples_by_label("server", upstream_timeouts),
         )
     }

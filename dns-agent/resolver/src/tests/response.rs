@@ -12,7 +12,7 @@ use crate::{
     bailiwick::LocalNames,
     message::{Chase, QueryAction, respond},
     query::{Query, Transport},
-    response::{Response, UpstreamQuery},
+    response::{CaseCheck, Reply, Response, UpstreamQuery},
 };
 
 /// The end of the question's name `example.org`, which takes 13 bytes in wire format.
@@ -121,6 +121,67 @@ fn only_a_matching_response_is_accepted() {
             "accepted when cut to {length} bytes"
         );
     }
+}
+
+/// What is asked next depends on the kind of message.
+#[test]
+fn a_message_from_an_upstream_is_classified() {
+    let text = "example.org";
+    let (_, upstream_query) = forward_query(&query(text, Rtype::A));
+    let good = response_with(&upstream_query, text, vec![record(text, address(1))]);
+    let kind = |change: &dyn Fn(&mut Vec<u8>), case| {
+        let mut message = good.clone();
+        change(&mut message);
+        match Reply::read_datagram(&message, &upstream_query, case) {
+            Reply::Complete(response) => response.rcode().to_string(),
+            Reply::Truncated(_) => "truncated".to_owned(),
+            Reply::Unreadable => "unreadable".to_owned(),
+            Reply::TooLarge => "too large".to_owned(),
+            Reply::NearMiss => "near miss".to_owned(),
+        }
+    };
+    let set_rcode = |message: &mut Vec<u8>, rcode: u8| message[3] = message[3] & 0xf0 | rcode;
+    let header = |rcode: u8| {
+        move |message: &mut Vec<u8>| {
+            message.truncate(HEADER_LEN);
+            message[5] = 0;
+            set_rcode(message, rcode);
+        }
+    };
+    type Change<'a> = &'a dyn Fn(&mut Vec<u8>);
+    let cases: [(&str, Change<'_>, &str); 17] = [
+        ("unchanged", &|_| {}, "NOERROR"),
+        ("NXDOMAIN", &|it| set_rcode(it, 3), "NXDOMAIN"),
+        ("SERVFAIL", &|it| set_rcode(it, 2), "SERVFAIL"),
+        ("TC", &|it| it[2] |= 2, "truncated"),
+        ("4,096 bytes", &|it| it.resize(4096, 0), "NOERROR"),
+        ("4,097 bytes", &|it| it.resize(4097, 0), "too large"),
+        ("a byte less", &|it| it.truncate(it.len() - 1), "unreadable"),
+        ("header, NOERROR", &header(0), "unreadable"),
+        ("header, FORMERR", &header(1), "FORMERR"),
+        ("header, NXDOMAIN", &header(3), "unreadable"),
+        ("header, REFUSED", &header(5), "REFUSED"),
+        (
+            "header with QDCOUNT",
+            &|it| it.truncate(HEADER_LEN),
+            "unreadable",
+        ),
+        ("another ID", &|it| it[1] ^= 1, "near miss"),
+        ("another name", &|it| it[13] = b'f', "near miss"),
+        (
+            "too large, another ID",
+            &|it| (it[0], _) = (!it[0], it.resize(4097, 0)),
+            "near miss",
+        ),
+        ("half a header", &|it| it.truncate(6), "near miss"),
+        ("nothing", &Vec::clear, "near miss"),
+    ];
+    for (description, change, expected) in cases {
+        assert_eq!(kind(change, CaseCheck::Ignored), expected, "{description}");
+    }
+    let upper: Change<'_> = &|it| it[13] = b'E';
+    assert_eq!(kind(upper, CaseCheck::Ignored), "NOERROR");
+    assert_eq!(kind(upper, CaseCheck::Exact), "near miss");
 }
 
 #[test]

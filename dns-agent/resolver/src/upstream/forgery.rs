@@ -32,6 +32,17 @@ fn address_response(query: &[u8], address: [u8; 4]) -> Vec<u8> {
     message
 }
 
+/// Sockets for UDP and TCP at the same port of the loopback.
+async fn bind_server() -> (UdpSocket, TcpListener) {
+    loop {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        // Another test may listen at this port over TCP.
+        if let Ok(listener) = TcpListener::bind(socket.local_addr().unwrap()).await {
+            return (socket, listener);
+        }
+    }
+}
+
 /// Sends forged responses to each query, until an empty datagram arrives.
 fn forge_responses(socket: &std::net::UdpSocket) {
     let mut query = [0; 512];
@@ -54,10 +65,11 @@ fn forge_responses(socket: &std::net::UdpSocket) {
 /// server is also the forger, because it knows all that a forger may know.
 #[tokio::test]
 async fn a_forger_with_all_ids_has_one_attempt() {
-    let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let (socket, listener) = bind_server().await;
     let server = socket.local_addr().unwrap();
+    let socket = socket.into_std().unwrap();
+    socket.set_nonblocking(false).unwrap();
     let forger = thread::spawn(move || forge_responses(&socket));
-    let listener = TcpListener::bind(server).await.unwrap();
     let counters = Arc::new(ResolverCounters::default());
     let pool = UpstreamPool::new(UpstreamOptions::default(), counters.clone());
     let answer = async {
@@ -103,9 +115,8 @@ async fn a_forger_with_all_ids_has_one_attempt() {
 /// The server repeats the case of the first query, and answers the second one in lower case.
 #[tokio::test]
 async fn a_response_over_udp_must_repeat_random_case() {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let (socket, listener) = bind_server().await;
     let server = socket.local_addr().unwrap();
-    let listener = TcpListener::bind(server).await.unwrap();
     let counters = Arc::new(ResolverCounters::default());
     let options = UpstreamOptions {
         case: NameCase::Random,

@@ -264,9 +264,12 @@ impl Race {
         }
     }
 
-    /// Reports how an attempt ended.
+    /// Reports how an attempt ended. Ignored after a near miss of the same server over UDP.
     pub(super) fn end_attempt(&mut self, now: Instant, number: AttemptNumber, end: AttemptEnd) {
         let attempt = &mut self.attempts[number];
+        if attempt.state == AttemptState::Ended {
+            return;
+        }
         attempt.state = AttemptState::Ended;
         let (index, transport, edns) = (attempt.contender, attempt.transport, attempt.edns);
         let sent = attempt.sent;
@@ -293,7 +296,7 @@ impl Race {
             }
             AttemptEnd::Unusable if transport == Transport::Udp => self.ask_over_tcp(now, index),
             AttemptEnd::NearMiss if transport == Transport::Udp => {
-                self.contenders[index].udp = UdpTrust::Suspect;
+                self.distrust_udp(index);
                 self.ask_over_tcp(now, index);
             }
             AttemptEnd::Error(ErrorCode::NotUnderstood)
@@ -329,6 +332,17 @@ impl Race {
             self.send_main(now, index, Transport::Tcp, SendReason::OverTcp);
         } else {
             self.exclude(now, index);
+        }
+    }
+
+    /// Ends all queries over UDP to a server. What they still receive doesn't count, because each of
+    /// them would be another chance for a forger.
+    fn distrust_udp(&mut self, index: usize) {
+        self.contenders[index].udp = UdpTrust::Suspect;
+        for attempt in &mut self.attempts {
+            if attempt.contender == index && attempt.transport == Transport::Udp {
+                attempt.state = AttemptState::Ended;
+            }
         }
     }
 

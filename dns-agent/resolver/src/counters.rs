@@ -58,8 +58,8 @@ pub struct ResolverCounts {
     /// Queries sent to upstreams, including queries for targets of aliases. A query that is sent to
     /// several upstreams, or that several clients wait for, counts once.
     pub forwarded: u64,
-    /// Queries to an upstream, over UDP or TLS, that were not answered in time, by the server's address. A server is
-    /// left out after 64 others.
+    /// Queries to an upstream, over UDP or TLS, that were not answered in time, by the server's
+    /// address. A server is left out after 64 others.
     pub upstream_timeouts: BTreeMap<String, u64>,
     /// Queries to upstreams over UDP or TLS that were rejected or could not be sent.
     pub upstream_errors: u64,

@@ -163,7 +163,8 @@ struct Contender {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Eligibility {
     InRace,
-    /// It receives no more queries for this question.
+    /// Its response is not an answer, so it receives no more queries for this question, and no
+    /// other query to it is waited for.
     Out,
 }
 
@@ -307,7 +308,10 @@ impl Race {
             }
             AttemptEnd::Error(code) => {
                 self.keep_fallback(Shortfall::of(code), number);
-                self.refusals = self.refusals.saturating_add(1);
+                // A server may answer several queries.
+                if self.contenders[index].eligibility == Eligibility::InRace {
+                    self.refusals = self.refusals.saturating_add(1);
+                }
                 self.exclude(now, index);
             }
             AttemptEnd::Truncated => {
@@ -335,8 +339,8 @@ impl Race {
         }
     }
 
-    /// Ends all queries over UDP to a server. What they still receive doesn't count, because each of
-    /// them would be another chance for a forger.
+    /// Ends all queries over UDP to a server. What they still receive doesn't count, because each
+    /// of them would be another chance for a forger.
     fn distrust_udp(&mut self, index: usize) {
         self.contenders[index].udp = UdpTrust::Suspect;
         for attempt in &mut self.attempts {
@@ -360,9 +364,6 @@ impl Race {
             Transport::Udp => Transport::Tcp,
             Transport::Tcp => Transport::Udp,
         };
-        if contender.failures >= MAX_FAILURES {
-            contender.eligibility = Eligibility::Out;
-        }
         self.continue_after_failure(now);
     }
 
@@ -370,7 +371,9 @@ impl Race {
     /// the question already. Servers that had the question receive it again only in time.
     fn continue_after_failure(&mut self, now: Instant) {
         let is_answer_expected = self.waiting().any(|attempt| {
-            self.contenders[attempt.contender].candidate.entry == CandidateEntry::InOrder
+            let contender = &self.contenders[attempt.contender];
+            contender.eligibility == Eligibility::InRace
+                && contender.candidate.entry == CandidateEntry::InOrder
         });
         if !is_answer_expected && self.next_new().is_some() {
             self.move_on(now, SendReason::Failover);
@@ -399,7 +402,7 @@ impl Race {
             return None;
         }
         let mut new = self.contenders.iter().enumerate();
-        new.find(|(_, it)| it.eligibility == Eligibility::InRace && it.sends() == 0)
+        new.find(|(_, it)| it.may_receive() && it.sends() == 0)
             .map(|(index, _)| index)
     }
 
@@ -412,7 +415,7 @@ impl Race {
         let possible = (0..self.contenders.len()).filter(|&index| {
             let can_send =
                 self.can_send(index, Transport::Tcp) || self.can_send(index, Transport::Udp);
-            self.contenders[index].eligibility == Eligibility::InRace && can_send
+            self.contenders[index].may_receive() && can_send
         });
         let index = possible.min_by_key(|&index| self.contenders[index].sends())?;
         Some((index, self.transport_for(index)))
@@ -496,8 +499,12 @@ impl Race {
     /// Finishes if no attempt can give an answer any more. While a response is at hand, late
     /// attempts are waited for only until the question would move on.
     fn finish_if_nothing_is_left(&mut self, now: Instant) {
-        let is_waiting = self.waiting().next().is_some();
-        let is_late = |attempt: &Attempt| attempt.state == AttemptState::Lost;
+        let is_in_race = |attempt: &Attempt| {
+            self.contenders[attempt.contender].eligibility == Eligibility::InRace
+        };
+        let is_waiting = self.waiting().any(is_in_race);
+        let is_late =
+            |attempt: &Attempt| attempt.state == AttemptState::Lost && is_in_race(attempt);
         let are_late_ones_waited_for = self.fallback.is_none() || self.moves_on.is_some();
         let hope = is_waiting || are_late_ones_waited_for && self.attempts.iter().any(is_late);
         let next = self.next_new().is_some() || self.next_resend().is_some();
@@ -553,6 +560,11 @@ impl Race {
 }
 
 impl Contender {
+    /// Whether the server may receive another query.
+    fn may_receive(&self) -> bool {
+        self.eligibility == Eligibility::InRace && self.failures < MAX_FAILURES
+    }
+
     /// Number of queries to the server.
     fn sends(&self) -> u8 {
         self.udp_sends + self.tcp_sends

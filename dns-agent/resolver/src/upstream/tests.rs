@@ -17,6 +17,9 @@
 //!   …
 //! ```
 //!
+//! `policy` sets the order of the servers, `random` the random number, and `measured A 20` the
+//! round-trip time of A. `tls A` asks A over TLS, and `without EDNS` sends no OPT records.
+//!
 //! Times are milliseconds since the question. A line with `<` is an event; `A#1` is the first query
 //! to A, and `A` the last one that has not ended. All other lines of a question are expected. With
 //! `UPDATE_SCENARIOS=1`, they are written instead of compared.

@@ -12,7 +12,6 @@ mod tls;
 mod udp;
 
 use std::{
-    collections::HashMap,
     io,
     net::SocketAddr,
     sync::{
@@ -105,7 +104,7 @@ impl UpstreamPool {
         let candidates = self.candidates(servers, query);
         let mut race = Race::new(now(), &candidates);
         let mut running = FuturesUnordered::new();
-        let mut responses: HashMap<AttemptNumber, Response> = HashMap::new();
+        let mut best: Option<(AttemptNumber, Response)> = None;
         let mut give = Some(give);
         loop {
             for step in race.take_steps() {
@@ -119,7 +118,9 @@ impl UpstreamPool {
                         self.observe(candidates[candidate].server, observation);
                     }
                     RaceStep::Finish(result) => {
-                        let response = result.and_then(|number| responses.remove(&number));
+                        let response = best
+                            .take_if(|(number, _)| Some(*number) == result)
+                            .map(|(_, response)| response);
                         if let Some(give) = give.take() {
                             give(response);
                         }
@@ -131,10 +132,10 @@ impl UpstreamPool {
             };
             tokio::select! {
                 Some((number, end, response)) = running.next() => {
-                    if let Some(response) = response {
-                        responses.insert(number, response);
-                    }
                     race.end_attempt(now(), number, end);
+                    if race.best_attempt() == Some(number) {
+                        best = response.map(|response| (number, response));
+                    }
                 }
                 () = sleep_until(wake.into()) => race.wake(now()),
             }

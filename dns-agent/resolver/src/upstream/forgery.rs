@@ -108,8 +108,10 @@ async fn a_forger_with_all_ids_has_one_attempt() {
         "{accepted} of {RUNS} forged responses are accepted"
     );
     let counts = counters.snapshot();
-    let moved = (counts.upstream_near_misses, counts.upstream_tcp_fallbacks);
-    assert_eq!(moved, ((RUNS - accepted) as u64, (RUNS - accepted) as u64));
+    let others = (RUNS - accepted) as u64;
+    let (near_misses, over_tcp) = (counts.upstream_near_misses, counts.upstream_tcp_attempts);
+    assert!(near_misses >= others, "{near_misses} near misses");
+    assert!(over_tcp >= others, "{over_tcp} queries over TCP");
 }
 
 /// The server repeats the case of the first query, and answers the second one in lower case.

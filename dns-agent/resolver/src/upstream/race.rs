@@ -42,6 +42,8 @@ pub(super) struct Race {
     fallback: Option<(Shortfall, AttemptNumber)>,
     /// Number of servers that responded with an error.
     refusals: u8,
+    /// The attempt whose response is given. `None` before the end, or if there is no response.
+    result: Option<AttemptNumber>,
     phase: RacePhase,
     steps: Vec<RaceStep>,
 }
@@ -210,6 +212,7 @@ impl Race {
             moves_on: None,
             fallback: None,
             refusals: 0,
+            result: None,
             phase: RacePhase::Running,
             steps: Vec::new(),
         };
@@ -240,6 +243,14 @@ impl Race {
         match self.phase {
             RacePhase::Running => losses.chain(self.moves_on).chain([self.deadline]).min(),
             RacePhase::Measuring => losses.min(),
+        }
+    }
+
+    /// The attempt whose response is given, or may still be given. Other responses are not needed.
+    pub(super) fn best_attempt(&self) -> Option<AttemptNumber> {
+        match self.phase {
+            RacePhase::Running => self.fallback.map(|(_, number)| number),
+            RacePhase::Measuring => self.result,
         }
     }
 
@@ -523,6 +534,7 @@ impl Race {
 
     fn finish(&mut self, result: Option<AttemptNumber>) {
         self.phase = RacePhase::Measuring;
+        self.result = result;
         self.steps.push(RaceStep::Finish(result));
     }
 

@@ -193,7 +193,11 @@ impl Agent {
             publisher.context("the publisher failed")??
         };
         let providers = publisher.providers().clone();
-        let resolver = Arc::new(Resolver::new(Arc::new(providers.clone()), upstreams));
+        let resolver = Arc::new(Resolver::new(
+            Arc::new(providers.clone()),
+            upstreams,
+            config.cache,
+        ));
         let status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             source: source_status,

@@ -37,7 +37,7 @@ use zerohop_kubernetes::{
     Deviations, EmptyServices, EndpointNames, EndpointScope, NameServers, NonstandardEndpoints,
     ObjectKey, PodMode, Selector, Selectors, ZoneSettings,
 };
-use zerohop_resolver::{NameCase, UpstreamPolicy};
+use zerohop_resolver::{CacheSettings, NameCase, UpstreamPolicy};
 use zerohop_zone::Name;
 
 /// The most hosts files. Each is read by a thread of its own.
@@ -83,6 +83,8 @@ pub struct Config {
     pub tls_upstreams: Vec<(SocketAddr, String)>,
     /// The order in which several upstream servers are queried.
     pub upstream_policy: UpstreamPolicy,
+    /// Limits of the cache of upstreams' replies.
+    pub cache: CacheSettings,
     /// The case of names in queries to upstreams.
     pub upstream_case: NameCase,
     /// The address of the admin endpoints.
@@ -180,6 +182,7 @@ impl Config {
     /// When a required setting is missing, or two settings contradict each other.
     pub fn new(settings: RunSettings) -> anyhow::Result<Config> {
         let source = object_source(&settings)?;
+        let cache = cache_settings(&settings)?;
         let interfaces = settings.interface;
         let served_addresses = unwrap_each(settings.serve, |ServedAddress(address)| address);
         let is_kubernetes = matches!(source, SourceConfig::Kubernetes(_));
@@ -320,6 +323,7 @@ impl Config {
             upstreams,
             tls_upstreams,
             upstream_policy: settings.upstream_policy,
+            cache,
             upstream_case,
             admin: settings.admin.0,
             stale_after: settings.stale_after.0,
@@ -328,6 +332,20 @@ impl Config {
             capacity: settings.capacity.map(|Capacity(names)| names),
         })
     }
+}
+
+fn cache_settings(settings: &RunSettings) -> anyhow::Result<CacheSettings> {
+    let (min_ttl, max_ttl) = (settings.cache_min_ttl.0, settings.cache_max_ttl.0);
+    if min_ttl > max_ttl {
+        bail!("--cache-min-ttl {min_ttl} is more than --cache-max-ttl {max_ttl}: give a lower one");
+    }
+    Ok(CacheSettings {
+        capacity: settings.cache_size.0,
+        min_ttl,
+        max_ttl,
+        max_negative_ttl: settings.cache_max_negative_ttl.0,
+        stale: settings.serve_stale.0,
+    })
 }
 
 /// The source of objects.

@@ -22,6 +22,26 @@ use super::{
     response::Response,
 };
 
+/// What an upstream's response to a forwarded query leads to.
+#[derive(Debug)]
+pub(super) enum Relay {
+    /// A reply with all records, without an OPT record. `extended_rcode` is the upper part of its
+    /// response code.
+    Whole {
+        message: Vec<u8>,
+        extended_rcode: u8,
+    },
+    /// Another action.
+    Other(QueryAction),
+}
+
+/// Sends nothing.
+impl Default for Relay {
+    fn default() -> Relay {
+        Relay::Other(QueryAction::default())
+    }
+}
+
 /// Upper bound on upstream queries for one client query.
 const MAX_UPSTREAM_QUERIES: usize = 4;
 /// Upper bound on the CNAMEs of a chain when local records or another upstream query continue it.
@@ -50,12 +70,35 @@ impl Query {
         local_names: &LocalNames<'_>,
         rotation: usize,
     ) -> QueryAction {
+        self.finish(self.relay_whole(response, local_names, rotation))
+    }
+
+    /// The action that a relay leads to.
+    pub(super) fn finish(&self, relay: Relay) -> QueryAction {
+        match relay {
+            Relay::Whole {
+                message,
+                extended_rcode,
+            } => QueryAction::Send(self.finish_message(message, extended_rcode, None)),
+            Relay::Other(action) => action,
+        }
+    }
+
+    /// As [`Query::relay`], but a reply that only consists of the response's records is not yet
+    /// truncated.
+    pub(super) fn relay_whole(
+        &self,
+        response: &Response,
+        local_names: &LocalNames<'_>,
+        rotation: usize,
+    ) -> Relay {
+        let servfail = || Relay::Other(QueryAction::Send(self.error_reply(OptRcode::SERVFAIL)));
         // A TCP client can't retry over a transport with a larger limit.
         if response.is_truncated() && self.transport == Transport::Tcp {
-            return QueryAction::Send(self.error_reply(OptRcode::SERVFAIL));
+            return servfail();
         }
         let Some(found) = response.relevant_records(&self.name, self.qtype, local_names) else {
-            return QueryAction::Send(self.error_reply(OptRcode::SERVFAIL));
+            return servfail();
         };
         let mut header = response.header();
         if found.chain_end == ChainEnd::Local && response.is_answer() {
@@ -70,7 +113,7 @@ impl Query {
                 },
                 upstream_queries: 1,
             };
-            return chase.continue_locally(local_names, rotation);
+            return Relay::Other(chase.continue_locally(local_names, rotation));
         }
         header.set_id(self.header.id());
         header.set_z(false);
@@ -80,7 +123,10 @@ impl Query {
             let mut message = response.message().to_vec();
             *Header::for_message_slice_mut(&mut message) = header;
             message[HEADER_LEN..HEADER_LEN + self.question.len()].copy_from_slice(&self.question);
-            return QueryAction::Send(self.finish_message(message, extended_rcode));
+            return Relay::Whole {
+                message,
+                extended_rcode,
+            };
         }
         let RelevantRecords {
             answer,
@@ -90,7 +136,10 @@ impl Query {
         } = found;
         let records = [&answer[..], &authority, &additional];
         let sections = render_sections(&self.name, records, rotation);
-        QueryAction::Send(self.assemble(header, extended_rcode, &sections))
+        Relay::Whole {
+            message: self.assemble_whole(header, &sections),
+            extended_rcode,
+        }
     }
 }
 

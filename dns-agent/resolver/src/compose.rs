@@ -19,6 +19,23 @@ const PLAIN_UDP_LIMIT: usize = 512;
 const UDP_LIMIT: u16 = 1232;
 /// The length of an OPT record without options, in bytes.
 const OPT_LEN: usize = 11;
+/// The option code of an extended DNS error (RFC 8914 section 2).
+const EXTENDED_ERROR: u16 = 15;
+
+/// Why a reply is an error, or is not as fresh as it should be (RFC 8914).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ExtendedError {
+    /// Too many queries wait.
+    Overloaded,
+    /// The records have expired, and upstreams don't answer.
+    StaleAnswer,
+    /// Upstreams failed a moment ago, and were not asked again.
+    CachedError,
+    /// As [`ExtendedError::StaleAnswer`], for a name that doesn't exist.
+    StaleNxdomain,
+    /// No upstream answered.
+    NoReachableAuthority,
+}
 
 /// An error reply that consists of a header only, for a message that [`Query::parse`] rejects.
 pub(super) fn header_only(header: Header, rcode: OptRcode) -> Vec<u8> {
@@ -40,12 +57,13 @@ impl Query {
 
     /// The reply with this header and these sections. `extended_rcode` is the upper part of the
     /// response code, for the OPT record.
-    pub(super) fn assemble(
-        &self,
-        header: Header,
-        extended_rcode: u8,
-        sections: &Sections,
-    ) -> Vec<u8> {
+    fn assemble(&self, header: Header, extended_rcode: u8, sections: &Sections) -> Vec<u8> {
+        let message = self.assemble_whole(header, sections);
+        self.finish_message(message, extended_rcode, None)
+    }
+
+    /// The message with this header and these sections, of any length and without an OPT record.
+    pub(super) fn assemble_whole(&self, header: Header, sections: &Sections) -> Vec<u8> {
         let length = HEADER_LEN + self.question.len() + sections.bytes.len() + OPT_LEN;
         let mut message = Vec::with_capacity(length);
         message.extend_from_slice(header.as_slice());
@@ -59,29 +77,46 @@ impl Query {
         }
         message.extend_from_slice(&self.question);
         message.extend_from_slice(&sections.bytes);
-        self.finish_message(message, extended_rcode)
+        message
     }
 
     /// An error reply with the question and, if the client sent one, an OPT record.
     pub(super) fn error_reply(&self, rcode: OptRcode) -> Vec<u8> {
+        self.error_reply_about(rcode, None)
+    }
+
+    /// An error reply that says more, if the client sent an OPT record.
+    pub(super) fn error_reply_about(
+        &self,
+        rcode: OptRcode,
+        error: Option<ExtendedError>,
+    ) -> Vec<u8> {
         let empty_sections = Sections {
             answers: 0,
             authorities: 0,
             additionals: 0,
             bytes: Vec::new(),
         };
-        self.reply(rcode, Flags::default(), &empty_sections)
+        let header = reply_header(self.header, rcode, Flags::default());
+        let message = self.assemble_whole(header, &empty_sections);
+        self.finish_message(message, rcode.ext(), error)
     }
 
     /// Adds the resolver's OPT record to a message without one, if the client sent one. First
     /// truncates the message, so that the result keeps to [`Query::limit`].
-    pub(super) fn finish_message(&self, mut message: Vec<u8>, extended_rcode: u8) -> Vec<u8> {
+    pub(super) fn finish_message(
+        &self,
+        mut message: Vec<u8>,
+        extended_rcode: u8,
+        error: Option<ExtendedError>,
+    ) -> Vec<u8> {
         let Some(edns) = self.edns else {
             truncate_message(&mut message, self.limit());
             return message;
         };
-        truncate_message(&mut message, self.limit() - OPT_LEN);
-        push_opt(&mut message, edns, extended_rcode);
+        let options = error.map_or_else(Vec::new, ExtendedError::option);
+        truncate_message(&mut message, self.limit() - OPT_LEN - options.len());
+        push_opt(&mut message, edns, extended_rcode, &options);
         message
     }
 
@@ -108,20 +143,37 @@ impl Query {
     }
 }
 
+impl ExtendedError {
+    /// The option in wire form: code, length, INFO-CODE and, where that says too little, a text.
+    fn option(self) -> Vec<u8> {
+        let (info_code, text): (u16, &str) = match self {
+            ExtendedError::Overloaded => (0, "too many queries wait"),
+            ExtendedError::StaleAnswer => (3, ""),
+            ExtendedError::CachedError => (13, ""),
+            ExtendedError::StaleNxdomain => (19, ""),
+            ExtendedError::NoReachableAuthority => (22, ""),
+        };
+        let length = size_of::<u16>() + text.len();
+        let numbers = [EXTENDED_ERROR, length as u16, info_code].map(u16::to_be_bytes);
+        [numbers.as_flattened(), text.as_bytes()].concat()
+    }
+}
+
 /// Adds the resolver's OPT record to a reply or an upstream query: [`UDP_LIMIT`] as the size,
-/// `extended_rcode`, the DO bit of the client's `edns`, and no options.
-pub(super) fn push_opt(message: &mut Vec<u8>, edns: Edns, extended_rcode: u8) {
+/// `extended_rcode`, the DO bit of the client's `edns`, and these options in wire form.
+pub(super) fn push_opt(message: &mut Vec<u8>, edns: Edns, extended_rcode: u8, options: &[u8]) {
     let [size_high, size_low] = UDP_LIMIT.to_be_bytes();
     let dnssec_ok = if edns.dnssec_ok { 0x80 } else { 0 };
     let root = [0];
     let opt_type = [0, 41];
     let version = 0;
-    let rdata_length = [0, 0];
+    let rdata_length = (options.len() as u16).to_be_bytes();
     message.extend_from_slice(&root);
     message.extend_from_slice(&opt_type);
     message.extend_from_slice(&[size_high, size_low]);
     message.extend_from_slice(&[extended_rcode, version, dnssec_ok, 0]);
     message.extend_from_slice(&rdata_length);
+    message.extend_from_slice(options);
     let counts = HeaderCounts::for_message_slice_mut(message);
     counts.set_arcount(counts.arcount() + 1);
 }

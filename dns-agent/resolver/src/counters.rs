@@ -36,6 +36,15 @@ pub struct ResolverCounters {
     /// By server.
     upstream_timeouts: Mutex<BTreeMap<SocketAddr, u64>>,
     pub(super) overloaded: AtomicU64,
+    pub(super) cache_hits: AtomicU64,
+    pub(super) cache_misses: AtomicU64,
+    pub(super) cache_refreshes: AtomicU64,
+    pub(super) cached_failures: AtomicU64,
+    pub(super) stale_replies: AtomicU64,
+    /// The replies in the cache now.
+    pub(super) cached_replies: AtomicU64,
+    /// Their memory in bytes.
+    pub(super) cached_bytes: AtomicU64,
     pub(super) connections_refused: AtomicU64,
 }
 
@@ -76,6 +85,20 @@ pub struct ResolverCounts {
     /// Queries answered with SERVFAIL because too many client queries waited for a response, or too
     /// many upstream queries were in flight.
     pub overloaded: u64,
+    /// Queries answered from the cache.
+    pub cache_hits: u64,
+    /// Queries forwarded to upstreams, because the cache had no reply for them.
+    pub cache_misses: u64,
+    /// Names that were asked for again before their reply expired.
+    pub cache_refreshes: u64,
+    /// Queries answered with an error because upstreams had failed a moment before.
+    pub cached_failures: u64,
+    /// Queries answered with expired records because upstreams were late or failed.
+    pub stale_replies: u64,
+    /// Replies in the cache, when the last one was stored.
+    pub cached_replies: u64,
+    /// The memory of these replies, in bytes.
+    pub cached_bytes: u64,
     /// TCP connections closed at once because too many were open.
     pub connections_refused: u64,
 }
@@ -129,6 +152,13 @@ impl ResolverCounters {
             upstream_tcp_fallbacks: self.upstream_tcp_fallbacks.load(Relaxed),
             upstream_near_misses: self.upstream_near_misses.load(Relaxed),
             overloaded: self.overloaded.load(Relaxed),
+            cache_hits: self.cache_hits.load(Relaxed),
+            cache_misses: self.cache_misses.load(Relaxed),
+            cache_refreshes: self.cache_refreshes.load(Relaxed),
+            cached_failures: self.cached_failures.load(Relaxed),
+            stale_replies: self.stale_replies.load(Relaxed),
+            cached_replies: self.cached_replies.load(Relaxed),
+            cached_bytes: self.cached_bytes.load(Relaxed),
             connections_refused: self.connections_refused.load(Relaxed),
         }
     }
@@ -165,6 +195,17 @@ impl fmt::Display for ResolverCounts {
             self.upstream_timeouts.values().sum::<u64>(),
             self.upstream_errors,
             self.overloaded
+        )?;
+        writeln!(
+            f,
+            "cache      {} replies, {} bytes, hits {}, misses {}, refreshed {}, stale {}, failures {}",
+            self.cached_replies,
+            self.cached_bytes,
+            self.cache_hits,
+            self.cache_misses,
+            self.cache_refreshes,
+            self.stale_replies,
+            self.cached_failures
         )?;
         writeln!(f, "refused    {} connections", self.connections_refused)
     }

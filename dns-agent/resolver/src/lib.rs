@@ -2,8 +2,9 @@
 //! the data doesn't decide the answer, it queries upstreams.
 //!
 //! [`query`] parses queries. [`message::respond`] decides what to do with a query. `udp` and `tcp`
-//! read queries and write replies. `forward` passes queries to `upstream`, which asks the servers,
-//! and [`response`] builds these queries and parses the responses. [`bailiwick`] drops records that
+//! read queries and write replies. `lookup` looks names up that the data doesn't decide: in
+//! `cache`, or through `forward`, which passes queries to `upstream`, which asks the servers.
+//! [`response`] builds these queries and parses the responses. [`bailiwick`] drops records that
 //! don't belong to the question, and `chase` turns the rest into the client's answer. [`loops`]
 //! finds upstreams that forward queries back to this resolver. `canary` tests whether the resolver
 //! answers, and `counters` counts its messages. `compose` builds replies.
@@ -14,11 +15,13 @@
 #![forbid(unsafe_code)]
 
 pub mod bailiwick;
+mod cache;
 mod canary;
 mod chase;
 mod compose;
 mod counters;
 mod forward;
+mod lookup;
 pub mod loops;
 pub mod message;
 pub mod query;
@@ -38,24 +41,27 @@ use nix::sys::{
 use tokio::{
     net::{TcpListener, TcpSocket},
     task::JoinSet,
-    time::{Instant, timeout_at},
+    time::Instant,
 };
 
 pub use self::response::Records;
 use self::{
     bailiwick::LocalNames,
+    cache::ReplyCache,
     counters::increment,
     forward::Forwarder,
+    lookup::{CacheUse, LookupContext, NamePlace, ServersForName},
     loops::LoopProbe,
     message::{QueryAction, respond},
     query::Transport,
-    response::{Response, UpstreamQuery},
     upstream::UpstreamPool,
 };
 pub use self::{
+    cache::CacheSettings,
     canary::Canary,
     counters::{ResolverCounters, ResolverCounts},
     forward::{NoResponse, UpstreamServers},
+    lookup::UpstreamLookup,
     query::is_transfer,
     upstream::{NameCase, TlsUpstreams, UpstreamOptions, UpstreamPolicy},
 };
@@ -76,19 +82,9 @@ pub struct Resolver {
     data: Arc<dyn LiveZoneData>,
     upstreams: Upstreams,
     forwarder: Forwarder,
+    cache: ReplyCache,
     probe: LoopProbe,
     counters: Arc<ResolverCounters>,
-}
-
-/// A query to upstreams, and its outcome.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UpstreamLookup {
-    /// The queried name.
-    pub name: Name,
-    /// The servers, in the configured order. Empty if there is no server for the name.
-    pub servers: Vec<SocketAddr>,
-    /// The response code, or the failure. `None` while the query is running.
-    pub outcome: Option<Result<String, NoResponse>>,
 }
 
 /// The upstream servers.
@@ -124,13 +120,18 @@ pub struct Sockets {
 
 impl Resolver {
     /// A resolver that answers from `data`, and forwards queries for other names to `upstreams`.
-    pub fn new(data: Arc<dyn LiveZoneData>, upstreams: Upstreams) -> Resolver {
+    pub fn new(
+        data: Arc<dyn LiveZoneData>,
+        upstreams: Upstreams,
+        cache: CacheSettings,
+    ) -> Resolver {
         let counters = Arc::new(ResolverCounters::default());
         let pool = UpstreamPool::new(upstreams.options.clone(), counters.clone());
         Resolver {
             data,
             forwarder: Forwarder::new(pool, counters.clone()),
             upstreams,
+            cache: ReplyCache::new(cache),
             probe: LoopProbe::default(),
             counters,
         }
@@ -157,7 +158,11 @@ impl Resolver {
     }
 
     /// The reply to a message. `None` if the message gets no reply.
-    pub async fn answer_message(&self, bytes: &[u8], transport: Transport) -> Option<Vec<u8>> {
+    pub async fn answer_message(
+        self: &Arc<Self>,
+        bytes: &[u8],
+        transport: Transport,
+    ) -> Option<Vec<u8>> {
         match self.start_answer(bytes, transport) {
             QueryAction::Send(message) => Some(message),
             action => self.finish_answer(action).await,
@@ -166,12 +171,15 @@ impl Resolver {
 
     /// Decides what to do with a message. Counts the message, and a reply that needs no upstream.
     /// Doesn't wait.
-    fn start_answer(&self, bytes: &[u8], transport: Transport) -> QueryAction {
+    fn start_answer(self: &Arc<Self>, bytes: &[u8], transport: Transport) -> QueryAction {
         increment(match transport {
             Transport::Udp => &self.counters.udp_queries,
             Transport::Tcp => &self.counters.tcp_queries,
         });
-        let action = self.decide_action(bytes, transport, random_rotation());
+        let action = match self.decide_action(bytes, transport, random_rotation()) {
+            QueryAction::Forward(query) => self.answer_from_cache(query),
+            action => action,
+        };
         match &action {
             QueryAction::Send(message) => self.counters.count_reply(message),
             QueryAction::Ignore => increment(&self.counters.ignored),
@@ -183,8 +191,10 @@ impl Resolver {
     /// Decides what to do with a message without counting it. `rotation` is as in [`respond`].
     fn decide_action(&self, bytes: &[u8], transport: Transport, rotation: usize) -> QueryAction {
         let mut action = QueryAction::Ignore;
-        self.data
-            .with_data(&mut |data| action = respond(bytes, data, transport, rotation));
+        self.data.with_data(&mut |data| {
+            self.cache.follow_zones(data.zones());
+            action = respond(bytes, data, transport, rotation);
+        });
         match action {
             // An upstream has forwarded this resolver's loop probe back.
             QueryAction::Forward(query) if self.probe.detect(&query.name) => {
@@ -194,10 +204,10 @@ impl Resolver {
         }
     }
 
-    /// The reply to a question, with the limits of TCP. Appends each upstream query to `lookups`.
-    /// Only the upstream queries are counted.
+    /// The reply to a question, with the limits of TCP, as if nothing were in the cache. Appends
+    /// each upstream query to `lookups`. Only the upstream queries are counted.
     pub async fn explain_answer(
-        &self,
+        self: &Arc<Self>,
         name: &Name,
         rtype: Rtype,
         lookups: &mut Vec<UpstreamLookup>,
@@ -205,108 +215,59 @@ impl Resolver {
         let bytes = zone::build_query(rand::random(), name, rtype);
         // With rotation 0, the addresses keep the order of the data.
         let action = self.decide_action(&bytes, Transport::Tcp, 0);
-        let message = self.run_action(action, 0, lookups).await;
+        let message = self
+            .run_action(action, 0, CacheUse::Bypassed, lookups)
+            .await;
         // A well-formed query always gets a reply.
         message.unwrap_or_default()
     }
 
     /// Carries out an action that needs an upstream, and counts the reply.
-    async fn finish_answer(&self, action: QueryAction) -> Option<Vec<u8>> {
+    async fn finish_answer(self: &Arc<Self>, action: QueryAction) -> Option<Vec<u8>> {
+        let lookups = &mut Vec::new();
         let message = self
-            .run_action(action, random_rotation(), &mut Vec::new())
+            .run_action(action, random_rotation(), CacheUse::Answered, lookups)
             .await?;
         self.counters.count_reply(&message);
         Some(message)
     }
 
-    /// Queries upstreams until there is a reply. Appends these queries to `lookups`. `None` if the
-    /// message gets no reply.
+    /// Looks names up until there is a reply. Appends queries to upstreams to `lookups`. `None` if
+    /// the message gets no reply.
     async fn run_action(
-        &self,
+        self: &Arc<Self>,
         mut action: QueryAction,
         rotation: usize,
+        cache_use: CacheUse,
         lookups: &mut Vec<UpstreamLookup>,
     ) -> Option<Vec<u8>> {
-        let deadline = Instant::now() + UPSTREAM_LIMIT;
+        let mut context = LookupContext {
+            rotation,
+            deadline: Instant::now() + UPSTREAM_LIMIT,
+            cache_use,
+            lookups,
+        };
         loop {
             action = match action {
                 QueryAction::Ignore => return None,
                 QueryAction::Send(message) => return Some(message),
-                QueryAction::Forward(query) => {
-                    let upstream_query = UpstreamQuery::forwarding(&query);
-                    match self
-                        .query_upstreams(&query.name, &upstream_query, deadline, lookups)
-                        .await
-                    {
-                        Ok(response) => self.with_local_names(|local_names| {
-                            query.relay(&response, local_names, rotation)
-                        }),
-                        Err(NoResponse::NoUpstream) => {
-                            QueryAction::Send(query.error_reply(OptRcode::REFUSED))
-                        }
-                        Err(_) => QueryAction::Send(query.error_reply(OptRcode::SERVFAIL)),
-                    }
-                }
-                QueryAction::Chase(chase) => {
-                    let upstream_query = UpstreamQuery::chasing(&chase);
-                    let response = self
-                        .query_upstreams(&chase.target, &upstream_query, deadline, lookups)
-                        .await
-                        .ok();
-                    self.with_local_names(|local_names| {
-                        chase.complete(response.as_deref(), local_names, rotation)
-                    })
-                }
+                QueryAction::Forward(query) => self.forward(query, &mut context).await,
+                QueryAction::Chase(chase) => self.continue_chase(chase, &mut context).await,
             }
         }
     }
 
-    /// Sends a query to the upstreams that are responsible for `name`, waits for the response until
-    /// `deadline`, and appends the query to `lookups`.
-    async fn query_upstreams(
-        &self,
-        name: &Name,
-        query: &UpstreamQuery,
-        deadline: Instant,
-        lookups: &mut Vec<UpstreamLookup>,
-    ) -> Result<Arc<Response>, NoResponse> {
-        let mut servers = None;
-        self.data
-            .with_data(&mut |data| servers = self.upstreams.servers_for(name, data.zones()));
-        let is_server_known = servers.is_some();
-        let servers = servers.unwrap_or_default();
-        let index = lookups.len();
-        lookups.push(UpstreamLookup {
-            name: name.clone(),
-            servers: servers.clone(),
-            outcome: None,
-        });
-        let result = if is_server_known {
-            let response = self.forwarder.query_servers(&servers, query);
-            timeout_at(deadline, response)
-                .await
-                .unwrap_or(Err(NoResponse::NoAnswer))
-        } else {
-            Err(NoResponse::ClusterDnsUnknown)
-        };
-        lookups[index].outcome = Some(match &result {
-            Ok(response) => Ok(response.rcode().to_string()),
-            Err(reason) => Err(*reason),
-        });
-        result
-    }
-
     /// Calls `decide` with the current local names.
-    fn with_local_names(&self, decide: impl FnOnce(&LocalNames<'_>) -> QueryAction) -> QueryAction {
+    fn with_local_names<T: Default>(&self, decide: impl FnOnce(&LocalNames<'_>) -> T) -> T {
         let domains = self.upstreams.cluster_domains();
         // `with_data` takes an `FnMut`, and calls it once.
-        let (mut decide, mut action) = (Some(decide), QueryAction::Ignore);
+        let (mut decide, mut decided) = (Some(decide), T::default());
         self.data.with_data(&mut |data| {
             if let Some(decide) = decide.take() {
-                action = decide(&LocalNames { data, domains });
+                decided = decide(&LocalNames { data, domains });
             }
         });
-        action
+        decided
     }
 }
 
@@ -342,24 +303,34 @@ impl Upstreams {
             .map_or(&[], |cluster| &cluster.domains)
     }
 
-    /// The servers for a name, given the local zones. `None`: the cluster's DNS is responsible for
-    /// the name, and has no known address, or only addresses of this resolver.
-    fn servers_for(&self, name: &Name, zones: &[Apex]) -> Option<Vec<SocketAddr>> {
+    /// The servers for a name, given the local zones.
+    fn servers_for(&self, name: &Name, zones: &[Apex]) -> ServersForName {
+        let is_in = |suffix: &Name| name.is_at_or_below(suffix);
+        let is_in_zone = zones.iter().any(|zone| is_in(&zone.name));
         let Some(cluster) = &self.cluster else {
-            return Some(self.outside.clone());
+            return ServersForName {
+                servers: Some(self.outside.clone()),
+                place: NamePlace::of(is_in_zone),
+            };
         };
         // Without local zones, any name may belong to the cluster.
         let zones_are_unknown = zones.is_empty();
-        let mut suffixes = zones.iter().map(|zone| &zone.name).chain(&cluster.domains);
         // Any reverse name may belong to a Service or a Pod.
         let is_reverse_name = reverse_range(name).is_some();
-        let belongs_to_cluster = zones_are_unknown
-            || suffixes.any(|suffix| name.is_at_or_below(suffix))
-            || is_reverse_name;
-        if !belongs_to_cluster && !self.outside.is_empty() {
-            return Some(self.outside.clone());
+        let place = NamePlace::of(
+            zones_are_unknown || is_in_zone || cluster.domains.iter().any(is_in) || is_reverse_name,
+        );
+        if place == NamePlace::Outside && !self.outside.is_empty() {
+            return ServersForName {
+                servers: Some(self.outside.clone()),
+                place,
+            };
         }
-        Some(cluster.servers.usable()).filter(|servers| !servers.is_empty())
+        let servers = Some(cluster.servers.usable());
+        ServersForName {
+            servers: servers.filter(|servers| !servers.is_empty()),
+            place,
+        }
     }
 }
 

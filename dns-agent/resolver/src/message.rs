@@ -12,7 +12,7 @@ use super::{
 };
 
 /// What to do with a received message.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub enum QueryAction {
     /// Send this reply.
     Send(Vec<u8>),
@@ -22,6 +22,7 @@ pub enum QueryAction {
     /// target.
     Chase(Chase),
     /// The message is a response, or shorter than a header: send nothing.
+    #[default]
     Ignore,
 }
 

@@ -98,6 +98,23 @@ impl Query {
         })
     }
 
+    /// The query for the target of an alias, with RD set and without an OPT record.
+    pub(super) fn for_target(target: &Name, qtype: Rtype) -> Query {
+        let mut header = Header::new();
+        header.set_rd(true);
+        let numbers = [qtype.to_int(), Class::IN.to_int()];
+        let numbers = numbers.map(u16::to_be_bytes);
+        Query {
+            header,
+            question: [target.wire(), numbers.as_flattened()].concat().into(),
+            name: target.clone(),
+            qtype,
+            qclass: Class::IN,
+            edns: None,
+            transport: Transport::Tcp,
+        }
+    }
+
     /// The response code for a parsed query that the resolver doesn't answer: BADVERS, FORMERR or
     /// REFUSED. `None` if it accepts the query.
     pub(super) fn refusal_code(&self) -> Option<OptRcode> {

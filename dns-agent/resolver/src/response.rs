@@ -80,7 +80,7 @@ impl UpstreamQuery {
         };
         let mut upstream = UpstreamQuery::new(flags, &query.question);
         if let Some(edns) = query.edns {
-            compose::push_opt(&mut upstream.bytes, edns, 0);
+            compose::push_opt(&mut upstream.bytes, edns, 0, &[]);
         }
         upstream
     }
@@ -272,6 +272,14 @@ impl Response {
         }
         response.message.truncate(parser.pos());
         Some(response)
+    }
+
+    /// The response that a stored message without an OPT record stands for.
+    pub(super) fn stored(message: Vec<u8>) -> Response {
+        Response {
+            message,
+            extended_rcode: 0,
+        }
     }
 
     /// Whether the upstream truncated the response.

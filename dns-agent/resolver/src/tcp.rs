@@ -61,7 +61,7 @@ pub(super) async fn serve_connections(listener: TcpListener, resolver: Arc<Resol
 
 /// Answers a connection's queries until the client closes its side, no complete query arrives for
 /// [`IDLE_TIMEOUT`], or reading or writing fails.
-async fn serve_connection(stream: TcpStream, resolver: &Resolver) -> io::Result<()> {
+async fn serve_connection(stream: TcpStream, resolver: &Arc<Resolver>) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     // The stream of queries ends without an error, so that queries already read are answered.
     let queries = stream::unfold(reader, |mut reader| async move {

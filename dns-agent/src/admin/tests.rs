@@ -10,7 +10,7 @@ use tokio::{io::AsyncWriteExt, net::TcpListener, sync::oneshot};
 use tower::ServiceExt as _;
 use zerohop_datapath::{canary::CanaryReport, explain::Explanation};
 use zerohop_kubernetes::{Index, ObjectCounts, Objects, ZoneSettings};
-use zerohop_resolver::{Resolver, ResolverCounters, Upstreams};
+use zerohop_resolver::{CacheSettings, Resolver, ResolverCounters, Upstreams};
 use zerohop_zone::{ObjectRef, Providers};
 
 use super::{
@@ -42,7 +42,11 @@ fn admin_state(kernel: KernelExplanation) -> AdminState {
     let providers = Providers::new(vec![Arc::new(RwLock::new(index))]);
     let data = Arc::new(providers.clone());
     AdminState {
-        resolver: Arc::new(Resolver::new(data, Upstreams::default())),
+        resolver: Arc::new(Resolver::new(
+            data,
+            Upstreams::default(),
+            CacheSettings::default(),
+        )),
         providers,
         listen: vec!["127.0.0.1:53".parse().unwrap()],
         explain_kernel: Box::new(move |_, _| kernel.clone()),
@@ -382,6 +386,7 @@ objects    1 Namespaces, 2 Services, 3 EndpointSlices, 4 Pods
 queries    UDP 0, TCP 0, ignored 0
 replies    none
 upstreams  queries 0, timed out 0, failed 0, too many at once 0
+cache      0 replies, 0 bytes, hits 0, misses 0, refreshed 0, stale 0, failures 0
 refused    0 connections
 kernel     on
   hooks

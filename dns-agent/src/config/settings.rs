@@ -12,9 +12,9 @@ use zerohop_kubernetes::{EndpointScope, Selector};
 use zerohop_resolver::UpstreamPolicy;
 
 use super::values::{
-    Capacity, Cidr, DelegatedName, Domain, Interface, ListenAddress, MaxAge, NamespaceName,
-    NetworkPolicy, NodeIp, ObjectName, OutsideUpstream, PodsSetting, ServedAddress, StaleAfter,
-    Ttl, Upstream,
+    CacheSize, CacheTtl, Capacity, Cidr, DelegatedName, Domain, Interface, ListenAddress, MaxAge,
+    NamespaceName, NetworkPolicy, NodeIp, ObjectName, OutsideUpstream, PodsSetting, ServeStale,
+    ServedAddress, StaleAfter, Ttl, Upstream,
 };
 
 /// The default of `--admin`: where the admin endpoints of an agent listen, and where the other
@@ -311,6 +311,55 @@ pub struct RunSettings {
     /// over TCP.
     #[arg(long, help_heading = "User plane")]
     pub upstream_random_case: bool,
+
+    /// The memory for upstreams' replies, in bytes, such as 16Mi. 0 turns the cache
+    /// off. Replies about names of the cluster are never cached.
+    #[arg(
+        long,
+        help_heading = "User plane",
+        value_name = "BYTES",
+        default_value = "16Mi"
+    )]
+    pub cache_size: CacheSize,
+
+    /// The least TTL of a record of an upstream, in seconds. A lower one is raised.
+    #[arg(
+        long,
+        help_heading = "User plane",
+        value_name = "SECONDS",
+        default_value = "0"
+    )]
+    pub cache_min_ttl: CacheTtl,
+
+    /// The largest TTL of a record of an upstream, in seconds. A higher one is
+    /// lowered.
+    #[arg(
+        long,
+        help_heading = "User plane",
+        value_name = "SECONDS",
+        default_value = "86400"
+    )]
+    pub cache_max_ttl: CacheTtl,
+
+    /// How long the answer that a name or its records don't exist is kept at most,
+    /// in seconds.
+    #[arg(
+        long,
+        help_heading = "User plane",
+        value_name = "SECONDS",
+        default_value = "300"
+    )]
+    pub cache_max_negative_ttl: CacheTtl,
+
+    /// How long after its end a reply may be used while upstreams don't answer
+    /// (RFC 8767), such as 1h. 0: never.
+    #[arg(
+        long,
+        help_heading = "User plane",
+        value_name = "DURATION",
+        default_value = "0"
+    )]
+    pub serve_stale: ServeStale,
 
     /// The address of the admin endpoints: /metrics, /readyz, /livez, /healthz
     /// and, for clients on this machine only, /status, /lookup and /dump.

@@ -231,6 +231,70 @@ impl FromStr for MaxAge {
     }
 }
 
+/// `--cache-size`: a number of bytes, perhaps with Ki, Mi or Gi, up to 16 GiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheSize(pub u64);
+
+impl FromStr for CacheSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const MAX: u64 = 16 << 30;
+        let units = [("Ki", 10), ("Mi", 20), ("Gi", 30)];
+        let unit = units.iter().find(|(unit, _)| text.ends_with(unit));
+        let (number, shift) = unit.map_or((text, 0), |(unit, shift)| {
+            (text.trim_end_matches(unit), *shift)
+        });
+        let bytes = number.parse::<u64>().ok();
+        match bytes.and_then(|number| number.checked_mul(1 << shift)) {
+            Some(bytes) if bytes <= MAX => Ok(CacheSize(bytes)),
+            _ => Err(format!(
+                "{text:?} is not a size: give a number of bytes such as 16Mi, at most 16Gi"
+            )),
+        }
+    }
+}
+
+/// A limit of the TTL of cached records: 0 to 604,800 s, the longest that RFC 8767 section 4
+/// recommends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheTtl(pub u32);
+
+impl FromStr for CacheTtl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(seconds @ 0..=604_800) => Ok(CacheTtl(seconds)),
+            _ => Err(format!(
+                "{text:?} is not a limit of TTLs: give a number of seconds from 0 to 604800"
+            )),
+        }
+    }
+}
+
+/// `--serve-stale`: up to three days (RFC 8767 section 5). Zero: never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServeStale(pub Duration);
+
+impl FromStr for ServeStale {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const MAX: Duration = Duration::from_secs(3 * 86_400);
+        if text == "0" {
+            return Ok(ServeStale(Duration::ZERO));
+        }
+        match humantime::parse_duration(text) {
+            Ok(duration) if duration <= MAX => Ok(ServeStale(duration)),
+            Ok(_) => Err(format!("{text} is too long: give at most 3d")),
+            Err(error) => Err(format!(
+                "{text:?} is not a duration ({error}): give one such as 1h, or 0 for never"
+            )),
+        }
+    }
+}
+
 /// The namespace and name of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectName(pub ObjectKey);

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod caching;
 mod cases;
 mod connections;
 mod dns_path;

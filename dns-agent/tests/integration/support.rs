@@ -23,7 +23,7 @@ use zerohop_contract::{
     addresses::{POD, SERVED},
     packet::{self, QueryPacket},
 };
-use zerohop_resolver::{Resolver, Sockets, Upstreams};
+use zerohop_resolver::{CacheSettings, Resolver, Sockets, Upstreams};
 use zerohop_zone::{ModelBuilder, Name, Rdata, Record};
 
 /// After this time a test fails instead of waiting longer.
@@ -204,12 +204,31 @@ impl ResolverUnderTest {
         ResolverUnderTest::try_new(listen, upstreams).unwrap()
     }
 
+    /// Starts a resolver without a cache.
+    ///
     /// # Errors
     ///
     /// If the address `listen` is invalid or can't be bound.
     pub(crate) fn try_new(
         listen: &str,
         upstreams: &[SocketAddr],
+    ) -> anyhow::Result<ResolverUnderTest> {
+        let no_cache = CacheSettings {
+            capacity: 0,
+            ..CacheSettings::default()
+        };
+        ResolverUnderTest::start(listen, outside_upstreams(upstreams), no_cache)
+    }
+
+    /// Starts a resolver with a cache on a free port of the loopback.
+    pub(crate) fn caching(upstreams: Upstreams, cache: CacheSettings) -> ResolverUnderTest {
+        ResolverUnderTest::start("127.0.0.1:0", upstreams, cache).unwrap()
+    }
+
+    fn start(
+        listen: &str,
+        upstreams: Upstreams,
+        cache: CacheSettings,
     ) -> anyhow::Result<ResolverUnderTest> {
         let mut builder = ModelBuilder::new(1);
         let name = |text| Name::parse(text).unwrap();
@@ -227,7 +246,7 @@ impl ResolverUnderTest {
         }
         add("out.z", Rdata::Cname(name("example.org")));
         let model = Arc::new(builder.build());
-        let resolver = Arc::new(Resolver::new(model, outside_upstreams(upstreams)));
+        let resolver = Arc::new(Resolver::new(model, upstreams, cache));
         let sockets = Sockets::bind(listen.parse()?)?;
         let address = sockets.address();
         let mut tasks = JoinSet::new();

@@ -15,7 +15,7 @@ use zerohop_kubernetes::{
     PortNumber, Service, ServiceKind, SliceReadability, ZoneSettings,
 };
 use zerohop_resolver::{
-    Resolver, Sockets, Upstreams,
+    CacheSettings, Resolver, Sockets, Upstreams,
     message::{QueryAction, respond},
     query::Transport,
 };
@@ -133,7 +133,11 @@ fn ask_over_socket<const N: usize>(
     runtime.block_on(async {
         let sockets = Sockets::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
         client.connect(sockets.address())?;
-        let resolver = Resolver::new(Arc::new(providers.clone()), Upstreams::default());
+        let resolver = Resolver::new(
+            Arc::new(providers.clone()),
+            Upstreams::default(),
+            CacheSettings::default(),
+        );
         Arc::new(resolver).spawn_servers(sockets, &mut tasks);
         anyhow::Ok(())
     })?;

@@ -230,6 +230,13 @@ impl MetricsPage<'_> {
             upstream_tcp_fallbacks,
             upstream_near_misses,
             overloaded,
+            cache_hits,
+            cache_misses,
+            cache_refreshes,
+            cached_failures,
+            stale_replies,
+            cached_replies,
+            cached_bytes,
             connections_refused,
         } = counts;
         let queries = [("udp", udp_queries), ("tcp", tcp_queries)];
@@ -279,8 +286,47 @@ impl MetricsPage<'_> {
                 "Queries answered with SERVFAIL because too many waited for other servers",
                 overloaded,
             ),
+            (
+                "zerohop_cache_hits",
+                "Queries answered from the cache of other servers' replies",
+                cache_hits,
+            ),
+            (
+                "zerohop_cache_misses",
+                "Queries for names outside the cluster that the cache had no reply for",
+                cache_misses,
+            ),
+            (
+                "zerohop_cache_refreshes",
+                "Replies that were asked for again before they expired",
+                cache_refreshes,
+            ),
+            (
+                "zerohop_cache_failures",
+                "Queries answered with an error because other servers had just failed",
+                cached_failures,
+            ),
+            (
+                "zerohop_cache_stale_replies",
+                "Queries answered with expired records because other servers were late or failed",
+                stale_replies,
+            ),
         ] {
             self.write_counters(name, help, [(Vec::new(), *count)])?;
+        }
+        for (name, help, value) in [
+            (
+                "zerohop_cache_replies",
+                "Replies in the cache",
+                cached_replies,
+            ),
+            (
+                "zerohop_cache_bytes",
+                "Memory of the replies in the cache",
+                cached_bytes,
+            ),
+        ] {
+            self.write_gauge(name, help, *value as usize)?;
         }
         let attempts = [
             ("udp", upstream_udp_attempts),

@@ -34,7 +34,11 @@ admin: 0.0.0.0:9153
 ";
 
 /// How values are written, by the placeholder of the value.
-const NOTATIONS: [(&str, &str); 20] = [
+const NOTATIONS: [(&str, &str); 21] = [
+    (
+        "BYTES",
+        "a number of bytes, perhaps with `Ki`, `Mi` or `Gi`: `16Mi`",
+    ),
     ("CIDR", "a network: `10.96.0.0/12`, `fd00::/64`"),
     ("DOMAIN", "a domain name: `cluster.local`"),
     (

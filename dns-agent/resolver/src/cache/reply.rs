@@ -1,0 +1,234 @@
+//! A stored reply.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    time::Duration,
+};
+
+use domain::{
+    base::{
+        Header, HeaderCounts, ParsedRecord, Question,
+        header::Flags,
+        iana::{OptRcode, Rcode, Rtype},
+        name::ParsedName,
+    },
+    dep::octseq::Parser,
+};
+use tokio::time::Instant;
+
+use super::{
+    super::{
+        compose::ExtendedError,
+        query::{HEADER_LEN, Query},
+    },
+    CacheSettings,
+};
+
+/// The TTL of each record of a stale reply, in seconds (RFC 8767 section 4).
+const STALE_TTL: u32 = 30;
+/// The share of its life in which a used reply is fetched again: the last tenth.
+const REFRESH_SHARE: u32 = 10;
+/// The hits that a reply must have to be fetched again before it expires.
+const REFRESH_HITS: u32 = 2;
+
+/// A reply without an OPT record.
+#[derive(Debug)]
+pub(in super::super) struct StoredReply {
+    message: Box<[u8]>,
+    /// The offsets of the records' TTLs in the message.
+    ttls: Box<[u16]>,
+    stored: Instant,
+    /// How long the reply may be used.
+    life: Duration,
+    hits: AtomicU32,
+    /// Whether the reply was fetched again.
+    is_refreshed: AtomicBool,
+}
+
+/// The TTLs of a reply to a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum TtlSource {
+    /// What is left of the records' TTLs.
+    Remaining,
+    /// [`STALE_TTL`].
+    Stale,
+}
+
+/// What a message's records say about its life.
+struct MessageTtls {
+    /// The offsets of all TTLs.
+    offsets: Vec<u16>,
+    /// The life in seconds. `None` if the message must not be stored.
+    life: Option<u32>,
+}
+
+impl StoredReply {
+    /// Lowers and raises the TTLs of a message, and copies it. `None` if it must not be stored:
+    /// because it is truncated, an error, or a negative answer without a SOA record (RFC 2308
+    /// section 5), or has a TTL of 0.
+    pub(super) fn read(
+        message: &mut [u8],
+        qtype: Rtype,
+        settings: &CacheSettings,
+        now: Instant,
+    ) -> Option<StoredReply> {
+        let header = *Header::for_message_slice(message.get(..HEADER_LEN)?);
+        if !matches!(header.rcode(), Rcode::NOERROR | Rcode::NXDOMAIN) || header.tc() {
+            return None;
+        }
+        let MessageTtls { offsets, life } = MessageTtls::limit(message, qtype, settings)?;
+        let life = life.filter(|life| *life > 0)?;
+        Some(StoredReply {
+            message: (&*message).into(),
+            ttls: offsets.into(),
+            stored: now,
+            life: Duration::from_secs(life.into()),
+            hits: AtomicU32::new(0),
+            is_refreshed: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn is_fresh(&self, now: Instant) -> bool {
+        self.age(now) < self.life
+    }
+
+    /// How long ago the reply expired. Zero if it is fresh.
+    pub(super) fn age_beyond_life(&self, now: Instant) -> Duration {
+        self.age(now).saturating_sub(self.life)
+    }
+
+    /// Counts a hit. Whether upstreams should be asked again now, so that the name stays in the
+    /// cache: once, near the end of the reply's life, if the name is asked for repeatedly.
+    pub(in super::super) fn count_hit(&self, now: Instant) -> bool {
+        let hits = self.hits.fetch_add(1, Relaxed).saturating_add(1);
+        let left = self.life.saturating_sub(self.age(now));
+        hits >= REFRESH_HITS
+            && left < self.life / REFRESH_SHARE
+            && !self.is_refreshed.swap(true, Relaxed)
+    }
+
+    /// The reply to a query that has the key of this reply.
+    pub(in super::super) fn answer(&self, query: &Query, now: Instant, ttl: TtlSource) -> Vec<u8> {
+        let error = match (ttl, self.header().rcode()) {
+            (TtlSource::Remaining, _) => None,
+            (TtlSource::Stale, Rcode::NXDOMAIN) => Some(ExtendedError::StaleNxdomain),
+            (TtlSource::Stale, _) => Some(ExtendedError::StaleAnswer),
+        };
+        let mut message = self.copy(now, ttl);
+        let stored = self.header();
+        let asks_for_ad = query.header.ad() || query.edns.is_some_and(|edns| edns.dnssec_ok);
+        // A reply from a cache is not authoritative. AD is for clients that understand it
+        // (RFC 6840 section 5.8).
+        let flags = Flags {
+            qr: true,
+            ra: stored.ra(),
+            rd: query.header.rd(),
+            cd: query.header.cd(),
+            ad: stored.ad() && asks_for_ad,
+            ..Flags::default()
+        };
+        let header = Header::for_message_slice_mut(&mut message);
+        header.set_id(query.header.id());
+        header.set_flags(flags);
+        message[HEADER_LEN..HEADER_LEN + query.question.len()].copy_from_slice(&query.question);
+        query.finish_message(message, OptRcode::NOERROR.ext(), error)
+    }
+
+    /// A copy of the message with other TTLs.
+    pub(in super::super) fn copy(&self, now: Instant, ttl: TtlSource) -> Vec<u8> {
+        let mut message = self.message.to_vec();
+        let age = u32::try_from(self.age(now).as_secs()).unwrap_or(u32::MAX);
+        for offset in &self.ttls {
+            if let Some(field) = ttl_field(&mut message, (*offset).into()) {
+                let left = match ttl {
+                    TtlSource::Remaining => u32::from_be_bytes(*field).saturating_sub(age),
+                    TtlSource::Stale => STALE_TTL,
+                };
+                *field = left.to_be_bytes();
+            }
+        }
+        message
+    }
+
+    pub(super) fn weight(&self) -> u64 {
+        (self.message.len() + size_of_val(&*self.ttls)) as u64
+    }
+
+    fn header(&self) -> Header {
+        *Header::for_message_slice(&self.message)
+    }
+
+    fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.stored)
+    }
+}
+
+impl MessageTtls {
+    /// Lowers and raises the TTLs of a message as the settings say. `None` if the message can't be
+    /// parsed.
+    fn limit(message: &mut [u8], qtype: Rtype, settings: &CacheSettings) -> Option<MessageTtls> {
+        let counts = *HeaderCounts::for_message_slice(message);
+        let answers = u32::from(counts.ancount());
+        let authorities = answers + u32::from(counts.nscount());
+        let records = authorities + u32::from(counts.arcount());
+        let mut at = HEADER_LEN;
+        for _ in 0..counts.qdcount() {
+            let mut parser = parser_at(message, at)?;
+            Question::<ParsedName<&[u8]>>::parse(&mut parser).ok()?;
+            at = parser.pos();
+        }
+        let rcode = Header::for_message_slice(message).rcode();
+        let mut offsets = Vec::with_capacity(records as usize);
+        let (mut answer_life, mut soa_life) = (None, None);
+        let mut has_data = false;
+        for index in 0..records {
+            let (rtype, data) = {
+                let mut parser = parser_at(message, at)?;
+                let record = ParsedRecord::parse(&mut parser).ok()?;
+                at = parser.pos();
+                (record.rtype(), usize::from(record.rdlen()))
+            };
+            // The TTL has 4 bytes, and is followed by the length of the data in 2 bytes.
+            let offset = at.checked_sub(data + 6)?;
+            let is_soa = index >= answers && index < authorities && rtype == Rtype::SOA;
+            let minimum = at
+                .checked_sub(4)
+                .and_then(|start| message.get(start..at)?.try_into().ok());
+            let minimum = minimum.map_or(0, u32::from_be_bytes);
+            let field = ttl_field(message, offset)?;
+            // A TTL with the highest bit counts as a large one (RFC 8767 section 4).
+            let mut ttl = u32::from_be_bytes(*field).max(settings.min_ttl);
+            ttl = ttl.min(settings.max_ttl);
+            if is_soa {
+                // RFC 2308 section 5.
+                ttl = ttl.min(minimum).min(settings.max_negative_ttl);
+                soa_life = Some(soa_life.unwrap_or(ttl).min(ttl));
+            }
+            *field = ttl.to_be_bytes();
+            if index < answers {
+                answer_life = Some(answer_life.unwrap_or(ttl).min(ttl));
+                has_data |= rtype == qtype;
+            }
+            offsets.push(u16::try_from(offset).ok()?);
+        }
+        let is_positive = has_data && rcode == Rcode::NOERROR;
+        let life = if is_positive {
+            answer_life
+        } else {
+            // CNAMEs may lead to the absent name or type.
+            soa_life.map(|soa| answer_life.unwrap_or(soa).min(soa))
+        };
+        Some(MessageTtls { offsets, life })
+    }
+}
+
+/// A parser of a message from this position on.
+fn parser_at(message: &[u8], position: usize) -> Option<Parser<'_, [u8]>> {
+    let mut parser = Parser::from_ref(message);
+    parser.advance(position).ok()?;
+    Some(parser)
+}
+
+fn ttl_field(message: &mut [u8], offset: usize) -> Option<&mut [u8; 4]> {
+    message.get_mut(offset..offset + 4)?.try_into().ok()
+}

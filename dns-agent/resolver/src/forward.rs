@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
@@ -13,17 +13,18 @@ use futures_util::{
     FutureExt as _,
     future::{BoxFuture, Shared},
 };
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use super::{
     counters::{ResolverCounters, increment},
     response::{Response, UpstreamQuery},
+    shares::Shares,
     upstream::UpstreamPool,
 };
 
-/// Upper bound on concurrent questions to upstreams.
+/// Upper bound on concurrent questions to upstreams, of which a client has a share.
 pub(super) const MAX_IN_FLIGHT: usize = 512;
-/// Upper bound on client queries that wait for upstreams.
+/// Upper bound on client queries that wait for upstreams, of which a client has a share.
 pub(super) const MAX_WAITING: usize = 4096;
 
 /// A list of upstream servers that may change while in use. Clones share the list.
@@ -98,8 +99,8 @@ enum ServerFilter {
 /// resolver unchanged, the resolver doesn't forward the query a second time.
 #[derive(Debug)]
 pub(super) struct Forwarder {
-    in_flight: Arc<Semaphore>,
-    waiting: Semaphore,
+    in_flight: Shares,
+    waiting: Shares,
     open: OpenExchanges,
     pool: Arc<UpstreamPool>,
     counters: Arc<ResolverCounters>,
@@ -136,7 +137,7 @@ pub enum NoResponse {
     /// The cluster's DNS is responsible, and has no known address, or only addresses of this
     /// resolver.
     ClusterDnsUnknown,
-    /// [`MAX_IN_FLIGHT`] upstream queries are in flight, or [`MAX_WAITING`] client queries wait.
+    /// The client has its share of [`MAX_IN_FLIGHT`] or [`MAX_WAITING`].
     Overloaded,
     /// Every upstream failed, or did not respond in time.
     NoAnswer,
@@ -145,8 +146,8 @@ pub enum NoResponse {
 impl Forwarder {
     pub(super) fn new(pool: UpstreamPool, counters: Arc<ResolverCounters>) -> Forwarder {
         Forwarder {
-            in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
-            waiting: Semaphore::new(MAX_WAITING),
+            in_flight: Shares::new(MAX_IN_FLIGHT),
+            waiting: Shares::new(MAX_WAITING),
             open: OpenExchanges::default(),
             pool: Arc::new(pool),
             counters,
@@ -159,14 +160,15 @@ impl Forwarder {
         &self,
         upstreams: &[SocketAddr],
         query: &UpstreamQuery,
+        client: IpAddr,
     ) -> Result<Arc<Response>, NoResponse> {
         if upstreams.is_empty() {
             return Err(NoResponse::NoUpstream);
         }
-        let waiting_permit = self.waiting.try_acquire();
-        let (Ok(_waiting_permit), Some(exchange)) = (
-            waiting_permit,
-            self.join_or_start_exchange(upstreams, query),
+        let waiting = self.waiting.take(client, 1);
+        let (Some(_held_while_waiting), Some(exchange)) = (
+            waiting,
+            self.join_or_start_exchange(upstreams, query, client),
         ) else {
             increment(&self.counters.overloaded);
             return Err(NoResponse::Overloaded);
@@ -175,18 +177,19 @@ impl Forwarder {
     }
 
     /// The exchange for this query: an exchange in flight, or a new exchange. `None`: too many
-    /// exchanges are in flight.
+    /// exchanges of the client are in flight.
     fn join_or_start_exchange(
         &self,
         upstreams: &[SocketAddr],
         query: &UpstreamQuery,
+        client: IpAddr,
     ) -> Option<Shared<Exchange>> {
         let key = (upstreams.to_vec(), query.identity());
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(exchange) = open.get(&key) {
             return Some(exchange.clone());
         }
-        let permit = self.in_flight.clone().try_acquire_owned().ok()?;
+        let share = self.in_flight.take(client, 1)?;
         increment(&self.counters.forwarded);
         let entry = ExchangeEntry {
             open: self.open.clone(),
@@ -203,7 +206,7 @@ impl Forwarder {
         let (pool, upstreams, query) = (self.pool.clone(), upstreams.to_vec(), query.clone());
         tokio::spawn(async move {
             // Measurements after the response hold sockets too.
-            let _held_until_done = permit;
+            let _held_until_done = share;
             pool.ask(&upstreams, &query, give).await;
         });
         let exchange = async move { result.await.unwrap_or(Err(NoResponse::NoAnswer)) };

@@ -26,11 +26,17 @@ pub mod loops;
 pub mod message;
 pub mod query;
 pub mod response;
+mod shares;
 mod tcp;
 mod udp;
 mod upstream;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use domain::base::iana::OptRcode;
@@ -162,22 +168,28 @@ impl Resolver {
         self: &Arc<Self>,
         bytes: &[u8],
         transport: Transport,
+        client: IpAddr,
     ) -> Option<Vec<u8>> {
-        match self.start_answer(bytes, transport) {
+        match self.start_answer(bytes, transport, client) {
             QueryAction::Send(message) => Some(message),
-            action => self.finish_answer(action).await,
+            action => self.finish_answer(action, client).await,
         }
     }
 
     /// Decides what to do with a message. Counts the message, and a reply that needs no upstream.
     /// Doesn't wait.
-    fn start_answer(self: &Arc<Self>, bytes: &[u8], transport: Transport) -> QueryAction {
+    fn start_answer(
+        self: &Arc<Self>,
+        bytes: &[u8],
+        transport: Transport,
+        client: IpAddr,
+    ) -> QueryAction {
         increment(match transport {
             Transport::Udp => &self.counters.udp_queries,
             Transport::Tcp => &self.counters.tcp_queries,
         });
         let action = match self.decide_action(bytes, transport, random_rotation()) {
-            QueryAction::Forward(query) => self.answer_from_cache(query),
+            QueryAction::Forward(query) => self.answer_from_cache(query, client),
             action => action,
         };
         match &action {
@@ -215,44 +227,48 @@ impl Resolver {
         let bytes = zone::build_query(rand::random(), name, rtype);
         // With rotation 0, the addresses keep the order of the data.
         let action = self.decide_action(&bytes, Transport::Tcp, 0);
-        let message = self
-            .run_action(action, 0, CacheUse::Bypassed, lookups)
-            .await;
+        let mut context = LookupContext {
+            client: Ipv4Addr::LOCALHOST.into(),
+            rotation: 0,
+            deadline: Instant::now() + UPSTREAM_LIMIT,
+            cache_use: CacheUse::Bypassed,
+            lookups,
+        };
+        let message = self.run_action(action, &mut context).await;
         // A well-formed query always gets a reply.
         message.unwrap_or_default()
     }
 
     /// Carries out an action that needs an upstream, and counts the reply.
-    async fn finish_answer(self: &Arc<Self>, action: QueryAction) -> Option<Vec<u8>> {
-        let lookups = &mut Vec::new();
-        let message = self
-            .run_action(action, random_rotation(), CacheUse::Answered, lookups)
-            .await?;
+    async fn finish_answer(
+        self: &Arc<Self>,
+        action: QueryAction,
+        client: IpAddr,
+    ) -> Option<Vec<u8>> {
+        let mut context = LookupContext {
+            client,
+            rotation: random_rotation(),
+            deadline: Instant::now() + UPSTREAM_LIMIT,
+            cache_use: CacheUse::Answered,
+            lookups: &mut Vec::new(),
+        };
+        let message = self.run_action(action, &mut context).await?;
         self.counters.count_reply(&message);
         Some(message)
     }
 
-    /// Looks names up until there is a reply. Appends queries to upstreams to `lookups`. `None` if
-    /// the message gets no reply.
+    /// Looks names up until there is a reply. `None` if the message gets no reply.
     async fn run_action(
         self: &Arc<Self>,
         mut action: QueryAction,
-        rotation: usize,
-        cache_use: CacheUse,
-        lookups: &mut Vec<UpstreamLookup>,
+        context: &mut LookupContext<'_>,
     ) -> Option<Vec<u8>> {
-        let mut context = LookupContext {
-            rotation,
-            deadline: Instant::now() + UPSTREAM_LIMIT,
-            cache_use,
-            lookups,
-        };
         loop {
             action = match action {
                 QueryAction::Ignore => return None,
                 QueryAction::Send(message) => return Some(message),
-                QueryAction::Forward(query) => self.forward(query, &mut context).await,
-                QueryAction::Chase(chase) => self.continue_chase(chase, &mut context).await,
+                QueryAction::Forward(query) => self.forward(query, context).await,
+                QueryAction::Chase(chase) => self.continue_chase(chase, context).await,
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Lookups of names that the local data doesn't decide: from the cache, or from upstreams.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -65,6 +65,8 @@ impl NamePlace {
 
 /// What a lookup of a client's query must know besides the query.
 pub(super) struct LookupContext<'a> {
+    /// The client whose share of the places is used.
+    pub(super) client: IpAddr,
     /// As in [`respond`](super::message::respond).
     pub(super) rotation: usize,
     /// When the client stops waiting.
@@ -91,7 +93,7 @@ enum Asked {
 
 impl Resolver {
     /// Answers a query from the cache if that needs no wait. Otherwise it is to be forwarded.
-    pub(super) fn answer_from_cache(self: &Arc<Self>, query: Query) -> QueryAction {
+    pub(super) fn answer_from_cache(self: &Arc<Self>, query: Query, client: IpAddr) -> QueryAction {
         let Some(key) = CacheKey::of(&query) else {
             return QueryAction::Forward(query);
         };
@@ -102,7 +104,7 @@ impl Resolver {
                 let message = reply.answer(&query, now, TtlSource::Remaining);
                 if reply.count_hit(now) {
                     increment(&self.counters.cache_refreshes);
-                    self.refresh(query);
+                    self.refresh(query, client);
                 }
                 QueryAction::Send(message)
             }
@@ -130,11 +132,13 @@ impl Resolver {
         };
         let asked = tokio::spawn({
             let (resolver, query) = (self.clone(), query.clone());
-            let (rotation, deadline) = (context.rotation, context.deadline);
+            let (client, rotation) = (context.client, context.rotation);
+            let deadline = context.deadline;
             let cache_use = context.cache_use;
             async move {
                 let lookups = &mut Vec::new();
                 let mut context = LookupContext {
+                    client,
                     rotation,
                     deadline,
                     cache_use,
@@ -192,10 +196,11 @@ impl Resolver {
     }
 
     /// Asks upstreams for a name that is in the cache, and keeps the reply.
-    fn refresh(self: &Arc<Self>, query: Query) {
+    fn refresh(self: &Arc<Self>, query: Query, client: IpAddr) {
         let resolver = self.clone();
         tokio::spawn(async move {
             let mut context = LookupContext {
+                client,
                 rotation: 0,
                 deadline: Instant::now() + super::UPSTREAM_LIMIT,
                 cache_use: CacheUse::Bypassed,
@@ -298,7 +303,7 @@ impl Resolver {
         });
         let result = match &servers {
             Some(servers) => {
-                let response = self.forwarder.query_servers(servers, query);
+                let response = self.forwarder.query_servers(servers, query, context.client);
                 let response = timeout_at(context.deadline, response).await;
                 response.unwrap_or(Err(NoResponse::NoAnswer))
             }

@@ -12,6 +12,9 @@ use zerohop_zone::Name;
 /// The length of a message's header in bytes.
 pub(super) const HEADER_LEN: usize = size_of::<HeaderSection>();
 
+/// Longest query, in bytes. A name and an OPT record with a few options need less than 600.
+pub(super) const MAX_QUERY: usize = 4096;
+
 /// The transport of a query, which limits the length of the reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {

@@ -8,21 +8,31 @@ use std::{
     time::Duration,
 };
 
+use domain::base::{Message, iana::OptRcode};
 use nix::{
     cmsg_space,
     libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo},
     sys::socket::{
-        AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
-        SockaddrStorage, bind, recvmsg, sendmsg, setsockopt, socket, sockopt,
+        AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, RecvMsg,
+        SockFlag, SockType, SockaddrStorage, bind, recvmmsg, sendmmsg, setsockopt, socket, sockopt,
     },
 };
 use tokio::{io::Interest, net::UdpSocket, task::JoinSet, time::sleep};
 use tracing::{debug, warn};
 
-use super::{Resolver, message::QueryAction, query::Transport};
+use super::{
+    Resolver,
+    compose::header_only,
+    counters::increment,
+    message::QueryAction,
+    query::{MAX_QUERY, Transport},
+};
 
-/// Upper bound on the length of a UDP datagram, in bytes.
-const MAX_DATAGRAM: usize = 65535;
+/// Upper bound on the datagrams that one system call receives or sends.
+const BATCH: usize = 32;
+/// The bytes that wait in a socket to be read, and to be sent. With the usual 208 KiB, a burst of
+/// 300 queries loses some, and so do 200 replies to clients whose neighbors are looked up.
+const SOCKET_BUFFER: usize = 4 << 20;
 /// Delay after a failed receive, which usually means that the system is short of a resource.
 const RECEIVE_PAUSE: Duration = Duration::from_millis(100);
 
@@ -51,9 +61,10 @@ pub(super) async fn serve_queries(
 ) {
     let listener = Arc::new(listener);
     let mut waiting = JoinSet::new();
-    let mut buffer = vec![0; MAX_DATAGRAM];
+    // One byte more shows that a query is too long.
+    let mut buffers = vec![[0; MAX_QUERY + 1]; BATCH];
     loop {
-        let (length, route) = match listener.receive(&mut buffer).await {
+        let received = match listener.receive(&mut buffers).await {
             Ok(received) => received,
             Err(error) => {
                 warn!(
@@ -66,27 +77,43 @@ pub(super) async fn serve_queries(
                 continue;
             }
         };
-        let query = &buffer[..length];
-        let action = if Some(route.client) == canary {
-            let rotation = 0;
-            resolver.decide_action(query, Transport::Udp, rotation)
-        } else {
-            resolver.start_answer(query, Transport::Udp)
-        };
-        match action {
-            QueryAction::Ignore => {}
-            QueryAction::Send(message) => listener.send(&message, route).await,
-            pending @ (QueryAction::Forward(_) | QueryAction::Chase(_)) => {
-                let (listener, resolver) = (listener.clone(), resolver.clone());
-                waiting.spawn(async move {
-                    if let Some(message) = resolver.finish_answer(pending).await {
-                        listener.send(&message, route).await;
-                    }
-                });
-                // Finished tasks are removed from the set.
-                while waiting.try_join_next().is_some() {}
+        let mut replies = Vec::new();
+        for (buffer, (length, route)) in buffers.iter().zip(received) {
+            let (query, client) = (&buffer[..length], route.client.ip());
+            let action = if length > MAX_QUERY {
+                refuse_long_query(query)
+            } else if Some(route.client) == canary {
+                let rotation = 0;
+                resolver.decide_action(query, Transport::Udp, rotation)
+            } else {
+                resolver.start_answer(query, Transport::Udp, client)
+            };
+            match action {
+                QueryAction::Ignore => {}
+                QueryAction::Send(message) => replies.push((message, route)),
+                pending @ (QueryAction::Forward(_) | QueryAction::Chase(_)) => {
+                    let (listener, resolver) = (listener.clone(), resolver.clone());
+                    waiting.spawn(async move {
+                        if let Some(message) = resolver.finish_answer(pending, client).await {
+                            listener.send(&[(message, route)], &resolver);
+                        }
+                    });
+                }
             }
         }
+        listener.send(&replies, &resolver);
+        // Finished tasks are removed from the set.
+        while waiting.try_join_next().is_some() {}
+    }
+}
+
+/// FORMERR for a query of more than [`MAX_QUERY`] bytes.
+fn refuse_long_query(query: &[u8]) -> QueryAction {
+    match Message::from_slice(query) {
+        Ok(message) if !message.header().qr() => {
+            QueryAction::Send(header_only(message.header(), OptRcode::FORMERR))
+        }
+        _ => QueryAction::Ignore,
     }
 }
 
@@ -109,6 +136,9 @@ impl UdpListener {
                 SocketAddr::V6(_) => setsockopt(&fd, sockopt::Ipv6RecvPacketInfo, &true)?,
             }
         }
+        // The kernel lowers the sizes to its limits (`rmem_max`, `wmem_max`).
+        setsockopt(&fd, sockopt::RcvBuf, &SOCKET_BUFFER)?;
+        setsockopt(&fd, sockopt::SndBuf, &SOCKET_BUFFER)?;
         bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
         Ok(UdpListener {
             socket: UdpSocket::from_std(fd.into())?,
@@ -120,28 +150,116 @@ impl UdpListener {
         self.socket.local_addr()
     }
 
-    /// Waits for a message. Returns its length in `buffer` and the way back to its sender.
-    async fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, ReplyRoute)> {
+    /// Waits for messages. Returns the length in its buffer and the way back to the sender of each.
+    async fn receive(
+        &self,
+        buffers: &mut [[u8; MAX_QUERY + 1]],
+    ) -> io::Result<Vec<(usize, ReplyRoute)>> {
         self.socket
-            .async_io(Interest::READABLE, || self.try_receive(buffer))
+            .async_io(Interest::READABLE, || self.try_receive(buffers))
             .await
     }
 
-    fn try_receive(&self, buffer: &mut [u8]) -> io::Result<(usize, ReplyRoute)> {
-        let mut control = cmsg_space!(in_pktinfo, in6_pktinfo);
-        let mut slices = [IoSliceMut::new(buffer)];
-        let received = recvmsg::<SockaddrStorage>(
-            self.socket.as_raw_fd(),
-            &mut slices,
-            Some(&mut control),
-            MsgFlags::empty(),
-        )?;
-        let client = received
+    fn try_receive(
+        &self,
+        buffers: &mut [[u8; MAX_QUERY + 1]],
+    ) -> io::Result<Vec<(usize, ReplyRoute)>> {
+        let control = cmsg_space!(in_pktinfo, in6_pktinfo);
+        let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, Some(control));
+        let buffers = buffers.iter_mut();
+        let mut slices: Vec<_> = buffers.map(|buffer| [IoSliceMut::new(buffer)]).collect();
+        let (fd, flags) = (self.socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
+        let received = recvmmsg(fd, &mut headers, slices.iter_mut(), flags, None)?;
+        let routes = received.map(|message| Ok((message.bytes, ReplyRoute::of(&message)?)));
+        routes.collect()
+    }
+
+    /// Sends replies, or drops them: clients will retry. A reply never waits, because replies to
+    /// clients that don't exist fill the socket's buffer while their neighbors are looked up.
+    fn send(&self, replies: &[(Vec<u8>, ReplyRoute)], resolver: &Resolver) {
+        // One system call has one source address.
+        let same_source = |one: &(Vec<u8>, ReplyRoute), other: &(Vec<u8>, ReplyRoute)| {
+            one.1.destination == other.1.destination
+        };
+        for group in replies.chunk_by(same_source) {
+            for mut batch in group.chunks(BATCH) {
+                while let [first, rest @ ..] = batch {
+                    let send = || self.try_send(batch, first.1.destination);
+                    match self.socket.try_io(Interest::WRITABLE, send) {
+                        Ok(sent) => batch = &batch[sent.clamp(1, batch.len())..],
+                        Err(error) => {
+                            increment(&resolver.counters().replies_dropped);
+                            debug!(client = %first.1.client, %error, "can't send a UDP reply");
+                            batch = rest;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends replies with this source. Returns how many were sent. An error is about the first one.
+    fn try_send(
+        &self,
+        replies: &[(Vec<u8>, ReplyRoute)],
+        source: Option<(IpAddr, u32)>,
+    ) -> io::Result<usize> {
+        let replies_and_slices = replies.iter();
+        let slices: Vec<_> = replies_and_slices
+            .map(|(message, _)| [IoSlice::new(message)])
+            .collect();
+        let clients = replies.iter();
+        let clients: Vec<_> = clients
+            .map(|(_, route)| Some(SockaddrStorage::from(route.client)))
+            .collect();
+        let send = |control: &[ControlMessage<'_>], space: Option<Vec<u8>>| {
+            let mut headers = MultiHeaders::preallocate(replies.len(), space);
+            let (fd, flags) = (self.socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
+            sendmmsg(fd, &mut headers, &slices, &clients, control, flags).map(Iterator::count)
+        };
+        let sent = match source {
+            None => send(&[], None)?,
+            Some((IpAddr::V4(source), _)) => {
+                let source = in_addr {
+                    s_addr: u32::from_ne_bytes(source.octets()),
+                };
+                let info = in_pktinfo {
+                    ipi_ifindex: 0,
+                    ipi_spec_dst: source,
+                    ipi_addr: source,
+                };
+                let space = cmsg_space!(in_pktinfo);
+                send(&[ControlMessage::Ipv4PacketInfo(&info)], Some(space))?
+            }
+            Some((IpAddr::V6(source), interface)) => {
+                let info = in6_pktinfo {
+                    ipi6_addr: in6_addr {
+                        s6_addr: source.octets(),
+                    },
+                    // Only a link-local source needs its interface. Other replies follow the route
+                    // to the client.
+                    ipi6_ifindex: if source.is_unicast_link_local() {
+                        interface
+                    } else {
+                        0
+                    },
+                };
+                let space = cmsg_space!(in6_pktinfo);
+                send(&[ControlMessage::Ipv6PacketInfo(&info)], Some(space))?
+            }
+        };
+        Ok(sent)
+    }
+}
+
+impl ReplyRoute {
+    fn of(message: &RecvMsg<'_, '_, SockaddrStorage>) -> io::Result<ReplyRoute> {
+        let client = message
             .address
             .as_ref()
             .and_then(socket_address)
-            .ok_or_else(|| io::Error::other("the datagram has no source address"))?;
-        let destination = received.cmsgs()?.find_map(|message| match message {
+            .ok_or_else(|| io::Error::other("a datagram has no source address"))?;
+        let destination = message.cmsgs()?.find_map(|control| match control {
             ControlMessageOwned::Ipv4PacketInfo(info) => {
                 // `ipi_spec_dst` is the local address; `ipi_addr` may be a broadcast address. The
                 // interface is not needed, because the reply follows the route to the client.
@@ -154,68 +272,10 @@ impl UdpListener {
             )),
             _ => None,
         });
-        Ok((
-            received.bytes,
-            ReplyRoute {
-                client,
-                destination,
-            },
-        ))
-    }
-
-    /// Sends a reply. A failure is only logged, because the client will retry.
-    async fn send(&self, message: &[u8], route: ReplyRoute) {
-        let sent = self
-            .socket
-            .async_io(Interest::WRITABLE, || self.try_send(message, route))
-            .await;
-        if let Err(error) = sent {
-            debug!(client = %route.client, %error, "can't send a UDP reply");
-        }
-    }
-
-    fn try_send(&self, message: &[u8], route: ReplyRoute) -> io::Result<usize> {
-        let slices = [IoSlice::new(message)];
-        let client = SockaddrStorage::from(route.client);
-        let send = |control: &[ControlMessage<'_>]| {
-            sendmsg(
-                self.socket.as_raw_fd(),
-                &slices,
-                control,
-                MsgFlags::empty(),
-                Some(&client),
-            )
-        };
-        let sent = match route.destination {
-            None => send(&[])?,
-            Some((IpAddr::V4(destination), _)) => {
-                let source = in_addr {
-                    s_addr: u32::from_ne_bytes(destination.octets()),
-                };
-                let info = in_pktinfo {
-                    ipi_ifindex: 0,
-                    ipi_spec_dst: source,
-                    ipi_addr: source,
-                };
-                send(&[ControlMessage::Ipv4PacketInfo(&info)])?
-            }
-            Some((IpAddr::V6(destination), interface)) => {
-                let info = in6_pktinfo {
-                    ipi6_addr: in6_addr {
-                        s6_addr: destination.octets(),
-                    },
-                    // Only a link-local source needs its interface. Other replies follow the route
-                    // to the client.
-                    ipi6_ifindex: if destination.is_unicast_link_local() {
-                        interface
-                    } else {
-                        0
-                    },
-                };
-                send(&[ControlMessage::Ipv6PacketInfo(&info)])?
-            }
-        };
-        Ok(sent)
+        Ok(ReplyRoute {
+            client,
+            destination,
+        })
     }
 }
 

@@ -5,15 +5,17 @@ use std::net::SocketAddr;
 use domain::base::iana::Rtype;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::{Duration, Instant, timeout},
 };
 use zerohop_resolver::raise_file_limit;
 
 use crate::support::{
     FakeUpstream, PATIENCE, ResolverUnderTest, ask, ask_over_tcp, framed, header_word,
-    last_address, query, read_message, write_message,
+    last_address, query, rcode, read_message, write_message,
 };
+
+const FORMERR: u8 = 1;
 
 #[tokio::test]
 async fn replies_come_from_the_queried_address() {
@@ -165,6 +167,41 @@ async fn a_silent_connection_is_closed() {
 }
 
 #[tokio::test]
+async fn a_query_that_is_too_long_is_an_error() {
+    let served = ResolverUnderTest::local(&[]);
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    let mut message = query(5, "one.z", Rtype::A);
+    // `MAX_QUERY` in `resolver/src/tcp.rs`.
+    message.resize(4096, 0);
+    write_message(&mut stream, &message).await;
+    let reply = read_message(&mut stream).await.unwrap();
+    assert_eq!((header_word(&reply, 0), rcode(&reply)), (5, FORMERR));
+    message.resize(4097, 0);
+    let start = &framed(&message)[..2 + 4096];
+    stream.write_all(start).await.unwrap();
+    let reply = read_message(&mut stream).await.unwrap();
+    assert_eq!((header_word(&reply, 0), rcode(&reply)), (5, FORMERR));
+    assert_eq!(stream.read(&mut [0; 64]).await.unwrap(), 0);
+}
+
+/// Clients that never read replies leave the others their share.
+#[tokio::test]
+async fn unread_replies_cost_other_clients_nothing() {
+    raise_file_limit().unwrap();
+    let served = ResolverUnderTest::local(&[]);
+    let queries = framed(&query(1, "many.z", Rtype::A)).repeat(1000);
+    let mut streams = Vec::new();
+    for _ in 0..64 {
+        let mut stream = connect_from([127, 0, 0, 3], served.address).await;
+        // The resolver stops reading.
+        let _ = timeout(Duration::from_millis(50), stream.write_all(&queries)).await;
+        streams.push(stream);
+    }
+    let reply = ask_over_tcp(served.address, &query(2, "many.z", Rtype::A)).await;
+    assert_eq!(header_word(&reply, 6), 60);
+}
+
+#[tokio::test]
 async fn malformed_messages_get_no_reply_and_keep_the_connection_open() {
     let served = ResolverUnderTest::local(&[]);
     let mut stream = TcpStream::connect(served.address).await.unwrap();
@@ -179,14 +216,21 @@ async fn malformed_messages_get_no_reply_and_keep_the_connection_open() {
     assert_eq!(served.resolver.counters().snapshot().ignored, 2);
 }
 
+/// A connection from this loopback address.
+async fn connect_from(address: [u8; 4], server: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((address, 0).into()).unwrap();
+    socket.connect(server).await.unwrap()
+}
+
 #[tokio::test]
-async fn connections_over_the_limit_are_closed_at_once() {
-    // As in `resolver/src/tcp.rs`.
-    const MAX_CONNECTIONS: usize = 512;
+async fn a_client_has_a_share_of_the_connections() {
+    // Half of `MAX_CONNECTIONS` in `resolver/src/tcp.rs`.
+    const SHARE: usize = 256;
     raise_file_limit().unwrap();
     let served = ResolverUnderTest::local(&[]);
     let mut open = Vec::new();
-    for _ in 0..MAX_CONNECTIONS {
+    for _ in 0..SHARE {
         let mut stream = TcpStream::connect(served.address).await.unwrap();
         write_message(&mut stream, &query(1, "one.z", Rtype::A)).await;
         read_message(&mut stream).await.unwrap();
@@ -202,6 +246,10 @@ async fn connections_over_the_limit_are_closed_at_once() {
         0
     );
     assert_eq!(served.resolver.counters().snapshot().connections_refused, 1);
+    // Another client has its own share.
+    let mut other = connect_from([127, 0, 0, 2], served.address).await;
+    write_message(&mut other, &query(3, "one.z", Rtype::A)).await;
+    assert_eq!(header_word(&read_message(&mut other).await.unwrap(), 0), 3);
     // Open connections are still answered.
     write_message(&mut open[0], &query(2, "one.z", Rtype::A)).await;
     assert_eq!(

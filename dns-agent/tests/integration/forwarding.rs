@@ -2,7 +2,7 @@
 //! all tasks wait.
 
 use std::{
-    net::{SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -15,13 +15,15 @@ use tokio::{
     task::JoinSet,
     time::{Instant, timeout},
 };
-use zerohop_resolver::raise_file_limit;
+use zerohop_resolver::{query::Transport, raise_file_limit};
 
 use crate::support::{
     DelayedMessages, FakeUpstream, PATIENCE, ResolverUnderTest, address_reply, ask, ask_over_tcp,
     header_word, last_address, query, rcode, reply, without_delay,
 };
 
+/// The client of queries that are given to the resolver without a socket.
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const SERVFAIL: u8 = 2;
 const NXDOMAIN: u8 = 3;
 const REFUSED: u8 = 5;
@@ -317,7 +319,7 @@ async fn a_question_goes_on_without_its_client() {
     let query_bytes = example();
     let first = served
         .resolver
-        .answer_message(&query_bytes, zerohop_resolver::query::Transport::Tcp);
+        .answer_message(&query_bytes, Transport::Tcp, CLIENT);
     let gone = timeout(Duration::from_millis(200), first).await;
     assert!(gone.is_err(), "{gone:?}");
     let answer = ask(served.address, &query_bytes).await;
@@ -631,20 +633,19 @@ async fn a_loop_costs_one_query_and_is_detected() {
 }
 
 #[tokio::test]
-async fn queries_above_the_limit_in_flight_get_servfail() {
+async fn a_client_has_a_share_of_the_questions_in_flight() {
     raise_file_limit().unwrap();
     let silent = FakeUpstream::silent().await;
     let served = ResolverUnderTest::local(&[&silent]);
     let mut waiting = JoinSet::new();
-    // `MAX_IN_FLIGHT` of the resolver.
-    let in_flight = 512;
+    // Half of `MAX_IN_FLIGHT` of the resolver.
+    let in_flight = 256;
     for number in 0..in_flight {
         let resolver = served.resolver.clone();
         let query_bytes = query(7, &format!("{number}.example.org"), Rtype::A);
         waiting.spawn(async move {
-            resolver
-                .answer_message(&query_bytes, zerohop_resolver::query::Transport::Udp)
-                .await
+            let answer = resolver.answer_message(&query_bytes, Transport::Udp, CLIENT);
+            answer.await
         });
     }
     while served.resolver.counters().snapshot().forwarded < in_flight {
@@ -659,6 +660,17 @@ async fn queries_above_the_limit_in_flight_get_servfail() {
         (2, in_flight),
         "queries above the limit, and forwarded queries"
     );
+    // Another client has its own share.
+    let resolver = served.resolver.clone();
+    waiting.spawn(async move {
+        let (query_bytes, other) = (example(), [192, 0, 2, 9].into());
+        let answer = resolver.answer_message(&query_bytes, Transport::Udp, other);
+        answer.await
+    });
+    while served.resolver.counters().snapshot().forwarded == in_flight {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(served.resolver.counters().snapshot().overloaded, 2);
     // Authoritative names are still answered.
     assert_eq!(
         last_address(&ask(served.address, &query(1, "one.z", Rtype::A)).await),

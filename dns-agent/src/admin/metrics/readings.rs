@@ -229,6 +229,7 @@ impl MetricsPage<'_> {
             upstream_hedges,
             upstream_tcp_fallbacks,
             upstream_near_misses,
+            replies_dropped,
             overloaded,
             cache_hits,
             cache_misses,
@@ -252,8 +253,13 @@ impl MetricsPage<'_> {
                 ignored,
             ),
             (
+                "zerohop_replies_dropped",
+                "Replies over UDP that could not be sent, or would have had to wait",
+                replies_dropped,
+            ),
+            (
                 "zerohop_connections_refused",
-                "Connections closed at once because too many were open",
+                "Connections closed at once because the client had its share of them",
                 connections_refused,
             ),
             (

@@ -1,0 +1,139 @@
+//! Fair shares of limited resources.
+//!
+//! A client may hold as much of a resource as is left free after it took it (the dynamic threshold
+//! of Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2), 1998). So one client gets at
+//! most half, two that want everything get a third each, and there is always room for another
+//! client.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// A resource that clients share: places, or bytes.
+#[derive(Clone, Debug)]
+pub(super) struct Shares(Arc<Mutex<Holdings>>);
+
+/// Some of a resource, held until it is dropped.
+#[derive(Debug)]
+pub(super) struct Share {
+    shares: Shares,
+    client: IpAddr,
+    amount: usize,
+}
+
+#[derive(Debug)]
+struct Holdings {
+    free: usize,
+    /// What each client holds. Clients that hold nothing are left out.
+    held: HashMap<IpAddr, usize>,
+}
+
+impl Shares {
+    pub(super) fn new(capacity: usize) -> Shares {
+        let (free, held) = (capacity, HashMap::new());
+        Shares(Arc::new(Mutex::new(Holdings { free, held })))
+    }
+
+    /// Takes an amount for a client. `None` if the client would then hold more than what is left.
+    pub(super) fn take(&self, client: IpAddr, amount: usize) -> Option<Share> {
+        let mut holdings = self.lock();
+        let held = holdings.held.get(&client).copied().unwrap_or_default() + amount;
+        let left = holdings.free.checked_sub(amount)?;
+        if held > left {
+            return None;
+        }
+        holdings.free = left;
+        holdings.held.insert(client, held);
+        Some(Share {
+            shares: self.clone(),
+            client,
+            amount,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Holdings> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut holdings = self.shares.lock();
+        holdings.free += self.amount;
+        let left = holdings.held.get(&self.client).copied().unwrap_or_default();
+        match left.saturating_sub(self.amount) {
+            0 => holdings.held.remove(&self.client),
+            left => holdings.held.insert(self.client, left),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn client(number: u8) -> IpAddr {
+        Ipv4Addr::new(10, 0, 0, number).into()
+    }
+
+    /// Takes one after another in turn for these clients, until none gets more.
+    fn take_all(shares: &Shares, clients: &[u8]) -> Vec<Share> {
+        let mut taken = Vec::new();
+        loop {
+            let before = taken.len();
+            let clients = clients.iter();
+            taken.extend(clients.filter_map(|number| shares.take(client(*number), 1)));
+            if taken.len() == before {
+                return taken;
+            }
+        }
+    }
+
+    #[test]
+    fn greedy_clients_leave_room_for_another() {
+        for (greedy, expected) in [(1, 60), (2, 40), (3, 30), (5, 20)] {
+            let shares = Shares::new(120);
+            let numbers: Vec<u8> = (0..greedy).collect();
+            let taken = take_all(&shares, &numbers);
+            assert_eq!(taken.len(), expected * usize::from(greedy), "{greedy}");
+            assert!(shares.take(client(99), 1).is_some());
+        }
+    }
+
+    #[test]
+    fn what_is_dropped_is_free_again() {
+        let shares = Shares::new(100);
+        drop(take_all(&shares, &[1, 2, 3]));
+        assert_eq!(take_all(&shares, &[4]).len(), 50);
+        assert!(shares.take(client(5), 51).is_none());
+        assert_eq!(shares.lock().held.len(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn no_client_holds_more_than_is_left(
+            steps in prop::collection::vec((0u8..6, 0usize..40, any::<bool>()), 0..200),
+        ) {
+            const CAPACITY: usize = 100;
+            let shares = Shares::new(CAPACITY);
+            let mut taken: Vec<Share> = Vec::new();
+            for (number, amount, takes) in steps {
+                if takes {
+                    taken.extend(shares.take(client(number), amount));
+                } else if !taken.is_empty() {
+                    taken.swap_remove(amount % taken.len());
+                }
+                let all: usize = taken.iter().map(|share| share.amount).sum();
+                let holdings = shares.lock();
+                prop_assert_eq!(holdings.free, CAPACITY - all);
+                prop_assert_eq!(holdings.held.values().sum::<usize>(), all);
+            }
+        }
+    }
+}

@@ -46,6 +46,14 @@ pub(crate) enum Contents {
     Client,
 }
 
+/// Where Linux distributions have Mozilla's list of certificate authorities, which upstreams over
+/// TLS are checked with. The first is the place in the image.
+const CERTIFICATE_BUNDLES: [&str; 3] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+];
+
 /// The default name of the agent's image.
 pub(crate) const AGENT: &str = "zerohop/dns-agent:dev";
 /// The default name of the clients' image.
@@ -109,6 +117,17 @@ pub(crate) fn build_agent(name: &str) -> Result<BuiltImage> {
     let program = build_static_agent()?;
     let mut layer = Layer::default();
     layer.add_file(&program, Path::new("/dns-agent"))?;
+    match CERTIFICATE_BUNDLES
+        .iter()
+        .map(Path::new)
+        .find(|path| path.exists())
+    {
+        Some(bundle) => layer.add_file(bundle, Path::new(CERTIFICATE_BUNDLES[0]))?,
+        None => println!(
+            "this machine has no list of certificate authorities (package ca-certificates), so the \
+             image needs SSL_CERT_FILE for `--upstream tls://…`"
+        ),
+    }
     println!("/dns-agent: {}", size_text(&program)?);
     write_archive(
         "dns-agent.tar",
@@ -124,9 +143,10 @@ pub(crate) fn build_agent(name: &str) -> Result<BuiltImage> {
                     "Cluster DNS, answered inside the Linux kernel",
                 "org.opencontainers.image.version": env!("CARGO_PKG_VERSION"),
                 // The second part is the license of dns-ebpf and dns-common, which the agent
-                // embeds. `GPL-2.0-only` is SPDX's present name for their `GPL-2.0`.
+                // embeds. `GPL-2.0-only` is SPDX's present name for their `GPL-2.0`. The third is
+                // that of the list of certificate authorities.
                 "org.opencontainers.image.licenses":
-                    "(Apache-2.0 OR MIT) AND (MIT OR GPL-2.0-only)",
+                    "(Apache-2.0 OR MIT) AND (MIT OR GPL-2.0-only) AND MPL-2.0",
             }),
             layer,
         },

@@ -8,8 +8,10 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
+
+use tokio::sync::Semaphore;
 
 /// A resource that clients share: places, or bytes.
 #[derive(Clone, Debug)]
@@ -70,6 +72,25 @@ impl Drop for Share {
     }
 }
 
+/// Turns of clients. A client's tasks that work one at a time leave the processor to tasks of other
+/// clients in between, however many connections it has.
+#[derive(Debug, Default)]
+pub(super) struct ClientTurns(Mutex<HashMap<IpAddr, Weak<Semaphore>>>);
+
+impl ClientTurns {
+    /// The turns of a client: a semaphore with one permit.
+    pub(super) fn of(&self, client: IpAddr) -> Arc<Semaphore> {
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = turns.get(&client).and_then(Weak::upgrade) {
+            return known;
+        }
+        turns.retain(|_, turns| turns.strong_count() > 0);
+        let new = Arc::new(Semaphore::new(1));
+        turns.insert(client, Arc::downgrade(&new));
+        new
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
@@ -113,6 +134,16 @@ mod tests {
         assert_eq!(take_all(&shares, &[4]).len(), 50);
         assert!(shares.take(client(5), 51).is_none());
         assert_eq!(shares.lock().held.len(), 0);
+    }
+
+    #[test]
+    fn a_client_has_the_same_turns_while_they_are_held() {
+        let turns = ClientTurns::default();
+        let (one, other) = (turns.of(client(1)), turns.of(client(2)));
+        assert!(Arc::ptr_eq(&one, &turns.of(client(1))) && !Arc::ptr_eq(&one, &other));
+        drop(one);
+        turns.of(client(3));
+        assert_eq!(turns.0.lock().unwrap().len(), 2);
     }
 
     proptest! {

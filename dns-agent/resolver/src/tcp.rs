@@ -8,6 +8,7 @@ use futures_util::{StreamExt, stream};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::Semaphore,
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -17,8 +18,9 @@ use super::{
     Resolver,
     compose::header_only,
     counters::increment,
+    message::QueryAction,
     query::{MAX_QUERY, Transport},
-    shares::{Share, Shares},
+    shares::{ClientTurns, Share, Shares},
 };
 
 /// Time limit for the next query to arrive, and for the client to accept a reply.
@@ -37,6 +39,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 struct ConnectionLimits {
     places: Shares,
     bytes: Shares,
+    turns: ClientTurns,
+}
+
+/// A client, and what its connections share with each other and with those of other clients.
+#[derive(Clone)]
+struct ConnectedClient {
+    address: IpAddr,
+    bytes: Shares,
+    turns: Arc<Semaphore>,
 }
 
 /// A message that waits to be answered or to be written.
@@ -58,6 +69,7 @@ pub(super) async fn serve_connections(listener: TcpListener, resolver: Arc<Resol
     let limits = Arc::new(ConnectionLimits {
         places: Shares::new(MAX_CONNECTIONS),
         bytes: Shares::new(MAX_WAITING_BYTES),
+        turns: ClientTurns::default(),
     });
     loop {
         let (stream, client) = match listener.accept().await {
@@ -80,8 +92,12 @@ pub(super) async fn serve_connections(listener: TcpListener, resolver: Arc<Resol
         };
         let (resolver, limits) = (resolver.clone(), limits.clone());
         connections.spawn(async move {
-            let served = serve_connection(stream, client.ip(), &resolver, &limits.bytes);
-            if let Err(error) = served.await {
+            let connected = ConnectedClient {
+                address: client.ip(),
+                bytes: limits.bytes.clone(),
+                turns: limits.turns.of(client.ip()),
+            };
+            if let Err(error) = serve_connection(stream, &connected, &resolver).await {
                 debug!(%client, %error, "a TCP connection is closed");
             }
             drop(place);
@@ -99,17 +115,16 @@ pub(super) async fn serve_connections(listener: TcpListener, resolver: Arc<Resol
 /// When a reply can't be written, a query is too long, or too many bytes of the client wait.
 async fn serve_connection(
     stream: TcpStream,
-    client: IpAddr,
+    client: &ConnectedClient,
     resolver: &Arc<Resolver>,
-    bytes: &Shares,
 ) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     // The stream of queries ends without an error, so that queries already read are answered.
     let queries = stream::unfold(Some(reader), |reader| {
-        let bytes = bytes.clone();
+        let client = client.clone();
         async move {
             let mut reader = reader?;
-            let read = read_query(&mut reader, client, &bytes);
+            let read = read_query(&mut reader, &client);
             let query = timeout(IDLE_TIMEOUT, read).await.ok()?.ok()?;
             let reader = matches!(query, ReceivedQuery::Whole(_)).then_some(reader);
             Some((query, reader))
@@ -117,7 +132,7 @@ async fn serve_connection(
     });
     let mut replies = pin!(
         queries
-            .map(|query| async move { answer_query(query, client, resolver, bytes).await })
+            .map(|query| async move { answer_query(query, client, resolver).await })
             .buffer_unordered(MAX_CONCURRENT_QUERIES)
     );
     while let Some(reply) = replies.next().await {
@@ -131,8 +146,7 @@ async fn serve_connection(
 /// Reads a query, if the client may have its bytes wait.
 async fn read_query(
     stream: &mut (impl AsyncRead + Unpin),
-    client: IpAddr,
-    shares: &Shares,
+    client: &ConnectedClient,
 ) -> io::Result<ReceivedQuery> {
     let length = usize::from(stream.read_u16().await?);
     if length > MAX_QUERY {
@@ -140,23 +154,26 @@ async fn read_query(
         stream.read_exact(&mut start).await?;
         return Ok(ReceivedQuery::TooLong(start));
     }
-    let share = shares.take(client, length).ok_or_else(too_much_waits)?;
+    let _share = client.take_bytes(length)?;
     let mut bytes = vec![0; length];
     stream.read_exact(&mut bytes).await?;
-    let _share = share;
     Ok(ReceivedQuery::Whole(WaitingMessage { bytes, _share }))
 }
 
 async fn answer_query(
     query: ReceivedQuery,
-    client: IpAddr,
+    client: &ConnectedClient,
     resolver: &Arc<Resolver>,
-    shares: &Shares,
 ) -> io::Result<Option<WaitingMessage>> {
     let reply = match &query {
         ReceivedQuery::Whole(query) => {
-            let answer = resolver.answer_message(&query.bytes, Transport::Tcp, client);
-            answer.await
+            let turn = client.turns.acquire().await;
+            let action = resolver.start_answer(&query.bytes, Transport::Tcp, client.address);
+            drop(turn);
+            match action {
+                QueryAction::Send(message) => Some(message),
+                action => resolver.finish_answer(action, client.address).await,
+            }
         }
         ReceivedQuery::TooLong(start) => Message::from_slice(start)
             .ok()
@@ -165,14 +182,17 @@ async fn answer_query(
     let Some(bytes) = reply else {
         return Ok(None);
     };
-    let _share = shares
-        .take(client, bytes.len())
-        .ok_or_else(too_much_waits)?;
+    let _share = client.take_bytes(bytes.len())?;
     Ok(Some(WaitingMessage { bytes, _share }))
 }
 
-fn too_much_waits() -> io::Error {
-    io::Error::other("too many bytes of queries and replies of this client wait")
+impl ConnectedClient {
+    /// # Errors
+    /// When too many bytes of the client wait.
+    fn take_bytes(&self, count: usize) -> io::Result<Share> {
+        let share = self.bytes.take(self.address, count);
+        share.ok_or_else(|| io::Error::other("too many bytes of queries and replies wait"))
+    }
 }
 
 /// Reads a message with its two-byte length prefix.

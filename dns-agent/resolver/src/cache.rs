@@ -133,9 +133,20 @@ impl ReplyCache {
     }
 
     /// Lowers and raises the TTLs of a reply as the settings say, and stores it if it may be
-    /// stored. The reply has no OPT record.
-    pub(super) fn store(&self, key: &CacheKey, message: &mut [u8], qtype: Rtype, now: Instant) {
+    /// stored. The reply has no OPT record. `zones` are those with which it was checked.
+    pub(super) fn store(
+        &self,
+        key: &CacheKey,
+        message: &mut [u8],
+        qtype: Rtype,
+        now: Instant,
+        zones: &[Apex],
+    ) {
         let reply = StoredReply::read(message, qtype, &self.settings, now);
+        let known = self.zones.read().unwrap_or_else(PoisonError::into_inner);
+        if !are_same(&known, zones) {
+            return;
+        }
         let (Some(stores), Some(reply)) = (&self.stores, reply) else {
             return;
         };
@@ -153,14 +164,16 @@ impl ReplyCache {
 
     /// Forgets all replies if the zones are not those with which they were stored.
     pub(super) fn follow_zones(&self, zones: &[Apex]) {
-        let is_same = |known: &Vec<Name>| known.iter().eq(zones.iter().map(|zone| &zone.name));
-        if is_same(&self.zones.read().unwrap_or_else(PoisonError::into_inner)) {
+        let known = self.zones.read().unwrap_or_else(PoisonError::into_inner);
+        if are_same(&known, zones) {
             return;
         }
+        drop(known);
         let mut known = self.zones.write().unwrap_or_else(PoisonError::into_inner);
         *known = zones.iter().map(|zone| zone.name.clone()).collect();
         if let Some(stores) = &self.stores {
             stores.replies.clear();
+            stores.failures.clear();
         }
     }
 
@@ -169,6 +182,10 @@ impl ReplyCache {
         let replies = self.stores.as_ref().map(|stores| &stores.replies);
         replies.map_or((0, 0), |replies| (replies.len() as u64, replies.weight()))
     }
+}
+
+fn are_same(known: &[Name], zones: &[Apex]) -> bool {
+    known.iter().eq(zones.iter().map(|zone| &zone.name))
 }
 
 impl Stores {

@@ -31,6 +31,9 @@ pub(super) enum Relay {
         message: Vec<u8>,
         extended_rcode: u8,
     },
+    /// The response can't be given to the client: it can't be parsed, or is truncated although the
+    /// client uses TCP.
+    Unusable,
     /// Another action.
     Other(QueryAction),
 }
@@ -77,9 +80,15 @@ impl Query {
     pub(super) fn finish(&self, relay: Relay) -> QueryAction {
         match relay {
             Relay::Whole {
-                message,
+                mut message,
                 extended_rcode,
-            } => QueryAction::Send(self.finish_message(message, extended_rcode, None)),
+            } => {
+                if !self.asks_for_ad() {
+                    Header::for_message_slice_mut(&mut message).set_ad(false);
+                }
+                QueryAction::Send(self.finish_message(message, extended_rcode, None))
+            }
+            Relay::Unusable => QueryAction::Send(self.error_reply(OptRcode::SERVFAIL)),
             Relay::Other(action) => action,
         }
     }
@@ -92,13 +101,12 @@ impl Query {
         local_names: &LocalNames<'_>,
         rotation: usize,
     ) -> Relay {
-        let servfail = || Relay::Other(QueryAction::Send(self.error_reply(OptRcode::SERVFAIL)));
         // A TCP client can't retry over a transport with a larger limit.
         if response.is_truncated() && self.transport == Transport::Tcp {
-            return servfail();
+            return Relay::Unusable;
         }
         let Some(found) = response.relevant_records(&self.name, self.qtype, local_names) else {
-            return servfail();
+            return Relay::Unusable;
         };
         let mut header = response.header();
         if found.chain_end == ChainEnd::Local && response.is_answer() {
@@ -112,6 +120,7 @@ impl Query {
                     ..Flags::default()
                 },
                 upstream_queries: 1,
+                error: None,
             };
             return Relay::Other(chase.continue_locally(local_names, rotation));
         }
@@ -155,6 +164,7 @@ impl Chase {
                 ..Flags::default()
             },
             upstream_queries: 0,
+            error: None,
         }
     }
 
@@ -302,7 +312,8 @@ impl Chase {
             aa: false,
             ..self.flags
         };
-        QueryAction::Send(self.query.reply(OptRcode::SERVFAIL, flags, &sections))
+        let servfail = OptRcode::SERVFAIL;
+        QueryAction::Send(self.query.reply(servfail, flags, &sections, self.error))
     }
 
     /// A reply with the chain as the answer section, and with authority and additional records.
@@ -315,6 +326,6 @@ impl Chase {
     ) -> QueryAction {
         let records = [&self.chain[..], authority, additional];
         let sections = render_sections(&self.query.name, records, rotation);
-        QueryAction::Send(self.query.reply(rcode, flags, &sections))
+        QueryAction::Send(self.query.reply(rcode, flags, &sections, None))
     }
 }

@@ -3,7 +3,9 @@
 
 use domain::{
     base::{
-        Header, HeaderCounts, ParsedName, ParsedRecord, Question, header::Flags, iana::OptRcode,
+        Header, HeaderCounts, ParsedName, ParsedRecord, Question,
+        header::Flags,
+        iana::{OptRcode, Rcode},
     },
     dep::octseq::Parser,
 };
@@ -47,19 +49,15 @@ pub(super) fn header_only(header: Header, rcode: OptRcode) -> Vec<u8> {
 
 impl Query {
     /// The reply with these sections. AA, TC, RA and AD come from `flags`; truncation also sets TC.
-    pub(super) fn reply(&self, rcode: OptRcode, flags: Flags, sections: &Sections) -> Vec<u8> {
-        self.assemble(
-            reply_header(self.header, rcode, flags),
-            rcode.ext(),
-            sections,
-        )
-    }
-
-    /// The reply with this header and these sections. `extended_rcode` is the upper part of the
-    /// response code, for the OPT record.
-    fn assemble(&self, header: Header, extended_rcode: u8, sections: &Sections) -> Vec<u8> {
-        let message = self.assemble_whole(header, sections);
-        self.finish_message(message, extended_rcode, None)
+    pub(super) fn reply(
+        &self,
+        rcode: OptRcode,
+        flags: Flags,
+        sections: &Sections,
+        error: Option<ExtendedError>,
+    ) -> Vec<u8> {
+        let message = self.assemble_whole(reply_header(self.header, rcode, flags), sections);
+        self.finish_message(message, rcode.ext(), error)
     }
 
     /// The message with this header and these sections, of any length and without an OPT record.
@@ -111,6 +109,11 @@ impl Query {
         error: Option<ExtendedError>,
     ) -> Vec<u8> {
         let Some(edns) = self.edns else {
+            if extended_rcode != 0 {
+                // Without an OPT record, the lower bits alone would be another code, such as
+                // NOERROR.
+                Header::for_message_slice_mut(&mut message).set_rcode(Rcode::SERVFAIL);
+            }
             truncate_message(&mut message, self.limit());
             return message;
         };

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use super::{
     counters::{ResolverCounters, increment},
-    response::{Response, UpstreamQuery},
+    response::{NoResponse, Response, UpstreamQuery},
     shares::Shares,
     upstream::UpstreamPool,
 };
@@ -129,20 +129,6 @@ impl Drop for ExchangeEntry {
     }
 }
 
-/// The reason why there is no response from upstreams.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoResponse {
-    /// No upstream is configured.
-    NoUpstream,
-    /// The cluster's DNS is responsible, and has no known address, or only addresses of this
-    /// resolver.
-    ClusterDnsUnknown,
-    /// The client has its share of [`MAX_IN_FLIGHT`] or [`MAX_WAITING`].
-    Overloaded,
-    /// Every upstream failed, or did not respond in time.
-    NoAnswer,
-}
-
 impl Forwarder {
     pub(super) fn new(pool: UpstreamPool, counters: Arc<ResolverCounters>) -> Forwarder {
         Forwarder {
@@ -166,14 +152,18 @@ impl Forwarder {
             return Err(NoResponse::NoUpstream);
         }
         let waiting = self.waiting.take(client, 1);
-        let (Some(_held_while_waiting), Some(exchange)) = (
-            waiting,
-            self.join_or_start_exchange(upstreams, query, client),
-        ) else {
+        let exchange = match &waiting {
+            Some(_) => self.join_or_start_exchange(upstreams, query, client),
+            None => None,
+        };
+        let Some(exchange) = exchange else {
             increment(&self.counters.overloaded);
             return Err(NoResponse::Overloaded);
         };
-        exchange.await
+        // The place is held until the response is here.
+        let response = exchange.await;
+        drop(waiting);
+        response
     }
 
     /// The exchange for this query: an exchange in flight, or a new exchange. `None`: too many
@@ -196,22 +186,23 @@ impl Forwarder {
             key: key.clone(),
         };
         let (sender, result) = oneshot::channel();
-        let give = move |response: Option<Response>| {
+        let give = move |result: Result<Response, NoResponse>| {
             // A later query must not join an exchange that has ended.
             drop(entry);
-            let result = response.map(Arc::new).ok_or(NoResponse::NoAnswer);
             // The clients may have gone away.
-            let _ = sender.send(result);
+            let _ = sender.send(result.map(Arc::new));
         };
         let (pool, upstreams, query) = (self.pool.clone(), upstreams.to_vec(), query.clone());
+        let exchange = async move { result.await.unwrap_or(Err(NoResponse::NoAnswer)) };
+        let exchange = exchange.boxed().shared();
+        open.insert(key, exchange.clone());
+        // A runtime that is shut down drops the task at once, and `entry` locks the map.
+        drop(open);
         tokio::spawn(async move {
             // Measurements after the response hold sockets too.
             let _held_until_done = share;
             pool.ask(&upstreams, &query, give).await;
         });
-        let exchange = async move { result.await.unwrap_or(Err(NoResponse::NoAnswer)) };
-        let exchange = exchange.boxed().shared();
-        open.insert(key, exchange.clone());
         Some(exchange)
     }
 }

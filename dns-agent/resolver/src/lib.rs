@@ -50,7 +50,7 @@ use tokio::{
     time::Instant,
 };
 
-pub use self::response::Records;
+pub use self::response::{NoResponse, Records};
 use self::{
     bailiwick::LocalNames,
     cache::ReplyCache,
@@ -66,7 +66,7 @@ pub use self::{
     cache::CacheSettings,
     canary::Canary,
     counters::{ResolverCounters, ResolverCounts},
-    forward::{NoResponse, UpstreamServers},
+    forward::UpstreamServers,
     lookup::UpstreamLookup,
     query::is_transfer,
     upstream::{NameCase, TlsUpstreams, UpstreamOptions, UpstreamPolicy},
@@ -319,34 +319,33 @@ impl Upstreams {
             .map_or(&[], |cluster| &cluster.domains)
     }
 
-    /// The servers for a name, given the local zones.
-    fn servers_for(&self, name: &Name, zones: &[Apex]) -> ServersForName {
+    /// Whether a name belongs to the cluster, given the local zones.
+    fn place_of(&self, name: &Name, zones: &[Apex]) -> NamePlace {
         let is_in = |suffix: &Name| name.is_at_or_below(suffix);
         let is_in_zone = zones.iter().any(|zone| is_in(&zone.name));
-        let Some(cluster) = &self.cluster else {
-            return ServersForName {
-                servers: Some(self.outside.clone()),
-                place: NamePlace::of(is_in_zone),
-            };
+        NamePlace::of(match &self.cluster {
+            None => is_in_zone,
+            // Without local zones, any name may belong to the cluster. Any reverse name may belong
+            // to a Service or a Pod.
+            Some(cluster) => {
+                zones.is_empty()
+                    || is_in_zone
+                    || cluster.domains.iter().any(is_in)
+                    || reverse_range(name).is_some()
+            }
+        })
+    }
+
+    /// The servers for a name, given the local zones.
+    fn servers_for(&self, name: &Name, zones: &[Apex]) -> ServersForName {
+        let place = self.place_of(name, zones);
+        let servers = match &self.cluster {
+            Some(cluster) if place == NamePlace::Cluster || self.outside.is_empty() => {
+                Some(cluster.servers.usable()).filter(|servers| !servers.is_empty())
+            }
+            _ => Some(self.outside.clone()),
         };
-        // Without local zones, any name may belong to the cluster.
-        let zones_are_unknown = zones.is_empty();
-        // Any reverse name may belong to a Service or a Pod.
-        let is_reverse_name = reverse_range(name).is_some();
-        let place = NamePlace::of(
-            zones_are_unknown || is_in_zone || cluster.domains.iter().any(is_in) || is_reverse_name,
-        );
-        if place == NamePlace::Outside && !self.outside.is_empty() {
-            return ServersForName {
-                servers: Some(self.outside.clone()),
-                place,
-            };
-        }
-        let servers = Some(cluster.servers.usable());
-        ServersForName {
-            servers: servers.filter(|servers| !servers.is_empty()),
-            place,
-        }
+        ServersForName { servers, place }
     }
 }
 

@@ -17,10 +17,9 @@ use super::{
     chase::Relay,
     compose::ExtendedError,
     counters::increment,
-    forward::NoResponse,
     message::{Chase, QueryAction},
     query::Query,
-    response::{Response, UpstreamQuery},
+    response::{NoResponse, Response, UpstreamQuery},
 };
 
 /// How long a client waits for upstreams before it gets a stale reply (RFC 8767 section 5).
@@ -125,7 +124,7 @@ impl Resolver {
         query: Query,
         context: &mut LookupContext<'_>,
     ) -> QueryAction {
-        let Some(stale) = self.find_stale(&query) else {
+        let Some(stale) = self.find_stale(&query, context.cache_use) else {
             let (Asked::Answered(action) | Asked::Failed(action)) =
                 self.ask_upstreams(&query, context).await;
             return action;
@@ -156,42 +155,96 @@ impl Resolver {
     /// Continues a chain of CNAMEs with the records of its target, from the cache or from
     /// upstreams.
     pub(super) async fn continue_chase(
-        &self,
-        chase: Chase,
+        self: &Arc<Self>,
+        mut chase: Chase,
         context: &mut LookupContext<'_>,
     ) -> QueryAction {
         let query = Query::for_target(&chase.target, chase.query.qtype);
-        let now = Instant::now();
-        let key = CacheKey::of(&query);
-        let cached = match &key {
-            Some(key) if context.cache_use == CacheUse::Answered => self.cache.find(key, now),
-            _ => Found::Nothing,
-        };
-        let response = match cached {
-            Found::Fresh(reply) => {
-                increment(&self.counters.cache_hits);
-                let message = reply.copy(now, TtlSource::Remaining);
-                Some(Arc::new(Response::stored(message)))
-            }
-            Found::Failed(_) => {
-                increment(&self.counters.cached_failures);
+        let response = match self.look_up_target(&query, context).await {
+            Ok(response) => Some(response),
+            Err(error) => {
+                chase.error = error;
                 None
-            }
-            Found::StaleOnly(_) | Found::Stale(_) | Found::Nothing => {
-                let upstream_query = UpstreamQuery::chasing(&chase);
-                let (response, place) =
-                    (self.query_upstreams(&chase.target, &upstream_query, context)).await;
-                if let Ok(response) = &response
-                    && place == NamePlace::Outside
-                {
-                    let relay = self.relay(&query, response, context.rotation);
-                    self.keep(&query, relay);
-                }
-                response.ok()
             }
         };
         self.with_local_names(|local_names| {
             chase.complete(response.as_deref(), local_names, context.rotation)
+        })
+    }
+
+    /// Looks up the target of an alias.
+    ///
+    /// # Errors
+    /// If there is no response, with what a SERVFAIL reply says about that.
+    async fn look_up_target(
+        self: &Arc<Self>,
+        query: &Query,
+        context: &mut LookupContext<'_>,
+    ) -> Result<Arc<Response>, Option<ExtendedError>> {
+        let now = Instant::now();
+        let found = match CacheKey::of(query) {
+            Some(key) if context.cache_use == CacheUse::Answered => self.cache.find(&key, now),
+            _ => Found::Nothing,
+        };
+        let stored = |reply: &StoredReply, ttl| Arc::new(Response::stored(reply.copy(now, ttl)));
+        let stale = match found {
+            Found::Fresh(reply) => {
+                increment(&self.counters.cache_hits);
+                if reply.count_hit(now) {
+                    increment(&self.counters.cache_refreshes);
+                    self.refresh(query.clone(), context.client);
+                }
+                return Ok(stored(&reply, TtlSource::Remaining));
+            }
+            Found::StaleOnly(reply) => {
+                increment(&self.counters.stale_replies);
+                return Ok(stored(&reply, TtlSource::Stale));
+            }
+            Found::Failed(_) => {
+                increment(&self.counters.cached_failures);
+                return Err(Some(ExtendedError::CachedError));
+            }
+            Found::Stale(reply) => Some(reply),
+            Found::Nothing => None,
+        };
+        let asked = self.ask_for_target(query, context);
+        let Some(stale) = stale else {
+            return asked.await;
+        };
+        match timeout(STALE_AFTER, asked).await {
+            Ok(Ok(response)) if response.is_answer() => return Ok(response),
+            Ok(_) => {}
+            // Keeps the response when it arrives.
+            Err(_) => self.refresh(query.clone(), context.client),
+        }
+        increment(&self.counters.stale_replies);
+        Ok(stored(&stale, TtlSource::Stale))
+    }
+
+    /// Asks upstreams for the target of an alias, and keeps the reply or the failure in the cache.
+    async fn ask_for_target(
+        &self,
+        query: &Query,
+        context: &mut LookupContext<'_>,
+    ) -> Result<Arc<Response>, Option<ExtendedError>> {
+        let upstream_query = UpstreamQuery::forwarding(query);
+        let (response, place) = self
+            .query_upstreams(&query.name, &upstream_query, context)
+            .await;
+        let response = response.map_err(|reason| {
+            if reason == NoResponse::NoAnswer {
+                self.keep_failure(query, OptRcode::SERVFAIL, place);
+            }
+            error_about(reason)
+        })?;
+        if !response.is_answer() {
+            self.keep_failure(query, response.rcode(), place);
+            return Ok(response);
+        }
+        let relay = self.relay(query, &response, context.rotation);
+        Ok(match self.keep(query, relay) {
+            Relay::Whole { message, .. } => Arc::new(Response::stored(message)),
+            Relay::Unusable | Relay::Other(_) => response,
         })
     }
 
@@ -210,7 +263,10 @@ impl Resolver {
         });
     }
 
-    fn find_stale(&self, query: &Query) -> Option<Arc<StoredReply>> {
+    fn find_stale(&self, query: &Query, cache_use: CacheUse) -> Option<Arc<StoredReply>> {
+        if cache_use == CacheUse::Bypassed {
+            return None;
+        }
         match self.cache.find(&CacheKey::of(query)?, Instant::now()) {
             Found::Stale(reply) | Found::StaleOnly(reply) => Some(reply),
             Found::Fresh(_) | Found::Failed(_) | Found::Nothing => None,
@@ -237,25 +293,23 @@ impl Resolver {
         let response = match response {
             Ok(response) => response,
             Err(NoResponse::NoUpstream) => return fail(OptRcode::REFUSED, None),
-            Err(NoResponse::Overloaded) => {
-                return fail(OptRcode::SERVFAIL, Some(ExtendedError::Overloaded));
-            }
-            Err(NoResponse::ClusterDnsUnknown) => return fail(OptRcode::SERVFAIL, None),
-            Err(NoResponse::NoAnswer) => {
-                self.keep_failure(query, OptRcode::SERVFAIL, place);
-                let error = Some(ExtendedError::NoReachableAuthority);
-                return fail(OptRcode::SERVFAIL, error);
+            Err(reason) => {
+                if reason == NoResponse::NoAnswer {
+                    self.keep_failure(query, OptRcode::SERVFAIL, place);
+                }
+                return fail(OptRcode::SERVFAIL, error_about(reason));
             }
         };
-        let relay = self.relay(query, &response, context.rotation);
         if !response.is_answer() {
             self.keep_failure(query, response.rcode(), place);
-            return Asked::Failed(query.finish(relay));
+            return Asked::Failed(query.finish(self.relay(query, &response, context.rotation)));
         }
-        Asked::Answered(match place {
-            NamePlace::Outside => query.finish(self.keep(query, relay)),
-            NamePlace::Cluster => query.finish(relay),
-        })
+        match self.keep(query, self.relay(query, &response, context.rotation)) {
+            // Whether the response can be used may depend on the client's transport, so the failure
+            // is not kept.
+            Relay::Unusable => Asked::Failed(query.finish(Relay::Unusable)),
+            relay => Asked::Answered(query.finish(relay)),
+        }
     }
 
     fn relay(&self, query: &Query, response: &Response, rotation: usize) -> Relay {
@@ -263,14 +317,29 @@ impl Resolver {
         self.with_local_names(decide)
     }
 
-    /// Stores a reply in the cache, with TTLs as the cache's settings say. Returns the reply.
+    /// Stores a reply in the cache, with TTLs as the cache's settings say, unless its name belongs
+    /// to the cluster by now. Returns the reply.
     fn keep(&self, query: &Query, mut relay: Relay) -> Relay {
-        if let (Relay::Whole { message, .. }, Some(key)) = (&mut relay, CacheKey::of(query)) {
-            self.cache.store(&key, message, query.qtype, Instant::now());
-            let (replies, bytes) = self.cache.size();
-            self.counters.cached_replies.store(replies, Relaxed);
-            self.counters.cached_bytes.store(bytes, Relaxed);
-        }
+        let Relay::Whole {
+            message,
+            extended_rcode: 0,
+        } = &mut relay
+        else {
+            return relay;
+        };
+        let Some(key) = CacheKey::of(query) else {
+            return relay;
+        };
+        self.data.with_data(&mut |data| {
+            let zones = data.zones();
+            if self.upstreams.place_of(&query.name, zones) == NamePlace::Outside {
+                let now = Instant::now();
+                self.cache.store(&key, message, query.qtype, now, zones);
+            }
+        });
+        let (replies, bytes) = self.cache.size();
+        self.counters.cached_replies.store(replies, Relaxed);
+        self.counters.cached_bytes.store(bytes, Relaxed);
         relay
     }
 
@@ -314,5 +383,14 @@ impl Resolver {
             Err(reason) => Err(*reason),
         });
         (result, place)
+    }
+}
+
+/// What a SERVFAIL reply says about the lack of a response.
+fn error_about(reason: NoResponse) -> Option<ExtendedError> {
+    match reason {
+        NoResponse::Overloaded => Some(ExtendedError::Overloaded),
+        NoResponse::NoAnswer => Some(ExtendedError::NoReachableAuthority),
+        NoResponse::NoUpstream | NoResponse::ClusterDnsUnknown => None,
     }
 }

@@ -7,7 +7,7 @@ use domain::base::{Message, header::Flags, iana::OptRcode};
 use zerohop_zone::{Answer, Name, Record, ZoneData, render};
 
 use super::{
-    compose,
+    compose::{self, ExtendedError},
     query::{Query, Transport},
 };
 
@@ -40,6 +40,8 @@ pub struct Chase {
     pub(super) flags: Flags,
     /// Number of upstream queries sent for the client's query so far.
     pub(super) upstream_queries: usize,
+    /// What a SERVFAIL reply says about the last upstream query.
+    pub(super) error: Option<ExtendedError>,
 }
 
 /// Decides what to do with a message from a client.
@@ -87,5 +89,5 @@ pub fn respond(
         aa: true,
         ..Flags::default()
     };
-    QueryAction::Send(query.reply(rcode, flags, &sections))
+    QueryAction::Send(query.reply(rcode, flags, &sections, None))
 }

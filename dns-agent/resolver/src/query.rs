@@ -101,6 +101,11 @@ impl Query {
         })
     }
 
+    /// Whether the reply may have AD set (RFC 6840 sections 5.7 and 5.8).
+    pub(super) fn asks_for_ad(&self) -> bool {
+        self.header.ad() || self.edns.is_some_and(|edns| edns.dnssec_ok)
+    }
+
     /// The query for the target of an alias, with RD set and without an OPT record.
     pub(super) fn for_target(target: &Name, qtype: Rtype) -> Query {
         let mut header = Header::new();

@@ -59,6 +59,20 @@ pub enum CaseCheck {
     Exact,
 }
 
+/// The reason why there is no response from upstreams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoResponse {
+    /// No upstream is configured.
+    NoUpstream,
+    /// The cluster's DNS is responsible, and has no known address, or only addresses of this
+    /// resolver.
+    ClusterDnsUnknown,
+    /// The client has its share of the places, or this host has no socket left.
+    Overloaded,
+    /// Every upstream failed, or did not respond in time.
+    NoAnswer,
+}
+
 /// An upstream's response to a query.
 #[derive(Debug)]
 pub struct Response {
@@ -74,7 +88,8 @@ impl UpstreamQuery {
     pub fn forwarding(query: &Query) -> UpstreamQuery {
         let flags = Flags {
             rd: query.header.rd(),
-            ad: query.header.ad(),
+            // So that the response is the same for clients with and without AD.
+            ad: true,
             cd: query.header.cd(),
             ..Flags::default()
         };
@@ -245,32 +260,43 @@ impl Response {
     /// Without an OPT record, parses all records, and removes the bytes after the last one. `None`
     /// if the parsed part is malformed.
     fn without_opt(bytes: &[u8], question_len: usize) -> Option<Response> {
-        // A compression pointer into the header is an error, because the header changes later.
+        // A compression pointer into the header or into a TTL is an error, because they change
+        // later.
         // Parsing such a name fails: the byte 0xff starts a pointer to offset 16128 or higher, so
         // it leads forward.
         let mut blanked = bytes.to_vec();
         blanked[..HEADER_LEN].fill(0xff);
-        let mut parser = Parser::from_ref(blanked.as_slice());
-        parser.advance(HEADER_LEN + question_len).ok()?;
         let mut response = Response {
             message: bytes.to_vec(),
             extended_rcode: 0,
         };
         let counts = HeaderCounts::for_message_slice(bytes);
+        let mut position = HEADER_LEN + question_len;
+        let mut next = |blanked: &mut [u8]| {
+            let mut parser = Parser::from_ref(&*blanked);
+            parser.advance(position).ok()?;
+            let record = next_record(blanked, &mut parser)?;
+            let (start, end) = (position, parser.pos());
+            position = end;
+            // The TTL has 4 bytes, and is followed by the length of the data in 2 bytes.
+            let ttl = end.checked_sub(usize::from(record.rdlen()) + 6)?;
+            let (rtype, seconds) = (record.rtype(), record.ttl().as_secs());
+            blanked.get_mut(ttl..ttl + 4)?.fill(0xff);
+            Some((start, rtype, seconds))
+        };
         for _ in 0..u32::from(counts.ancount()) + u32::from(counts.nscount()) {
-            next_record(&blanked, &mut parser)?;
+            next(&mut blanked)?;
         }
         for index in 0..counts.arcount() {
-            let start = parser.pos();
-            let record = next_record(&blanked, &mut parser)?;
-            if record.rtype() == Rtype::OPT {
+            let (start, rtype, ttl) = next(&mut blanked)?;
+            if rtype == Rtype::OPT {
                 response.message.truncate(start);
                 HeaderCounts::for_message_slice_mut(&mut response.message).set_arcount(index);
-                [response.extended_rcode, ..] = record.ttl().as_secs().to_be_bytes();
+                [response.extended_rcode, ..] = ttl.to_be_bytes();
                 return Some(response);
             }
         }
-        response.message.truncate(parser.pos());
+        response.message.truncate(position);
         Some(response)
     }
 

@@ -156,7 +156,12 @@ mod tests {
             let mut taken: Vec<Share> = Vec::new();
             for (number, amount, takes) in steps {
                 if takes {
-                    taken.extend(shares.take(client(number), amount));
+                    let share = shares.take(client(number), amount);
+                    let holdings = shares.lock();
+                    let held = holdings.held.get(&client(number)).copied().unwrap_or_default();
+                    prop_assert!(share.is_none() || held <= holdings.free);
+                    drop(holdings);
+                    taken.extend(share);
                 } else if !taken.is_empty() {
                     taken.swap_remove(amount % taken.len());
                 }

@@ -38,7 +38,7 @@ pub use self::{selection::UpstreamPolicy, tls::TlsUpstreams};
 use crate::{
     counters::{ResolverCounters, increment},
     query::Transport,
-    response::{CaseCheck, Reply, Response, UpstreamQuery},
+    response::{CaseCheck, NoResponse, Reply, Response, UpstreamQuery},
 };
 
 /// Upper bound on the sockets of queries over UDP. A question that no server answers holds several,
@@ -99,13 +99,15 @@ impl UpstreamPool {
         &self,
         servers: &[SocketAddr],
         query: &UpstreamQuery,
-        give: impl FnOnce(Option<Response>),
+        give: impl FnOnce(Result<Response, NoResponse>),
     ) {
         let candidates = self.candidates(servers, query);
         let mut race = Race::new(now(), &candidates);
         let mut running = FuturesUnordered::new();
         let mut best: Option<(AttemptNumber, Response)> = None;
         let mut give = Some(give);
+        // What the lack of a response says.
+        let mut failure = NoResponse::NoAnswer;
         loop {
             for step in race.take_steps() {
                 match step {
@@ -122,7 +124,7 @@ impl UpstreamPool {
                             .take_if(|(number, _)| Some(*number) == result)
                             .map(|(_, response)| response);
                         if let Some(give) = give.take() {
-                            give(response);
+                            give(response.ok_or(failure));
                         }
                     }
                 }
@@ -132,6 +134,9 @@ impl UpstreamPool {
             };
             tokio::select! {
                 Some((number, end, response)) = running.next() => {
+                    if end == AttemptEnd::NotSent {
+                        failure = NoResponse::Overloaded;
+                    }
                     race.end_attempt(now(), number, end);
                     if race.best_attempt() == Some(number) {
                         best = response.map(|response| (number, response));
@@ -163,8 +168,8 @@ impl UpstreamPool {
     fn observe(&self, server: SocketAddr, observation: Observation) {
         match observation {
             Observation::Lost(_) => self.counters.count_loss(server),
-            Observation::Unreachable => increment(&self.counters.upstream_errors),
-            Observation::Responded(_) | Observation::RefusedEdns => {}
+            Observation::Unreachable(_) => increment(&self.counters.upstream_errors),
+            Observation::Responded(_) | Observation::Refused | Observation::RefusedEdns => {}
         }
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.observe(server, now(), observation);
@@ -243,6 +248,9 @@ impl UpstreamPool {
         result: io::Result<Option<Reply>>,
     ) -> (AttemptEnd, Option<Response>) {
         match result {
+            Ok(Some(Reply::Complete(response))) if response.records().is_none() => {
+                (AttemptEnd::Unusable, None)
+            }
             Ok(Some(Reply::Complete(response))) => (end_of(&response), Some(response)),
             Ok(Some(Reply::Truncated(response))) => (AttemptEnd::Truncated, Some(response)),
             Ok(Some(Reply::Unreadable | Reply::TooLarge)) => (AttemptEnd::Unusable, None),

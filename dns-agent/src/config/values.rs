@@ -241,10 +241,10 @@ impl FromStr for CacheSize {
     fn from_str(text: &str) -> Result<Self, String> {
         const MAX: u64 = 16 << 30;
         let units = [("Ki", 10), ("Mi", 20), ("Gi", 30)];
-        let unit = units.iter().find(|(unit, _)| text.ends_with(unit));
-        let (number, shift) = unit.map_or((text, 0), |(unit, shift)| {
-            (text.trim_end_matches(unit), *shift)
-        });
+        let mut with_unit = units
+            .iter()
+            .filter_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)));
+        let (number, shift) = with_unit.next().unwrap_or((text, 0));
         let bytes = number.parse::<u64>().ok();
         match bytes.and_then(|number| number.checked_mul(1 << shift)) {
             Some(bytes) if bytes <= MAX => Ok(CacheSize(bytes)),

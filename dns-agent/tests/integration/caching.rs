@@ -145,6 +145,36 @@ async fn a_failure_is_cached_for_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_failure_of_an_aliass_target_is_cached() {
+    let script = |query: &[u8]| without_delay(reply(query, 0x8180 | u16::from(SERVFAIL)));
+    let upstream = FakeUpstream::new(script, |_| Vec::new()).await;
+    let served = ResolverUnderTest::caching(outside(&upstream), CacheSettings::default());
+    for (id, name) in [(1, "out.z"), (2, "out.z"), (3, "example.org")] {
+        let reply = ask(served.address, &query(id, name, Rtype::A)).await;
+        assert_eq!(rcode(&reply), SERVFAIL, "{name}");
+    }
+    assert_eq!(counts(&served)[0], 1);
+    assert_eq!(served.resolver.counters().snapshot().cached_failures, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_target_of_an_alias_is_given_while_upstreams_are_silent() {
+    let (upstream, is_silent) = answering_for_a_while().await;
+    let settings = CacheSettings {
+        stale: Duration::from_secs(3600),
+        ..CacheSettings::default()
+    };
+    let served = ResolverUnderTest::caching(outside(&upstream), settings);
+    ask(served.address, &query(1, "out.z", Rtype::A)).await;
+    advance(Duration::from_secs(TTL)).await;
+    is_silent.store(true, Relaxed);
+    let start = Instant::now();
+    let stale = ask(served.address, &query(2, "out.z", Rtype::A)).await;
+    assert_eq!((last_address(&stale), last_ttl(&stale)), (ADDRESS, 30));
+    assert!(start.elapsed() < Duration::from_millis(2500));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stale_reply_is_given_while_upstreams_are_silent() {
     let (upstream, is_silent) = answering_for_a_while().await;
     let settings = CacheSettings {

@@ -55,9 +55,13 @@ impl FailureCache {
         failure.is_some_and(|failure| now < failure.since + STALE_RECHECK)
     }
 
-    /// Stores a failure. Each repetition is kept for twice as long as the one before.
+    /// Stores a failure. Each repetition is kept for twice as long as the one before. While one is
+    /// kept, another is none: each client that waited for it reports it.
     pub(super) fn store(&self, key: &CacheKey, rcode: OptRcode, now: Instant) {
         let before = self.failures.get(key);
+        if before.is_some_and(|failure| now < failure.until) {
+            return;
+        }
         let before = before.filter(|failure| now < failure.until + MEMORY);
         let life = before.map_or(FIRST_LIFE, |failure| (failure.life * 2).min(MAX_LIFE));
         let until = now + life;
@@ -68,6 +72,10 @@ impl FailureCache {
             life,
         };
         self.failures.insert(key.clone(), failure);
+    }
+
+    pub(super) fn clear(&self) {
+        self.failures.clear();
     }
 
     pub(super) fn forget(&self, key: &CacheKey) {

@@ -37,12 +37,30 @@ pub(in super::super) struct StoredReply {
     message: Box<[u8]>,
     /// The offsets of the records' TTLs in the message.
     ttls: Box<[u16]>,
+    /// The sections after the answer that expire before the reply does.
+    extras: Vec<ExtraSection>,
     stored: Instant,
     /// How long the reply may be used.
     life: Duration,
     hits: AtomicU32,
     /// Whether the reply was fetched again.
     is_refreshed: AtomicBool,
+}
+
+/// A section after the answer. It is left out when one of its records has expired.
+#[derive(Clone, Copy, Debug)]
+struct ExtraSection {
+    name: ExtraName,
+    /// Its offset in the message.
+    start: u16,
+    /// The least TTL of its records.
+    life: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ExtraName {
+    Authority,
+    Additional,
 }
 
 /// The TTLs of a reply to a client.
@@ -58,6 +76,7 @@ pub(in super::super) enum TtlSource {
 struct MessageTtls {
     /// The offsets of all TTLs.
     offsets: Vec<u16>,
+    extras: Vec<ExtraSection>,
     /// The life in seconds. `None` if the message must not be stored.
     life: Option<u32>,
 }
@@ -76,13 +95,19 @@ impl StoredReply {
         if !matches!(header.rcode(), Rcode::NOERROR | Rcode::NXDOMAIN) || header.tc() {
             return None;
         }
-        let MessageTtls { offsets, life } = MessageTtls::limit(message, qtype, settings)?;
-        let life = life.filter(|life| *life > 0)?;
+        let MessageTtls {
+            offsets,
+            mut extras,
+            life,
+        } = MessageTtls::limit(message, qtype, settings)?;
+        let life = Duration::from_secs(life.filter(|life| *life > 0)?.into());
+        extras.retain(|extra| extra.life < life);
         Some(StoredReply {
             message: (&*message).into(),
             ttls: offsets.into(),
+            extras,
             stored: now,
-            life: Duration::from_secs(life.into()),
+            life,
             hits: AtomicU32::new(0),
             is_refreshed: AtomicBool::new(false),
         })
@@ -116,15 +141,13 @@ impl StoredReply {
         };
         let mut message = self.copy(now, ttl);
         let stored = self.header();
-        let asks_for_ad = query.header.ad() || query.edns.is_some_and(|edns| edns.dnssec_ok);
-        // A reply from a cache is not authoritative. AD is for clients that understand it
-        // (RFC 6840 section 5.8).
+        // A reply from a cache is not authoritative.
         let flags = Flags {
             qr: true,
             ra: stored.ra(),
             rd: query.header.rd(),
             cd: query.header.cd(),
-            ad: stored.ad() && asks_for_ad,
+            ad: stored.ad() && query.asks_for_ad(),
             ..Flags::default()
         };
         let header = Header::for_message_slice_mut(&mut message);
@@ -134,9 +157,19 @@ impl StoredReply {
         query.finish_message(message, OptRcode::NOERROR.ext(), error)
     }
 
-    /// A copy of the message with other TTLs.
+    /// A copy of the message with other TTLs, and without sections that have expired.
     pub(in super::super) fn copy(&self, now: Instant, ttl: TtlSource) -> Vec<u8> {
         let mut message = self.message.to_vec();
+        // In the order of the sections: what follows the first one is left out too.
+        let expired = |extra: &&ExtraSection| self.age(now) >= extra.life;
+        if let Some(extra) = self.extras.iter().find(expired) {
+            message.truncate(extra.start.into());
+            let counts = HeaderCounts::for_message_slice_mut(&mut message);
+            counts.set_arcount(0);
+            if extra.name == ExtraName::Authority {
+                counts.set_nscount(0);
+            }
+        }
         let age = u32::try_from(self.age(now).as_secs()).unwrap_or(u32::MAX);
         for offset in &self.ttls {
             if let Some(field) = ttl_field(&mut message, (*offset).into()) {
@@ -181,7 +214,9 @@ impl MessageTtls {
         let mut offsets = Vec::with_capacity(records as usize);
         let (mut answer_life, mut soa_life) = (None, None);
         let mut has_data = false;
+        let mut extras: Vec<ExtraSection> = Vec::new();
         for index in 0..records {
+            let start = u16::try_from(at).ok()?;
             let (rtype, data) = {
                 let mut parser = parser_at(message, at)?;
                 let record = ParsedRecord::parse(&mut parser).ok()?;
@@ -210,6 +245,16 @@ impl MessageTtls {
                 has_data |= rtype == qtype;
             }
             offsets.push(u16::try_from(offset).ok()?);
+            let name = match index {
+                _ if index < answers => continue,
+                _ if index < authorities => ExtraName::Authority,
+                _ => ExtraName::Additional,
+            };
+            let life = Duration::from_secs(ttl.into());
+            match extras.last_mut().filter(|extra| extra.name == name) {
+                Some(extra) => extra.life = extra.life.min(life),
+                None => extras.push(ExtraSection { name, start, life }),
+            }
         }
         let is_positive = has_data && rcode == Rcode::NOERROR;
         let life = if is_positive {
@@ -218,7 +263,15 @@ impl MessageTtls {
             // CNAMEs may lead to the absent name or type.
             soa_life.map(|soa| answer_life.unwrap_or(soa).min(soa))
         };
-        Some(MessageTtls { offsets, life })
+        if !is_positive {
+            // The SOA record is part of the answer.
+            extras.retain(|extra| extra.name == ExtraName::Additional);
+        }
+        Some(MessageTtls {
+            offsets,
+            extras,
+            life,
+        })
     }
 }
 

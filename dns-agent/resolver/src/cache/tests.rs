@@ -11,8 +11,9 @@
 //! ```
 //!
 //! Times are seconds since the start of the case. A line with `<` is what upstreams answer, a line
-//! with `=` is what the cache has. `;` precedes a record of the answer section, and `;;` one of the
-//! authority section. A reply from the cache is decoded by another library than the resolver's.
+//! with `=` is what the cache has. `;` precedes a record of the answer section, `;;` one of the
+//! authority section, and `;;;` one of the additional section. A reply from the cache is decoded by
+//! another library than the resolver's.
 //! With `UPDATE_SCENARIOS=1`, the lines with `=` are written instead of compared.
 
 use std::{env, fmt::Write as _, fs, path::Path, time::Duration};
@@ -24,16 +25,20 @@ use hickory_proto::{
 };
 use proptest::prelude::*;
 use tokio::time::Instant;
-use zerohop_zone::{Name, ZoneData as _};
+use zerohop_zone::{Apex, Name, ZoneData as _};
 
 use super::{CacheKey, CacheSettings, Found, ReplyCache, StoredReply, TtlSource};
-use crate::query::{Query, Transport};
+use crate::{
+    query::{Query, Transport},
+    response::Records,
+};
 
 /// A case that is played.
 struct CacheScene {
     settings: CacheSettings,
     cache: ReplyCache,
     start: Instant,
+    zones: Vec<Apex>,
 }
 
 /// A question: `NAME TYPE`, and perhaps `do`, `cd` and `ad`.
@@ -48,6 +53,7 @@ impl CacheScene {
             settings,
             cache: ReplyCache::new(settings),
             start: Instant::now(),
+            zones: Vec::new(),
         }
     }
 
@@ -109,8 +115,13 @@ impl CacheScene {
             return;
         }
         let mut message = upstream_message(question, answer);
-        self.cache
-            .store(&question.key, &mut message, question.query.qtype, now);
+        self.cache.store(
+            &question.key,
+            &mut message,
+            question.query.qtype,
+            now,
+            &self.zones,
+        );
     }
 
     fn ask(&self, question: &CachedQuestion, now: Instant) -> String {
@@ -179,7 +190,14 @@ fn upstream_message(question: &CachedQuestion, text: &str) -> Vec<u8> {
     let name = rr::Name::from_ascii(question.query.name.to_string()).unwrap();
     let rtype = question.query.qtype.to_int().into();
     message.add_query(op::Query::query(name, rtype));
+    let (records, additionals) = records.split_once(";;;").unwrap_or((records, ""));
     let (answers, authorities) = records.split_once(";;").unwrap_or((records, ""));
+    for text in additionals
+        .split(';')
+        .filter(|text| !text.trim().is_empty())
+    {
+        message.add_additional(record(text));
+    }
     for text in answers.split(';').filter(|text| !text.trim().is_empty()) {
         message.add_answer(record(text));
     }
@@ -246,6 +264,9 @@ fn describe(reply: &[u8]) -> String {
     for record in &message.authorities {
         write!(text, ";; {}", describe_record(record)).unwrap();
     }
+    for record in &message.additionals {
+        write!(text, ";;; {}", describe_record(record)).unwrap();
+    }
     text
 }
 
@@ -286,23 +307,27 @@ fn scenarios_are_played() {
 
 #[test]
 fn replies_are_forgotten_when_zones_change() {
-    let scene = CacheScene::new(CacheSettings::default());
+    let mut scene = CacheScene::new(CacheSettings::default());
     let question = CachedQuestion::parse("a.example A");
     let zones = |names: &[&str]| {
         let mut builder = zerohop_zone::ModelBuilder::new(1);
         for name in names {
             builder.add_zone(Name::parse(name).unwrap(), 5).unwrap();
         }
-        builder.build()
+        builder.build().zones().to_vec()
     };
     let answer = "NOERROR; a.example 300 A 192.0.2.1";
-    scene.cache.follow_zones(zones(&["cluster.local"]).zones());
+    scene.zones = zones(&["cluster.local"]);
+    // A reply that was checked with other zones is not kept.
     scene.receive(&question, answer, scene.start);
-    scene.cache.follow_zones(zones(&["cluster.local"]).zones());
+    assert_eq!(scene.ask(&question, scene.start), "nothing");
+    scene.cache.follow_zones(&scene.zones);
+    scene.receive(&question, answer, scene.start);
+    scene.cache.follow_zones(&zones(&["cluster.local"]));
     assert_ne!(scene.ask(&question, scene.start), "nothing");
     scene
         .cache
-        .follow_zones(zones(&["cluster.local", "example"]).zones());
+        .follow_zones(&zones(&["cluster.local", "example"]));
     assert_eq!(scene.ask(&question, scene.start), "nothing");
 }
 
@@ -376,12 +401,18 @@ proptest! {
         }
         message.truncate(length.index(message.len() + 1));
         let scene = CacheScene::new(CacheSettings::default());
-        scene.cache.store(&question.key, &mut message, question.query.qtype, scene.start);
-        let later = scene.start + Duration::from_secs(1);
-        if let Found::Fresh(reply) = scene.cache.find(&question.key, later) {
-            let length = message.len() + 11;
+        let (cache, key, now) = (&scene.cache, &question.key, scene.start);
+        cache.store(key, &mut message, question.query.qtype, now, &scene.zones);
+        let later = now + Duration::from_secs(1);
+        if let Found::Fresh(reply) = cache.find(key, later) {
             let reply = reply.answer(&question.query, later, TtlSource::Remaining);
-            prop_assert!(reply.len() <= length.max(1232));
+            let counts = |message: &[u8]| Records::read(message).map(|records| {
+                records.sections.map(|section| section.len())
+            });
+            // Additional records that end after the reply are the only ones that may be missing.
+            let stored = counts(&message);
+            prop_assert!(stored.is_none() || counts(&reply).is_some(), "{reply:02x?}");
+            prop_assert!(reply.len() <= message.len() + 11);
         }
     }
 }

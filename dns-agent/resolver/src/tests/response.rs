@@ -59,14 +59,15 @@ fn an_upstream_gets_only_the_question_and_relevant_flags() {
     let plain = query("Example.org", Rtype::A);
     let (_, upstream_query) = forward_query(&plain);
     assert_eq!(upstream_query[..2], [0xab, 0xcd]);
-    assert_eq!(upstream_query[2..], plain[2..]);
+    assert_eq!(word(&upstream_query, FLAGS), 0x0120); // RD and, for all clients, AD
+    assert_eq!(upstream_query[4..], plain[4..]);
 
     // DO and a COOKIE option
     let mut extended = with_additional(
         plain.clone(),
         &opt(4096, [0, 0, 0x80, 0], &[0, 10, 0, 1, 9]),
     );
-    extended[3] |= 0x30; // AD and CD
+    extended[3] |= 0x10; // CD
     let (_, upstream_query) = forward_query(&extended);
     assert_eq!(word(&upstream_query, FLAGS), 0x0130); // RD, AD and CD
     assert_eq!(upstream_query[12..plain.len()], plain[12..]);

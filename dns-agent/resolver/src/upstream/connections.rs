@@ -60,6 +60,13 @@ struct PipelinedQuery {
     response: oneshot::Sender<Vec<u8>>,
 }
 
+/// Which connection a query may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ConnectionChoice {
+    Any,
+    New,
+}
+
 /// Whether a connection existed before the query that uses it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ConnectionAge {
@@ -87,18 +94,18 @@ impl TcpConnections {
     }
 
     /// Sends a query, and waits for its response without a time limit. If a reused connection ends
-    /// before the response, the query is sent once more on another connection, because the server
+    /// before the response, the query is sent once more on a new connection, because the server
     /// may close an idle connection at any time.
     ///
     /// # Errors
-    /// When a new connection can't be opened or ends before the response, or two others do.
+    /// When a new connection can't be opened or ends before the response.
     pub(super) async fn exchange(
         &self,
         server: SocketAddr,
         query: &UpstreamQuery,
     ) -> io::Result<Reply> {
-        for _ in 0..2 {
-            let (waiting, age) = self.connection(server);
+        for choice in [ConnectionChoice::Any, ConnectionChoice::New] {
+            let (waiting, age) = self.connection(server, choice);
             if let Some(response) = waiting.0.request(query).await {
                 // Within a connection the ID only assigns responses to queries.
                 let id = response
@@ -115,7 +122,11 @@ impl TcpConnections {
     }
 
     /// A connection with room for a query.
-    fn connection(&self, server: SocketAddr) -> (WaitingQuery, ConnectionAge) {
+    fn connection(
+        &self,
+        server: SocketAddr,
+        choice: ConnectionChoice,
+    ) -> (WaitingQuery, ConnectionAge) {
         let by_server = self.by_server.lock();
         let mut by_server = by_server.unwrap_or_else(PoisonError::into_inner);
         by_server.retain(|_, connections| {
@@ -126,7 +137,9 @@ impl TcpConnections {
         // A connection that is left out here ends when it is idle.
         connections.retain(|connection| !connection.is_silent());
         let with_room = |it: &&Arc<UpstreamConnection>| it.waiting.load(Relaxed) < MAX_PIPELINED;
-        if let Some(connection) = connections.iter().find(with_room) {
+        if choice == ConnectionChoice::Any
+            && let Some(connection) = connections.iter().find(with_room)
+        {
             let waiting = WaitingQuery::new(connection.clone());
             return (waiting, ConnectionAge::Reused);
         }

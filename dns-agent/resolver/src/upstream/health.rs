@@ -30,6 +30,8 @@ pub(super) struct ServerHealth {
     /// time count once.
     losses: u32,
     last_loss: Option<Instant>,
+    /// Whether the last response was a refusal.
+    is_refusing: bool,
     /// `None` while the server is up.
     probing: Option<Probing>,
     /// Until then, queries to the server have no OPT record.
@@ -43,8 +45,11 @@ pub(super) enum Observation {
     Responded(Duration),
     /// No response arrived in time to a query sent at this instant.
     Lost(Instant),
-    /// The network or the server's host reported that the server can't be reached.
-    Unreachable,
+    /// The network or the server's host reported that the server can't be reached, after a query
+    /// that was sent at this instant.
+    Unreachable(Instant),
+    /// The server refused to answer. That says nothing about the time that an answer takes.
+    Refused,
     /// The server answered a query only after the OPT record was left out.
     RefusedEdns,
 }
@@ -76,6 +81,12 @@ impl ServerHealth {
         match observation {
             Observation::Responded(sample) => {
                 self.round_trip = Some(RoundTrip::updated(self.round_trip, sample));
+                self.is_refusing = false;
+                self.losses = 0;
+                self.probing = None;
+            }
+            Observation::Refused => {
+                self.is_refusing = true;
                 self.losses = 0;
                 self.probing = None;
             }
@@ -90,7 +101,11 @@ impl ServerHealth {
                     self.delay_probe(now);
                 }
             }
-            Observation::Unreachable => {
+            Observation::Unreachable(sent) => {
+                // As for losses: all queries in flight are rejected at the same time.
+                if self.is_down() && self.last_loss.is_some_and(|last| sent < last) {
+                    return;
+                }
                 self.last_loss = Some(now);
                 self.losses = self.losses.saturating_add(1).max(DOWN_AFTER);
                 self.delay_probe(now);
@@ -115,9 +130,11 @@ impl ServerHealth {
     }
 
     /// The expected time until a response, for comparisons of servers: the round-trip time, or
-    /// after a loss the time until the next loss would be noticed.
+    /// after a loss the time until the next loss would be noticed. A server that refuses is behind
+    /// those that answer, although refusals are fast.
     pub(super) fn expected_time(&self) -> Duration {
         match self.round_trip {
+            _ if self.is_refusing => MAX_TIMEOUT,
             Some(round_trip) if self.losses == 0 => round_trip.smoothed,
             _ => self.loss_timeout(),
         }
@@ -227,10 +244,34 @@ mod tests {
     }
 
     #[test]
+    fn rejections_of_queries_in_flight_at_the_same_time_count_once() {
+        let start = Instant::now();
+        let mut health = ServerHealth::default();
+        for sent in [0, 1, 2, 3] {
+            health.observe(start + ms(10), Observation::Unreachable(start + ms(sent)));
+        }
+        assert!(!health.take_probe(start + ms(509)));
+        assert!(health.take_probe(start + ms(510)));
+    }
+
+    #[test]
+    fn a_server_that_refuses_comes_after_those_that_answer() {
+        let now = Instant::now();
+        let (mut refusing, mut answering) = (ServerHealth::default(), ServerHealth::default());
+        refusing.observe(now, Observation::Responded(ms(1)));
+        refusing.observe(now, Observation::Refused);
+        answering.observe(now, Observation::Responded(ms(900)));
+        assert!(refusing.expected_time() > answering.expected_time());
+        assert!(refusing.expected_time() > ServerHealth::default().expected_time());
+        refusing.observe(now, Observation::Responded(ms(1)));
+        assert!(refusing.expected_time() < answering.expected_time());
+    }
+
+    #[test]
     fn a_server_that_is_down_is_probed_after_half_a_second_and_then_less_often() {
         let mut now = Instant::now();
         let mut health = ServerHealth::default();
-        health.observe(now, Observation::Unreachable);
+        health.observe(now, Observation::Unreachable(now));
         let mut intervals = Vec::new();
         for _ in 0..7 {
             let before = now;

@@ -223,7 +223,8 @@ impl Race {
         let timeout = race.timeout(0, race.transport_for(0));
         race.send(now, 0, race.transport_for(0), SendReason::Start);
         for (index, other) in (1..).zip(others) {
-            if other.entry == CandidateEntry::AtOnce {
+            let has_room = race.attempts.len() < MAX_ATTEMPTS;
+            if other.entry == CandidateEntry::AtOnce && has_room {
                 race.send(now, index, race.transport_for(index), SendReason::Start);
             }
         }
@@ -286,7 +287,10 @@ impl Race {
         let (index, transport, edns) = (attempt.contender, attempt.transport, attempt.edns);
         let sent = attempt.sent;
         match end {
-            AttemptEnd::Failed => self.observe_main(number, Observation::Unreachable),
+            AttemptEnd::Failed => self.observe_main(number, Observation::Unreachable(sent)),
+            AttemptEnd::Error(ErrorCode::Refused) => {
+                self.observe_main(number, Observation::Refused);
+            }
             // The message may come from another host than the server.
             AttemptEnd::NearMiss | AttemptEnd::NotSent => {}
             _ => self.observe_main(number, Observation::Responded(now - sent)),

@@ -271,7 +271,7 @@ mod tests {
         let start = Instant::now();
         for policy in UpstreamPolicy::ALL {
             let mut known = KnownServers::default();
-            known.observe(server(1), start, Observation::Unreachable);
+            known.observe(server(1), start, Observation::Unreachable(start));
             let mut order = |after| {
                 let now = start + Duration::from_millis(after);
                 order(&mut known, policy, now, draw(60_001, 0))

@@ -6,10 +6,11 @@ mod cases;
 mod costs;
 #[expect(unsafe_code, reason = "it shares structures with BPF programs")]
 mod programs;
+mod resolvers;
 mod stream;
 mod tables;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{env, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
 use aya::programs::ProgramFd;
@@ -38,7 +39,8 @@ struct BenchmarkOptions {
     quick: bool,
     /// Measures only the cases with this text in their names. The TCP streams are the case
     /// `stream`, and those of large Services the case `costs`. The tables are measured only without
-    /// this option.
+    /// this option. The case `resolvers` is measured only if it is named: the agent's resolver
+    /// beside CoreDNS, Unbound and dnsmasq, with dnsperf.
     #[arg(long, default_value = "")]
     case: String,
     /// Pairs of calls for each case, and pairs of TCP streams.
@@ -77,14 +79,27 @@ const LEAST_STREAM_SHARE: f64 = 0.97;
 const STREAM: &str = "stream";
 /// The `--case` name of the costs of large Services.
 const COSTS: &str = "costs";
+/// The `--case` name of the resolver beside other forwarders.
+const RESOLVERS: &str = "resolvers";
 /// The largest share of frames that may be lost. The rings between the devices hold 256 frames and
 /// overflow when this thread is preempted at a bad moment.
 const LOSS_LIMIT: f64 = 0.01;
 
 fn main() -> Result<ExitCode> {
+    let arguments: Vec<String> = env::args().collect();
+    if let [_, first, listen, upstream] = arguments.as_slice()
+        && first == resolvers::SERVE
+    {
+        resolvers::serve(listen.parse()?, upstream.parse()?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let options = BenchmarkOptions::parse();
     let effort = options.effort();
     pin_to_one_cpu()?;
+    if options.case == RESOLVERS {
+        resolvers::measure(&options.resolver_effort())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut failures = Vec::new();
     let namespace = NetworkNamespace::new("bench")?;
     // With IPv6 the kernel would send neighbour discovery through the veths. The queries over IPv6
@@ -115,6 +130,14 @@ fn main() -> Result<ExitCode> {
 }
 
 impl BenchmarkOptions {
+    fn resolver_effort(&self) -> resolvers::ResolverEffort {
+        let (rounds, seconds) = if self.quick { (1, 1) } else { (5, 4) };
+        resolvers::ResolverEffort {
+            rounds: self.pairs.unwrap_or(rounds),
+            seconds,
+        }
+    }
+
     fn effort(&self) -> Effort {
         let effort = if self.quick {
             Effort {

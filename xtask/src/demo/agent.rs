@@ -33,8 +33,8 @@ pub(crate) struct QueryCounts {
     pub(super) kernel: u64,
     /// Received by the agent's resolver, over UDP.
     pub(super) agent: u64,
-    /// Sent by the resolver to the upstream.
-    pub(super) forwarded: u64,
+    /// Answered by the resolver from the upstream, or from its cache of the upstream's replies.
+    pub(super) outside: u64,
 }
 
 impl<'a> DemoAgent<'a> {
@@ -105,7 +105,7 @@ impl<'a> DemoAgent<'a> {
         Ok(QueryCounts {
             kernel: answered.map(|outcome| number(&outcome["packets"])).sum(),
             agent: number(&resolver["udpQueries"]),
-            forwarded: number(&resolver["forwarded"]),
+            outside: number(&resolver["cacheHits"]) + number(&resolver["cacheMisses"]),
         })
     }
 

@@ -44,7 +44,7 @@ impl<'q> MeasuredReply<'q> {
             queries: QueryCounts {
                 kernel: after.kernel - before.kernel,
                 agent: after.agent - before.agent,
-                forwarded: after.forwarded - before.forwarded,
+                outside: after.outside - before.outside,
             },
         })
     }
@@ -54,19 +54,19 @@ impl<'q> MeasuredReply<'q> {
         let QueryCounts {
             kernel,
             agent,
-            forwarded,
+            outside,
         } = self.queries;
         let is_outside = self.question.source == AnswerSource::Outside;
         let right_plane = match self.plane {
-            // The names that the search list makes are the cluster's, so only forwarded queries
-            // may reach the agent.
-            KernelPlaneSwitch::On => agent == forwarded,
+            // The names that the search list makes are the cluster's, so only queries for names
+            // outside of it may reach the agent.
+            KernelPlaneSwitch::On => agent == outside,
             KernelPlaneSwitch::Off => kernel == 0,
         };
         self.answer == self.question.answer
             && right_plane
             && kernel + agent > 0
-            && is_outside == (forwarded > 0)
+            && is_outside == (outside > 0)
     }
 
     pub(crate) fn print_answer(&self) {

@@ -29,11 +29,12 @@ pub(super) fn build_agent() -> Result<PathBuf> {
     )
 }
 
-/// The parts of the workspace that Cargo needs.
-const SOURCES: [&str; 8] = [
+/// The parts of the workspace that Cargo needs. The agent includes a manifest.
+const SOURCES: [&str; 9] = [
     ".cargo",
     "Cargo.toml",
     "Cargo.lock",
+    "deploy",
     "dns-common",
     "dns-ebpf",
     "dns-agent",

@@ -95,9 +95,7 @@ impl Query {
             additionals: 0,
             bytes: Vec::new(),
         };
-        let header = reply_header(self.header, rcode, Flags::default());
-        let message = self.assemble_whole(header, &empty_sections);
-        self.finish_message(message, rcode.ext(), error)
+        self.reply(rcode, Flags::default(), &empty_sections, error)
     }
 
     /// Adds the resolver's OPT record to a message without one, if the client sent one. First

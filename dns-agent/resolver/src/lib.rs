@@ -47,7 +47,6 @@ use nix::sys::{
 use tokio::{
     net::{TcpListener, TcpSocket},
     task::JoinSet,
-    time::Instant,
 };
 
 pub use self::response::{NoResponse, Records};
@@ -170,10 +169,8 @@ impl Resolver {
         transport: Transport,
         client: IpAddr,
     ) -> Option<Vec<u8>> {
-        match self.start_answer(bytes, transport, client) {
-            QueryAction::Send(message) => Some(message),
-            action => self.finish_answer(action, client).await,
-        }
+        let action = self.start_answer(bytes, transport, client);
+        self.finish_answer(action, client).await
     }
 
     /// Decides what to do with a message. Counts the message, and a reply that needs no upstream.
@@ -227,31 +224,29 @@ impl Resolver {
         let bytes = zone::build_query(rand::random(), name, rtype);
         // With rotation 0, the addresses keep the order of the data.
         let action = self.decide_action(&bytes, Transport::Tcp, 0);
+        let client = Ipv4Addr::LOCALHOST.into();
         let mut context = LookupContext {
-            client: Ipv4Addr::LOCALHOST.into(),
             rotation: 0,
-            deadline: Instant::now() + UPSTREAM_LIMIT,
-            cache_use: CacheUse::Bypassed,
-            lookups,
+            ..LookupContext::new(client, CacheUse::Bypassed, lookups)
         };
         let message = self.run_action(action, &mut context).await;
         // A well-formed query always gets a reply.
         message.unwrap_or_default()
     }
 
-    /// Carries out an action that needs an upstream, and counts the reply.
+    /// Carries out the action of [`Resolver::start_answer`], and counts the reply if it needs an
+    /// upstream.
     async fn finish_answer(
         self: &Arc<Self>,
         action: QueryAction,
         client: IpAddr,
     ) -> Option<Vec<u8>> {
-        let mut context = LookupContext {
-            client,
-            rotation: random_rotation(),
-            deadline: Instant::now() + UPSTREAM_LIMIT,
-            cache_use: CacheUse::Answered,
-            lookups: &mut Vec::new(),
-        };
+        // `start_answer` has counted this reply.
+        if let QueryAction::Send(message) = action {
+            return Some(message);
+        }
+        let lookups = &mut Vec::new();
+        let mut context = LookupContext::new(client, CacheUse::Answered, lookups);
         let message = self.run_action(action, &mut context).await?;
         self.counters.count_reply(&message);
         Some(message)
@@ -323,7 +318,7 @@ impl Upstreams {
     fn place_of(&self, name: &Name, zones: &[Apex]) -> NamePlace {
         let is_in = |suffix: &Name| name.is_at_or_below(suffix);
         let is_in_zone = zones.iter().any(|zone| is_in(&zone.name));
-        NamePlace::of(match &self.cluster {
+        let belongs_to_cluster = match &self.cluster {
             None => is_in_zone,
             // Without local zones, any name may belong to the cluster. Any reverse name may belong
             // to a Service or a Pod.
@@ -333,7 +328,12 @@ impl Upstreams {
                     || cluster.domains.iter().any(is_in)
                     || reverse_range(name).is_some()
             }
-        })
+        };
+        if belongs_to_cluster {
+            NamePlace::Cluster
+        } else {
+            NamePlace::Outside
+        }
     }
 
     /// The servers for a name, given the local zones.

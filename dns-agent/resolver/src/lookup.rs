@@ -7,11 +7,14 @@ use std::{
 };
 
 use domain::base::iana::OptRcode;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, timeout, timeout_at},
+};
 use zerohop_zone::Name;
 
 use super::{
-    Resolver,
+    Resolver, UPSTREAM_LIMIT,
     bailiwick::LocalNames,
     cache::{CacheKey, Found, StoredReply, TtlSource},
     chase::Relay,
@@ -19,6 +22,7 @@ use super::{
     counters::increment,
     message::{Chase, QueryAction},
     query::Query,
+    random_rotation,
     response::{NoResponse, Response, UpstreamQuery},
 };
 
@@ -52,16 +56,6 @@ pub(super) enum NamePlace {
     Outside,
 }
 
-impl NamePlace {
-    /// The place of a name that belongs to the cluster, or doesn't.
-    pub(super) fn of(belongs_to_cluster: bool) -> NamePlace {
-        match belongs_to_cluster {
-            true => NamePlace::Cluster,
-            false => NamePlace::Outside,
-        }
-    }
-}
-
 /// What a lookup of a client's query must know besides the query.
 pub(super) struct LookupContext<'a> {
     /// The client whose share of the places is used.
@@ -73,6 +67,23 @@ pub(super) struct LookupContext<'a> {
     pub(super) cache_use: CacheUse,
     /// Each query to upstreams is appended.
     pub(super) lookups: &'a mut Vec<UpstreamLookup>,
+}
+
+impl LookupContext<'_> {
+    /// The context of a query that has just arrived, with a random rotation.
+    pub(super) fn new(
+        client: IpAddr,
+        cache_use: CacheUse,
+        lookups: &mut Vec<UpstreamLookup>,
+    ) -> LookupContext<'_> {
+        LookupContext {
+            client,
+            rotation: random_rotation(),
+            deadline: Instant::now() + UPSTREAM_LIMIT,
+            cache_use,
+            lookups,
+        }
+    }
 }
 
 /// Whether a lookup may be answered from the cache. Replies are stored either way.
@@ -129,23 +140,7 @@ impl Resolver {
                 self.ask_upstreams(&query, context).await;
             return action;
         };
-        let asked = tokio::spawn({
-            let (resolver, query) = (self.clone(), query.clone());
-            let (client, rotation) = (context.client, context.rotation);
-            let deadline = context.deadline;
-            let cache_use = context.cache_use;
-            async move {
-                let lookups = &mut Vec::new();
-                let mut context = LookupContext {
-                    client,
-                    rotation,
-                    deadline,
-                    cache_use,
-                    lookups,
-                };
-                resolver.ask_upstreams(&query, &mut context).await
-            }
-        });
+        let asked = self.ask_in_background(query.clone(), context.client, context.cache_use);
         match timeout(STALE_AFTER, asked).await {
             Ok(Ok(Asked::Answered(action))) => action,
             _ => QueryAction::Send(self.stale_reply(&stale, &query)),
@@ -250,17 +245,22 @@ impl Resolver {
 
     /// Asks upstreams for a name that is in the cache, and keeps the reply.
     fn refresh(self: &Arc<Self>, query: Query, client: IpAddr) {
+        drop(self.ask_in_background(query, client, CacheUse::Bypassed));
+    }
+
+    /// Forwards a query in a task, so that the reply is kept even if no client waits for it.
+    fn ask_in_background(
+        self: &Arc<Self>,
+        query: Query,
+        client: IpAddr,
+        cache_use: CacheUse,
+    ) -> JoinHandle<Asked> {
         let resolver = self.clone();
         tokio::spawn(async move {
-            let mut context = LookupContext {
-                client,
-                rotation: 0,
-                deadline: Instant::now() + super::UPSTREAM_LIMIT,
-                cache_use: CacheUse::Bypassed,
-                lookups: &mut Vec::new(),
-            };
-            resolver.ask_upstreams(&query, &mut context).await;
-        });
+            let lookups = &mut Vec::new();
+            let mut context = LookupContext::new(client, cache_use, lookups);
+            resolver.ask_upstreams(&query, &mut context).await
+        })
     }
 
     fn find_stale(&self, query: &Query, cache_use: CacheUse) -> Option<Arc<StoredReply>> {

@@ -2,8 +2,7 @@
 //!
 //! A client may hold as much of a resource as is left free after it took it (the dynamic threshold
 //! of Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2), 1998). So one client gets at
-//! most half, two that want everything get a third each, and there is always room for another
-//! client.
+//! most half, two that want everything get a third each, and a third client still has room.
 
 use std::{
     collections::HashMap,

@@ -18,7 +18,6 @@ use super::{
     Resolver,
     compose::header_only,
     counters::increment,
-    message::QueryAction,
     query::{MAX_QUERY, Transport},
     shares::{ClientTurns, Share, Shares},
 };
@@ -170,10 +169,7 @@ async fn answer_query(
             let turn = client.turns.acquire().await;
             let action = resolver.start_answer(&query.bytes, Transport::Tcp, client.address);
             drop(turn);
-            match action {
-                QueryAction::Send(message) => Some(message),
-                action => resolver.finish_answer(action, client.address).await,
-            }
+            resolver.finish_answer(action, client.address).await
         }
         ReceivedQuery::TooLong(start) => Message::from_slice(start)
             .ok()

@@ -204,14 +204,13 @@ impl UdpListener {
         replies: &[(Vec<u8>, ReplyRoute)],
         source: Option<(IpAddr, u32)>,
     ) -> io::Result<usize> {
-        let replies_and_slices = replies.iter();
-        let slices: Vec<_> = replies_and_slices
-            .map(|(message, _)| [IoSlice::new(message)])
-            .collect();
-        let clients = replies.iter();
-        let clients: Vec<_> = clients
-            .map(|(_, route)| Some(SockaddrStorage::from(route.client)))
-            .collect();
+        let (slices, clients): (Vec<_>, Vec<_>) = replies
+            .iter()
+            .map(|(message, route)| {
+                let client = SockaddrStorage::from(route.client);
+                ([IoSlice::new(message)], Some(client))
+            })
+            .unzip();
         let send = |control: &[ControlMessage<'_>], space: Option<Vec<u8>>| {
             let mut headers = MultiHeaders::preallocate(replies.len(), space);
             let (fd, flags) = (self.socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);

@@ -191,12 +191,13 @@ pub trait ZoneData {
     /// leads to.
     fn changed_answers_of(&self, name: &Name) -> BTreeSet<ChangedAnswers> {
         let zones = self.zones().iter();
-        let changed: BTreeSet<_> = zones.flat_map(|zone| &zone.changed_answers).collect();
+        let changed = zones.flat_map(|zone| zone.changed_answers.iter().copied());
+        let changed: BTreeSet<ChangedAnswers> = changed.collect();
         // In most data the set is empty, so that the name's zone need not be searched.
         if changed.is_empty() || !self.is_in_zones(name) {
             return BTreeSet::new();
         }
-        changed.into_iter().copied().collect()
+        changed
     }
 
     /// Whether a name is in a zone. Reverse names may be in a zone without an apex.

@@ -21,8 +21,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::{
     poll::{PollFd, PollFlags, ppoll},
-    sys::{signal::Signal, time::TimeSpec},
-    unistd::Pid,
+    sys::time::TimeSpec,
 };
 use rand::{RngExt as _, SeedableRng as _, distr::Distribution as _, rngs::StdRng};
 use tempfile::TempDir;
@@ -84,7 +83,7 @@ pub(crate) fn measure(effort: &ResolverEffort) -> Result<()> {
     let files = TempDir::new()?;
     let mixes = [QuestionMix::Hot, QuestionMix::Mixed, QuestionMix::Cold];
     for mix in mixes {
-        fs::write(files.path().join(mix.file()), mix.questions())?;
+        fs::write(files.path().join(mix.name()), mix.questions())?;
     }
     let mut forwarders = Vec::new();
     for forwarder in MeasuredForwarder::ALL {
@@ -251,14 +250,6 @@ impl QuestionMix {
         }
     }
 
-    fn file(self) -> &'static str {
-        match self {
-            QuestionMix::Hot => "hot",
-            QuestionMix::Mixed => "mixed",
-            QuestionMix::Cold => "cold",
-        }
-    }
-
     /// The questions, in dnsperf's format.
     fn questions(self) -> String {
         let mut random = StdRng::seed_from_u64(5);
@@ -337,7 +328,7 @@ impl MeasuredServer {
         let mut dnsperf = place.namespace.command("dnsperf")?;
         dnsperf.args(["-s", "127.0.0.1", "-c", "16", "-q", "200", "-t", "5", "-p"]);
         dnsperf.arg(self.address.port().to_string());
-        dnsperf.arg("-d").arg(place.files.join(mix.file()));
+        dnsperf.arg("-d").arg(place.files.join(mix.name()));
         dnsperf.arg("-l").arg(seconds.to_string());
         let output = dnsperf.output().context("cannot run dnsperf: install it")?;
         let text = String::from_utf8_lossy(&output.stdout);
@@ -368,10 +359,7 @@ impl MeasuredServer {
 
 impl Drop for MeasuredServer {
     fn drop(&mut self) {
-        let _ = nix::sys::signal::kill(
-            Pid::from_raw(self.child.id().cast_signed()),
-            Signal::SIGKILL,
-        );
+        let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }

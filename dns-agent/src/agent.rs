@@ -22,6 +22,7 @@ mod kubernetes;
 mod manifests;
 mod own_addresses;
 mod publisher;
+mod routes;
 mod shutdown;
 pub mod threads;
 
@@ -43,7 +44,7 @@ use zerohop_datapath::{StopMode, interfaces::DeviceChanges};
 use zerohop_kubernetes::Index;
 use zerohop_kubernetes_api::{Client, connect};
 use zerohop_resolver::{
-    ClusterDns, Resolver, Sockets, TlsUpstreams, UpstreamOptions, UpstreamServers, Upstreams,
+    ClusterDns, Resolver, ServerSet, Sockets, UpstreamServer, UpstreamServers, Upstreams,
     raise_file_limit,
 };
 use zerohop_sources::files::{MAX_SETTINGS, read_text};
@@ -51,9 +52,10 @@ use zerohop_sources::files::{MAX_SETTINGS, read_text};
 use self::{
     hosts::HostsIntake,
     intake::{Intake, Wake},
-    kubernetes::{KubernetesIntake, KubernetesSender},
+    kubernetes::{KubernetesIntake, KubernetesReaders, KubernetesSender},
     manifests::{ManifestsIntake, ManifestsSender},
     publisher::{Publisher, PublisherInbox, PublisherMessage, PublisherSender},
+    routes::RouteFollower,
     shutdown::ShutdownPolicy,
     threads::{run_privileged, spawn_privileged_task},
 };
@@ -63,7 +65,7 @@ use crate::{
     admin::state::AdminState,
     admin::status::{KubernetesStatus, ManifestsStatus, ResolverStatus, SourceStatus, Status},
     admin::status_board::StatusBoard,
-    config::{self, Config, HostsPrecedence, SourceConfig},
+    config::{self, Config, HostsPrecedence, OutsideUpstream, SourceConfig},
 };
 
 /// The tasks that run until shutdown. A task that ends on its own returns its name for the error
@@ -165,7 +167,8 @@ impl Agent {
 
         let source_status = source.status();
         let shutdown_policy = source.shutdown_policy(&config);
-        let upstreams = upstreams(&config)?;
+        let routes = RouteFollower::new(&config);
+        let upstreams = upstreams(&config, &routes)?;
         if let Some(cluster) = &upstreams.cluster {
             cluster.servers.exclude(&listen);
         }
@@ -203,7 +206,7 @@ impl Agent {
             source: source_status,
             resolver: ResolverStatus {
                 listen: listen.clone(),
-                upstreams: config.upstreams.clone(),
+                upstreams: config.upstreams.iter().map(|it| it.address).collect(),
                 ..ResolverStatus::default()
             },
             ..Status::default()
@@ -211,6 +214,7 @@ impl Agent {
         let board = Arc::new(StatusBoard::new(
             status,
             resolver.counters().clone(),
+            routes.live().clone(),
             publisher.kernel_plane().status_reader(),
         ));
         publisher.update_board(&board);
@@ -251,6 +255,7 @@ impl Agent {
         let mut first_load = None;
         if !listen.is_empty() {
             tasks.spawn(watch_for_loops(resolver.clone(), board.clone()));
+            tasks.spawn(prove_groups(resolver.clone()));
         }
         match source {
             ConnectedSource::Manifests(path, sender) => {
@@ -264,7 +269,20 @@ impl Agent {
                 });
             }
             ConnectedSource::Kubernetes(client, kubernetes, sender) => {
-                kubernetes::spawn_readers(client, config, *kubernetes, &sender, &board, &mut tasks);
+                let path = config.resolv_conf.clone();
+                let follow = routes::follow_resolv_conf(path, routes.clone(), board.clone());
+                let follow = spawn_privileged_task("files", follow)?;
+                tasks.spawn(async {
+                    follow.await;
+                    "the reader of resolv.conf"
+                });
+                let readers = KubernetesReaders {
+                    config,
+                    kubernetes: *kubernetes,
+                    board,
+                    routes,
+                };
+                readers.spawn(client, &sender, &mut tasks);
             }
         }
         let endpoints = spawn_privileged_task("admin", async move {
@@ -456,7 +474,7 @@ enum ConnectedSource {
 /// # Errors
 /// When servers over TLS are configured, and their names are invalid or no certificate authority is
 /// found.
-fn upstreams(config: &Config) -> anyhow::Result<Upstreams> {
+fn upstreams(config: &Config, routes: &RouteFollower) -> anyhow::Result<Upstreams> {
     let cluster = match &config.source {
         SourceConfig::Manifests(_) => None,
         SourceConfig::Kubernetes(kubernetes) => Some(ClusterDns {
@@ -464,22 +482,35 @@ fn upstreams(config: &Config) -> anyhow::Result<Upstreams> {
             servers: UpstreamServers::new(kubernetes.cluster_dns.clone()),
         }),
     };
-    let tls = if config.tls_upstreams.is_empty() {
-        None
-    } else {
-        let tls =
-            TlsUpstreams::new(&config.tls_upstreams).context("can't use --upstream tls://")?;
-        Some(Arc::new(tls))
-    };
-    Ok(Upstreams {
-        outside: config.upstreams.clone(),
-        cluster,
-        options: UpstreamOptions {
+    let server_set = |servers: &[OutsideUpstream]| {
+        let servers = servers.iter().map(|server| match &server.tls_name {
+            None => Ok(UpstreamServer::plain(server.address)),
+            Some(name) => UpstreamServer::over_tls(server.address, name),
+        });
+        let set = ServerSet {
+            servers: servers.collect::<anyhow::Result<_>>()?,
             policy: config.upstream_policy,
-            tls,
-            case: config.upstream_case,
-        },
+            ..ServerSet::default()
+        };
+        set.check_authorities()?;
+        anyhow::Ok(set)
+    };
+    for stub in &config.stub_domains {
+        server_set(&stub.servers)
+            .with_context(|| format!("can't use --stub-domain {}", stub.zone))?;
+    }
+    Ok(Upstreams {
+        outside: server_set(&config.upstreams).context("can't use --upstream tls://")?,
+        cluster,
+        routes: routes.live().clone(),
+        case: config.upstream_case,
     })
+}
+
+/// Asks groups of servers that have not answered yet.
+async fn prove_groups(resolver: Arc<Resolver>) -> &'static str {
+    // `match` without arms: the call never returns.
+    match resolver.prove_groups().await {}
 }
 
 /// Reports upstreams that forward queries back to this agent, and servers of the cluster's DNS that

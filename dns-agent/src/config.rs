@@ -29,15 +29,16 @@ pub use self::given::GivenSettings;
 pub use self::settings::RunSettings;
 pub use self::values::{
     Capacity, Cidr, DelegatedName, Domain, HookChoice, Interface, ListenAddress, MaxAge,
-    NamespaceName, NetworkPolicy, NodeIp, ObjectName, OutsideUpstream, PodsSetting, QueryName,
-    QueryType, ServedAddress, StaleAfter, Ttl, Upstream,
+    NamespaceName, NetworkPolicy, NodeIp, ObjectName, OutsideNames, OutsideUpstream, PodsSetting,
+    QueryName, QueryType, ServedAddress, StaleAfter, StubDomain, Ttl, Upstream,
 };
 use zerohop_datapath::Persistence;
 use zerohop_kubernetes::{
     Deviations, EmptyServices, EndpointNames, EndpointScope, NameServers, NonstandardEndpoints,
     ObjectKey, PodMode, Selector, Selectors, ZoneSettings,
 };
-use zerohop_resolver::{CacheSettings, NameCase, UpstreamPolicy};
+use zerohop_resolver::{CacheSettings, NameCase};
+use zerohop_routes::UpstreamPolicy;
 use zerohop_zone::Name;
 
 /// The most hosts files. Each is read by a thread of its own.
@@ -78,11 +79,15 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// The upstream servers for names outside the agent's zones, in the given order. If empty, the
     /// resolver queries the cluster's DNS with `--kubernetes`, and otherwise answers REFUSED.
-    pub upstreams: Vec<SocketAddr>,
-    /// Those of `upstreams` that are queried over TLS, with the names in their certificates.
-    pub tls_upstreams: Vec<(SocketAddr, String)>,
+    pub upstreams: Vec<OutsideUpstream>,
     /// The order in which several upstream servers are queried.
     pub upstream_policy: UpstreamPolicy,
+    /// The servers for the names in a zone.
+    pub stub_domains: Vec<StubDomain>,
+    /// How names outside the cluster are answered.
+    pub outside_names: OutsideNames,
+    /// The node's `resolv.conf`. `None`: the agent looks for it.
+    pub resolv_conf: Option<PathBuf>,
     /// Limits of the cache of upstreams' replies.
     pub cache: CacheSettings,
     /// The case of names in queries to upstreams.
@@ -195,15 +200,11 @@ impl Config {
         if let Some(twice) = first_repeated(interfaces.iter().map(|it| &it.name)) {
             bail!("--interface {twice} is given twice: give each interface once, with one hook");
         }
-        let upstreams: Vec<SocketAddr> = settings.upstream.iter().map(|it| it.address).collect();
-        let tls_upstreams: Vec<_> = (settings.upstream.into_iter())
-            .filter_map(|it| Some((it.address, it.tls_name?)))
-            .collect();
+        let upstreams = settings.upstream;
         // With --kubernetes, CoreDNS answers at these addresses, and the agent's own queries bypass
         // the kernel program.
         if !is_kubernetes
-            && let Some(served) = upstreams
-                .iter()
+            && let Some(served) = (upstreams.iter().map(|upstream| upstream.address))
                 .find(|upstream| served_addresses.contains(upstream))
         {
             bail!(
@@ -321,8 +322,10 @@ impl Config {
             served_addresses,
             listen: unwrap_each(settings.listen, |ListenAddress(address)| address),
             upstreams,
-            tls_upstreams,
             upstream_policy: settings.upstream_policy,
+            stub_domains: settings.stub_domain,
+            outside_names: settings.outside_names,
+            resolv_conf: settings.resolv_conf,
             cache,
             upstream_case,
             admin: settings.admin.0,
@@ -343,7 +346,7 @@ fn cache_settings(settings: &RunSettings) -> anyhow::Result<CacheSettings> {
         capacity: settings.cache_size.0,
         min_ttl,
         max_ttl,
-        max_negative_ttl: settings.cache_max_negative_ttl.0,
+        max_negative_ttl: settings.cache_max_negative_ttl.map(|ttl| ttl.0),
         stale: settings.serve_stale.0,
     })
 }

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::core::v1 as core;
+
 use super::container_files::{KnownFile, KnownFiles};
+use super::resolv_conf::PodResolvConf;
 
 /// The port of plain DNS if a server block's key has no port (CoreDNS, flag `-dns.port`).
 pub(crate) const DEFAULT_PORT: u16 = 53;
@@ -23,6 +26,19 @@ pub struct CoreDnsConfig {
     /// Environment variables with known values. Others may exist.
     pub(crate) variables: BTreeMap<String, String>,
     pub(crate) ports: ListeningPorts,
+    /// The servers in its container's `resolv.conf`.
+    pub(crate) resolv_conf: PodResolvConf,
+    pub(crate) hosts_file: PodHostsFile,
+}
+
+/// What a container's `/etc/hosts` holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum PodHostsFile {
+    /// What the kubelet writes: `localhost` and the pod's name.
+    OfKubelet,
+    /// Zerohop can't tell.
+    #[default]
+    Unknown,
 }
 
 /// The ports of plain DNS.
@@ -43,6 +59,20 @@ impl CoreDnsConfig {
     /// The value of an environment variable. `None`: unknown.
     pub(crate) fn variable(&self, name: &str) -> Option<&str> {
         self.variables.get(name).map(String::as_str)
+    }
+}
+
+impl PodHostsFile {
+    /// The kubelet adds `hostAliases`, and gives a pod in the node's network the node's file.
+    pub(crate) fn of_pod(pod: &core::Pod) -> PodHostsFile {
+        let Some(spec) = &pod.spec else {
+            return PodHostsFile::Unknown;
+        };
+        let has_aliases = spec.host_aliases.iter().flatten().next().is_some();
+        match has_aliases || spec.host_network == Some(true) {
+            true => PodHostsFile::Unknown,
+            false => PodHostsFile::OfKubelet,
+        }
     }
 }
 

@@ -55,6 +55,8 @@ impl CoreDnsServer {
                 default: self.default_port,
                 queried: self.queried_port,
             },
+            resolv_conf: self.resolv_conf.clone(),
+            hosts_file: self.hosts_file,
         }))
     }
 

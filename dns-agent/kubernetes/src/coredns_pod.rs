@@ -6,8 +6,9 @@ use k8s_openapi::api::core::v1 as core;
 
 use super::command_flags::CommandFlags;
 use super::container_files::{FileLocation, Mounts};
-use super::coredns_config::ListeningPorts;
+use super::coredns_config::{ListeningPorts, PodHostsFile};
 use super::objects::ObjectKey;
+use super::resolv_conf::PodResolvConf;
 
 /// The Namespaces that only a cluster's operators write to. Pods elsewhere may belong to a virtual
 /// cluster, whose CoreDNS reads another API server.
@@ -47,6 +48,9 @@ pub struct CoreDnsServer {
     pub(crate) default_port: u16,
     /// The port at which the container receives queries. `None`: unknown.
     pub(crate) queried_port: Option<u16>,
+    /// The servers in the container's `resolv.conf`.
+    pub(crate) resolv_conf: PodResolvConf,
+    pub(crate) hosts_file: PodHostsFile,
 }
 
 impl DnsContainers {
@@ -100,6 +104,8 @@ impl CoreDnsServer {
             variables: BTreeMap::new(),
             default_port: ListeningPorts::default().default,
             queried_port: None,
+            resolv_conf: PodResolvConf::default(),
+            hosts_file: PodHostsFile::default(),
         }
     }
 
@@ -154,6 +160,8 @@ impl CoreDnsServer {
             variables,
             default_port: port,
             queried_port: None,
+            resolv_conf: PodResolvConf::of_pod(pod),
+            hosts_file: PodHostsFile::of_pod(pod),
         })
     }
 }

@@ -18,16 +18,19 @@ mod place;
 mod plugins;
 mod reload;
 mod rewrite;
+mod routes;
 mod words;
 mod zones;
 
 use std::collections::BTreeSet;
 
+use zerohop_routes::NamePattern;
 use zerohop_zone::{AbsentNames, ChangedAnswers, Name, Rtype};
 
 pub(crate) use imports::named_files;
 pub use node_cache_effect::{NodeCacheContext, NodeCacheEffect, UpstreamService};
 pub use reload::Reload;
+pub use routes::CorefileRoutes;
 
 use blocks::ServerBlock;
 use cache::TtlCap;
@@ -39,7 +42,6 @@ use rewrite::RewriteRule;
 use zones::is_reverse;
 
 use super::coredns_config::CoreDnsConfig;
-use super::name_pattern::NamePattern;
 use super::selectors::Selectors;
 use super::settings::{EmptyServices, EndpointNames, PodMode, VERSION_TTL, ZonalNames};
 

@@ -18,7 +18,6 @@ mod endpoints;
 mod event;
 mod feed;
 mod index;
-mod name_pattern;
 mod names;
 mod node_cache;
 mod object_set;
@@ -26,6 +25,7 @@ mod objects;
 mod policy;
 mod provenance;
 mod provider;
+mod resolv_conf;
 mod selector;
 mod selectors;
 mod service;
@@ -37,14 +37,13 @@ pub use convert::{ApiContainer, ApiContainerStatus, ApiObject, ApiPod, ApiPodSpe
 pub use coredns_config::CoreDnsConfig;
 pub use coredns_pod::{CoreDnsServer, DnsContainers, SYSTEM_NAMESPACES};
 pub use corefile::{
-    AdoptedSettings, AdoptedZone, Conclusions, NodeCacheContext, NodeCacheEffect, Reload,
-    UpstreamService,
+    AdoptedSettings, AdoptedZone, Conclusions, CorefileRoutes, NodeCacheContext, NodeCacheEffect,
+    Reload, UpstreamService,
 };
 pub use coverage::{Coverage, Covered, ServiceNames};
 pub use event::{ConfigMapUpdates, Event, WriteTime};
 pub use feed::Feed;
 pub use index::Index;
-pub use name_pattern::NamePattern;
 pub use names::{Names, View, ViewPosition, build_model};
 pub use node_cache::{CacheAddresses, CacheConfig, NodeCache, ReloadMode};
 pub use object_set::{Object, ObjectCounts, Objects};
@@ -57,6 +56,7 @@ pub use policy::{
     OtherPolicy, Policy, PolicyKind, PolicyPod,
 };
 pub use provenance::Provenance;
+pub use resolv_conf::read_servers;
 pub use selector::{Labels, Selector, SelectorError};
 pub use selectors::Selectors;
 pub use settings::{

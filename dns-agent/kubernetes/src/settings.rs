@@ -5,9 +5,8 @@ use std::net::IpAddr;
 
 use clap::ValueEnum;
 use ipnet::IpNet;
+use zerohop_routes::NamePattern;
 use zerohop_zone::{ChangedAnswers, Name, Rtype};
-
-use super::name_pattern::NamePattern;
 
 /// The TTL of `dns-version.<zone>` in CoreDNS, in seconds.
 pub(super) const VERSION_TTL: u32 = 28800;

@@ -13,7 +13,7 @@ use std::{
 use domain::base::iana::Rtype;
 use zerohop_zone::{Name, Rdata, Record, ZoneData};
 
-use super::response::{Records, Response};
+use super::{records::Records, response::Response};
 
 /// Upper bound on the names of the chain in one response: the queried name and the targets of
 /// CNAMEs.

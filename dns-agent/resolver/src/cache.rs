@@ -18,12 +18,16 @@ use std::{
 use domain::base::iana::{OptRcode, Rtype};
 use quick_cache::{OptionsBuilder, Weighter, sync::Cache};
 use tokio::time::Instant;
+use zerohop_routes::{CacheRules, StaleMode, StaleRules};
 use zerohop_zone::{Apex, Name};
 
 use self::failures::FailureCache;
 pub(super) use self::reply::{StoredReply, TtlSource};
 use super::query::Query;
 
+/// How long a negative answer is kept at most, in seconds, if neither a setting nor a route says
+/// it.
+const DEFAULT_MAX_NEGATIVE_TTL: u32 = 300;
 /// The share of the capacity that failures may use.
 const FAILURE_SHARE: u64 = 16;
 /// The memory of an entry besides its message, its key and its list of TTLs, in bytes: two
@@ -45,8 +49,8 @@ pub struct CacheSettings {
     /// The largest TTL of such a record, in seconds. A higher one is lowered.
     pub max_ttl: u32,
     /// How long a negative answer is kept at most, in seconds. The SOA record's TTL is lowered to
-    /// it.
-    pub max_negative_ttl: u32,
+    /// it. `None`: as the route of the name says, or [`DEFAULT_MAX_NEGATIVE_TTL`].
+    pub max_negative_ttl: Option<u32>,
     /// How long after its end a reply may be used while upstreams don't answer (RFC 8767). Zero:
     /// never.
     pub stale: Duration,
@@ -57,9 +61,44 @@ pub(super) struct ReplyCache {
     settings: CacheSettings,
     /// `None` without capacity.
     stores: Option<Stores>,
-    /// The zones that were known when the replies were stored. A reply may have records that belong
-    /// to a zone that is added later.
-    zones: RwLock<Vec<Name>>,
+    known: RwLock<KnownNames>,
+}
+
+/// The zones and routes that were known when the replies were stored. A reply may have records that
+/// belong to a zone that is added later, and another route may lead to other servers.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct KnownNames {
+    zones: Vec<Name>,
+    /// The number of the route table.
+    routes: u64,
+}
+
+/// With what a reply was made.
+#[derive(Clone, Copy)]
+pub(super) struct ReplyOrigin<'a> {
+    /// The zones with which it was checked.
+    pub(super) zones: &'a [Apex],
+    /// The number of the route table.
+    pub(super) routes: u64,
+    /// What the route says about caching. `None`: nothing.
+    pub(super) rules: Option<CacheRules>,
+}
+
+/// The limits of a reply.
+#[derive(Clone, Copy, Debug)]
+struct ReplyLimits {
+    min_ttl: u32,
+    max_ttl: u32,
+    max_negative_ttl: u32,
+    /// Which replies are kept.
+    kept: KeptReplies,
+    stale: StaleRules,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct KeptReplies {
+    positive: bool,
+    negative: bool,
 }
 
 struct Stores {
@@ -74,6 +113,8 @@ pub(super) enum Found {
     Fresh(Arc<StoredReply>),
     /// A reply whose records have expired. It may be used if upstreams don't answer.
     Stale(Arc<StoredReply>),
+    /// A reply whose records have expired. It is used at once, and fetched again.
+    StaleAtOnce(Arc<StoredReply>),
     /// A reply whose records have expired, and upstreams have just failed.
     StaleOnly(Arc<StoredReply>),
     /// Upstreams have just failed, with this response code.
@@ -95,7 +136,7 @@ impl Default for CacheSettings {
             min_ttl: 0,
             // As in Unbound and PowerDNS Recursor.
             max_ttl: 86_400,
-            max_negative_ttl: 300,
+            max_negative_ttl: None,
             stale: Duration::ZERO,
         }
     }
@@ -106,7 +147,7 @@ impl ReplyCache {
         ReplyCache {
             settings,
             stores: (settings.capacity > 0).then(|| Stores::new(settings.capacity)),
-            zones: RwLock::default(),
+            known: RwLock::default(),
         }
     }
 
@@ -121,8 +162,9 @@ impl ReplyCache {
         {
             return Found::Fresh(reply.clone());
         }
-        let stale = stored.filter(|reply| reply.age_beyond_life(now) < self.settings.stale);
+        let stale = stored.filter(|reply| reply.age_beyond_life(now) < reply.stale().limit);
         match stale {
+            Some(reply) if reply.stale().mode == StaleMode::AtOnce => Found::StaleAtOnce(reply),
             Some(reply) if stores.failures.is_recent(key, now) => Found::StaleOnly(reply),
             Some(reply) => Found::Stale(reply),
             None => {
@@ -132,19 +174,20 @@ impl ReplyCache {
         }
     }
 
-    /// Lowers and raises the TTLs of a reply as the settings say, and stores it if it may be
-    /// stored. The reply has no OPT record. `zones` are those with which it was checked.
+    /// Lowers and raises the TTLs of a reply as the settings and its route say, and stores it if it
+    /// may be stored. The reply has no OPT record.
     pub(super) fn store(
         &self,
         key: &CacheKey,
         message: &mut [u8],
         qtype: Rtype,
         now: Instant,
-        zones: &[Apex],
+        origin: ReplyOrigin<'_>,
     ) {
-        let reply = StoredReply::read(message, qtype, &self.settings, now);
-        let known = self.zones.read().unwrap_or_else(PoisonError::into_inner);
-        if !are_same(&known, zones) {
+        let limits = self.settings.limits(origin.rules);
+        let reply = StoredReply::read(message, qtype, &limits, now);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        if !known.is(origin.zones, origin.routes) {
             return;
         }
         let (Some(stores), Some(reply)) = (&self.stores, reply) else {
@@ -162,15 +205,18 @@ impl ReplyCache {
         }
     }
 
-    /// Forgets all replies if the zones are not those with which they were stored.
-    pub(super) fn follow_zones(&self, zones: &[Apex]) {
-        let known = self.zones.read().unwrap_or_else(PoisonError::into_inner);
-        if are_same(&known, zones) {
+    /// Forgets all replies if the zones and the routes are not those with which they were stored.
+    pub(super) fn follow_names(&self, zones: &[Apex], routes: u64) {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        if known.is(zones, routes) {
             return;
         }
         drop(known);
-        let mut known = self.zones.write().unwrap_or_else(PoisonError::into_inner);
-        *known = zones.iter().map(|zone| zone.name.clone()).collect();
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        *known = KnownNames {
+            zones: zones.iter().map(|zone| zone.name.clone()).collect(),
+            routes,
+        };
         if let Some(stores) = &self.stores {
             stores.replies.clear();
             stores.failures.clear();
@@ -184,8 +230,37 @@ impl ReplyCache {
     }
 }
 
-fn are_same(known: &[Name], zones: &[Apex]) -> bool {
-    known.iter().eq(zones.iter().map(|zone| &zone.name))
+impl KnownNames {
+    fn is(&self, zones: &[Apex], routes: u64) -> bool {
+        self.routes == routes && self.zones.iter().eq(zones.iter().map(|zone| &zone.name))
+    }
+}
+
+impl CacheSettings {
+    /// The limits of replies about names of a route.
+    fn limits(&self, rules: Option<CacheRules>) -> ReplyLimits {
+        let native = CacheRules {
+            max_ttl: Some(self.max_ttl),
+            max_negative_ttl: Some(self.max_negative_ttl.unwrap_or(DEFAULT_MAX_NEGATIVE_TTL)),
+            stale: None,
+        };
+        let rules = rules.unwrap_or(native);
+        let own_stale = StaleRules {
+            limit: self.stale,
+            mode: StaleMode::IfUpstreamsFail,
+        };
+        ReplyLimits {
+            min_ttl: self.min_ttl,
+            max_ttl: rules.max_ttl.unwrap_or(u32::MAX).min(self.max_ttl),
+            max_negative_ttl: (rules.max_negative_ttl.unwrap_or(u32::MAX))
+                .min(self.max_negative_ttl.unwrap_or(u32::MAX)),
+            kept: KeptReplies {
+                positive: rules.max_ttl.is_some(),
+                negative: rules.max_negative_ttl.is_some(),
+            },
+            stale: rules.stale.unwrap_or(own_stale),
+        }
+    }
 }
 
 impl Stores {

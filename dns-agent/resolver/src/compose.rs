@@ -62,20 +62,7 @@ impl Query {
 
     /// The message with this header and these sections, of any length and without an OPT record.
     pub(super) fn assemble_whole(&self, header: Header, sections: &Sections) -> Vec<u8> {
-        let length = HEADER_LEN + self.question.len() + sections.bytes.len() + OPT_LEN;
-        let mut message = Vec::with_capacity(length);
-        message.extend_from_slice(header.as_slice());
-        for count in [
-            1,
-            sections.answers,
-            sections.authorities,
-            sections.additionals,
-        ] {
-            message.extend_from_slice(&count.to_be_bytes());
-        }
-        message.extend_from_slice(&self.question);
-        message.extend_from_slice(&sections.bytes);
-        message
+        assemble(header, &self.question, sections)
     }
 
     /// An error reply with the question and, if the client sent one, an OPT record.
@@ -99,13 +86,19 @@ impl Query {
     }
 
     /// Adds the resolver's OPT record to a message without one, if the client sent one. First
-    /// truncates the message, so that the result keeps to [`Query::limit`].
+    /// restores the client's question if a route has rewritten it, and truncates the message, so
+    /// that the result keeps to [`Query::limit`].
     pub(super) fn finish_message(
         &self,
         mut message: Vec<u8>,
         extended_rcode: u8,
         error: Option<ExtendedError>,
     ) -> Vec<u8> {
+        if let Some(client) = &self.client_question
+            && let Some((header, sections)) = client.restore(&message)
+        {
+            message = assemble(header, &client.question, &sections);
+        }
         let Some(edns) = self.edns else {
             if extended_rcode != 0 {
                 // Without an OPT record, the lower bits alone would be another code, such as
@@ -158,6 +151,24 @@ impl ExtendedError {
         let numbers = [EXTENDED_ERROR, length as u16, info_code].map(u16::to_be_bytes);
         [numbers.as_flattened(), text.as_bytes()].concat()
     }
+}
+
+/// The message with this header, question and sections, of any length and without an OPT record.
+pub(super) fn assemble(header: Header, question: &[u8], sections: &Sections) -> Vec<u8> {
+    let length = HEADER_LEN + question.len() + sections.bytes.len() + OPT_LEN;
+    let mut message = Vec::with_capacity(length);
+    message.extend_from_slice(header.as_slice());
+    for count in [
+        1,
+        sections.answers,
+        sections.authorities,
+        sections.additionals,
+    ] {
+        message.extend_from_slice(&count.to_be_bytes());
+    }
+    message.extend_from_slice(question);
+    message.extend_from_slice(&sections.bytes);
+    message
 }
 
 /// Adds the resolver's OPT record to a reply or an upstream query: [`UDP_LIMIT`] as the size,

@@ -19,7 +19,7 @@ use super::{
     counters::{ResolverCounters, increment},
     response::{NoResponse, Response, UpstreamQuery},
     shares::Shares,
-    upstream::UpstreamPool,
+    upstream::{ServerSet, UpstreamPool},
 };
 
 /// Upper bound on concurrent questions to upstreams, of which a client has a share.
@@ -111,7 +111,7 @@ pub(super) struct Forwarder {
 type OpenExchanges = Arc<Mutex<HashMap<ExchangeKey, Shared<Exchange>>>>;
 
 /// The servers, and the query's [`UpstreamQuery::identity`].
-type ExchangeKey = (Vec<SocketAddr>, Vec<u8>);
+type ExchangeKey = (ServerSet, Vec<u8>);
 
 /// A running query to upstreams. Resolves to their response.
 type Exchange = BoxFuture<'static, Result<Arc<Response>, NoResponse>>;
@@ -144,11 +144,11 @@ impl Forwarder {
     /// truncated one, or else one with an error code.
     pub(super) async fn query_servers(
         &self,
-        upstreams: &[SocketAddr],
+        upstreams: &ServerSet,
         query: &UpstreamQuery,
         client: IpAddr,
     ) -> Result<Arc<Response>, NoResponse> {
-        if upstreams.is_empty() {
+        if upstreams.servers.is_empty() {
             return Err(NoResponse::NoUpstream);
         }
         let waiting = self.waiting.take(client, 1);
@@ -170,11 +170,11 @@ impl Forwarder {
     /// exchanges of the client are in flight.
     fn join_or_start_exchange(
         &self,
-        upstreams: &[SocketAddr],
+        upstreams: &ServerSet,
         query: &UpstreamQuery,
         client: IpAddr,
     ) -> Option<Shared<Exchange>> {
-        let key = (upstreams.to_vec(), query.identity());
+        let key = (upstreams.clone(), query.identity());
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(exchange) = open.get(&key) {
             return Some(exchange.clone());
@@ -192,7 +192,7 @@ impl Forwarder {
             // The clients may have gone away.
             let _ = sender.send(result.map(Arc::new));
         };
-        let (pool, upstreams, query) = (self.pool.clone(), upstreams.to_vec(), query.clone());
+        let (pool, upstreams, query) = (self.pool.clone(), upstreams.clone(), query.clone());
         let exchange = async move { result.await.unwrap_or(Err(NoResponse::NoAnswer)) };
         let exchange = exchange.boxed().shared();
         open.insert(key, exchange.clone());

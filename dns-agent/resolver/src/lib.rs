@@ -4,7 +4,8 @@
 //! [`query`] parses queries. [`message::respond`] decides what to do with a query. `udp` and `tcp`
 //! read queries and write replies. `lookup` looks names up that the data doesn't decide: in
 //! `cache`, or through `forward`, which passes queries to `upstream`, which asks the servers.
-//! [`response`] builds these queries and parses the responses. [`bailiwick`] drops records that
+//! [`response`] builds these queries and parses the responses, and `records` reads
+//! their records. [`bailiwick`] drops records that
 //! don't belong to the question, and `chase` turns the rest into the client's answer. [`loops`]
 //! finds upstreams that forward queries back to this resolver. `canary` tests whether the resolver
 //! answers, and `counters` counts its messages. `compose` builds replies.
@@ -21,11 +22,15 @@ mod chase;
 mod compose;
 mod counters;
 mod forward;
+mod live_routes;
 mod lookup;
 pub mod loops;
 pub mod message;
 pub mod query;
+mod records;
 pub mod response;
+mod restore;
+mod routing;
 mod shares;
 mod tcp;
 mod udp;
@@ -49,13 +54,12 @@ use tokio::{
     task::JoinSet,
 };
 
-pub use self::response::{NoResponse, Records};
 use self::{
     bailiwick::LocalNames,
     cache::ReplyCache,
     counters::increment,
     forward::Forwarder,
-    lookup::{CacheUse, LookupContext, NamePlace, ServersForName},
+    lookup::{CacheUse, LookupContext},
     loops::LoopProbe,
     message::{QueryAction, respond},
     query::Transport,
@@ -66,12 +70,14 @@ pub use self::{
     canary::Canary,
     counters::{ResolverCounters, ResolverCounts},
     forward::UpstreamServers,
+    live_routes::{GroupStatus, GroupUse, LiveRoutes},
     lookup::UpstreamLookup,
     query::is_transfer,
-    upstream::{NameCase, TlsUpstreams, UpstreamOptions, UpstreamPolicy},
+    upstream::{NameCase, ServerSet, UpstreamServer},
 };
+pub use self::{records::Records, response::NoResponse};
 use zerohop_zone as zone;
-use zerohop_zone::{Apex, LiveZoneData, Name, Rtype, reverse_range};
+use zerohop_zone::{LiveZoneData, Name, Rtype};
 
 /// Upper bound on the connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -95,13 +101,15 @@ pub struct Resolver {
 /// The upstream servers.
 #[derive(Clone, Debug, Default)]
 pub struct Upstreams {
-    /// The servers for names outside the cluster, in the configured order. Empty: the cluster's DNS
-    /// receives these queries too; without a cluster DNS, they get REFUSED.
-    pub outside: Vec<SocketAddr>,
+    /// The servers for names outside the cluster. Empty: the cluster's DNS receives these queries
+    /// too; without a cluster DNS, they get REFUSED.
+    pub outside: ServerSet,
     /// The cluster's DNS. `None`: not configured, so `outside` receives all queries.
     pub cluster: Option<ClusterDns>,
-    /// How servers are asked.
-    pub options: UpstreamOptions,
+    /// How names outside the cluster are answered instead, if that is known.
+    pub routes: LiveRoutes,
+    /// The letters of the name in queries over UDP.
+    pub case: NameCase,
 }
 
 /// The cluster's DNS, which knows names of the cluster that the local zones don't have.
@@ -131,7 +139,7 @@ impl Resolver {
         cache: CacheSettings,
     ) -> Resolver {
         let counters = Arc::new(ResolverCounters::default());
-        let pool = UpstreamPool::new(upstreams.options.clone(), counters.clone());
+        let pool = UpstreamPool::new(upstreams.case, counters.clone());
         Resolver {
             data,
             forwarder: Forwarder::new(pool, counters.clone()),
@@ -199,10 +207,14 @@ impl Resolver {
 
     /// Decides what to do with a message without counting it. `rotation` is as in [`respond`].
     fn decide_action(&self, bytes: &[u8], transport: Transport, rotation: usize) -> QueryAction {
+        let routes = self.upstreams.routes.table();
         let mut action = QueryAction::Ignore;
         self.data.with_data(&mut |data| {
-            self.cache.follow_zones(data.zones());
-            action = respond(bytes, data, transport, rotation);
+            self.cache.follow_names(data.zones(), routes.number());
+            action = match respond(bytes, data, transport, rotation) {
+                QueryAction::Forward(query) => self.follow_route(query, &routes, data, rotation),
+                action => action,
+            };
         });
         match action {
             // An upstream has forwarded this resolver's loop probe back.
@@ -279,73 +291,6 @@ impl Resolver {
             }
         });
         decided
-    }
-}
-
-impl Upstreams {
-    /// The servers for names outside the cluster.
-    fn servers_for_outside_names(&self) -> Vec<SocketAddr> {
-        match &self.cluster {
-            Some(cluster) if self.outside.is_empty() => cluster.servers.usable(),
-            _ => self.outside.clone(),
-        }
-    }
-
-    /// The servers that may lead back to this resolver: those for names outside the cluster.
-    /// Servers over TLS are left out, because a probe is a datagram.
-    fn servers_to_probe(&self) -> Vec<SocketAddr> {
-        let mut servers = self.servers_for_outside_names();
-        if let Some(tls) = &self.options.tls {
-            servers.retain(|server| !tls.has(*server));
-        }
-        servers
-    }
-
-    /// The servers of the cluster's DNS that are this resolver itself. They are never queried.
-    fn excluded_cluster_servers(&self) -> Vec<SocketAddr> {
-        let cluster = self.cluster.as_ref();
-        cluster.map_or_else(Vec::new, |cluster| cluster.servers.excluded())
-    }
-
-    /// The cluster's domains. Empty if no cluster DNS is configured.
-    fn cluster_domains(&self) -> &[Name] {
-        self.cluster
-            .as_ref()
-            .map_or(&[], |cluster| &cluster.domains)
-    }
-
-    /// Whether a name belongs to the cluster, given the local zones.
-    fn place_of(&self, name: &Name, zones: &[Apex]) -> NamePlace {
-        let is_in = |suffix: &Name| name.is_at_or_below(suffix);
-        let is_in_zone = zones.iter().any(|zone| is_in(&zone.name));
-        let belongs_to_cluster = match &self.cluster {
-            None => is_in_zone,
-            // Without local zones, any name may belong to the cluster. Any reverse name may belong
-            // to a Service or a Pod.
-            Some(cluster) => {
-                zones.is_empty()
-                    || is_in_zone
-                    || cluster.domains.iter().any(is_in)
-                    || reverse_range(name).is_some()
-            }
-        };
-        if belongs_to_cluster {
-            NamePlace::Cluster
-        } else {
-            NamePlace::Outside
-        }
-    }
-
-    /// The servers for a name, given the local zones.
-    fn servers_for(&self, name: &Name, zones: &[Apex]) -> ServersForName {
-        let place = self.place_of(name, zones);
-        let servers = match &self.cluster {
-            Some(cluster) if place == NamePlace::Cluster || self.outside.is_empty() => {
-                Some(cluster.servers.usable()).filter(|servers| !servers.is_empty())
-            }
-            _ => Some(self.outside.clone()),
-        };
-        ServersForName { servers, place }
     }
 }
 

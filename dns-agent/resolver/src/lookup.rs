@@ -11,12 +11,12 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, timeout, timeout_at},
 };
-use zerohop_zone::Name;
+use zerohop_zone::{Name, ZoneData};
 
 use super::{
     Resolver, UPSTREAM_LIMIT,
     bailiwick::LocalNames,
-    cache::{CacheKey, Found, StoredReply, TtlSource},
+    cache::{CacheKey, Found, ReplyOrigin, StoredReply, TtlSource},
     chase::Relay,
     compose::ExtendedError,
     counters::increment,
@@ -24,10 +24,15 @@ use super::{
     query::Query,
     random_rotation,
     response::{NoResponse, Response, UpstreamQuery},
+    routing::{NamePlace, QueryDestination},
+    upstream::ServerSet,
 };
 
 /// How long a client waits for upstreams before it gets a stale reply (RFC 8767 section 5).
 const STALE_AFTER: Duration = Duration::from_millis(1800);
+
+/// Upper bound on the targets of aliases in a chain that routes rewrite.
+const MAX_REWRITTEN_TARGETS: usize = 4;
 
 /// A query to upstreams, and its outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,22 +45,6 @@ pub struct UpstreamLookup {
     pub outcome: Option<Result<String, NoResponse>>,
 }
 
-/// The servers for a name.
-#[derive(Debug)]
-pub(super) struct ServersForName {
-    /// `None`: the cluster's DNS is responsible for the name, and has no known address, or only
-    /// addresses of this resolver.
-    pub(super) servers: Option<Vec<SocketAddr>>,
-    pub(super) place: NamePlace,
-}
-
-/// Whether a name belongs to the cluster, so that replies about it are never cached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NamePlace {
-    Cluster,
-    Outside,
-}
-
 /// What a lookup of a client's query must know besides the query.
 pub(super) struct LookupContext<'a> {
     /// The client whose share of the places is used.
@@ -65,6 +54,8 @@ pub(super) struct LookupContext<'a> {
     /// When the client stops waiting.
     pub(super) deadline: Instant,
     pub(super) cache_use: CacheUse,
+    /// How many more targets of aliases may lead to a route that rewrites them.
+    pub(super) rewritten_targets_left: usize,
     /// Each query to upstreams is appended.
     pub(super) lookups: &'a mut Vec<UpstreamLookup>,
 }
@@ -81,6 +72,7 @@ impl LookupContext<'_> {
             rotation: random_rotation(),
             deadline: Instant::now() + UPSTREAM_LIMIT,
             cache_use,
+            rewritten_targets_left: MAX_REWRITTEN_TARGETS,
             lookups,
         }
     }
@@ -119,6 +111,11 @@ impl Resolver {
                 QueryAction::Send(message)
             }
             Found::StaleOnly(reply) => QueryAction::Send(self.stale_reply(&reply, &query)),
+            Found::StaleAtOnce(reply) => {
+                let message = self.stale_reply(&reply, &query);
+                self.refresh(query, client);
+                QueryAction::Send(message)
+            }
             Found::Failed(rcode) => {
                 increment(&self.counters.cached_failures);
                 let error = Some(ExtendedError::CachedError);
@@ -155,7 +152,7 @@ impl Resolver {
         context: &mut LookupContext<'_>,
     ) -> QueryAction {
         let query = Query::for_target(&chase.target, chase.query.qtype);
-        let response = match self.look_up_target(&query, context).await {
+        let response = match self.follow_target(query, context).await {
             Ok(response) => Some(response),
             Err(error) => {
                 chase.error = error;
@@ -165,6 +162,38 @@ impl Resolver {
         self.with_local_names(|local_names| {
             chase.complete(response.as_deref(), local_names, context.rotation)
         })
+    }
+
+    /// Looks up the target of an alias by its route.
+    ///
+    /// # Errors
+    /// As for [`Resolver::look_up_target`].
+    async fn follow_target(
+        self: &Arc<Self>,
+        query: Query,
+        context: &mut LookupContext<'_>,
+    ) -> Result<Arc<Response>, Option<ExtendedError>> {
+        let routes = self.upstreams.routes.table();
+        let mut query = Some(query);
+        let mut action = QueryAction::Ignore;
+        self.data.with_data(&mut |data: &dyn ZoneData| {
+            if let Some(query) = query.take() {
+                action = self.follow_route(query, &routes, data, context.rotation);
+            }
+        });
+        match action {
+            QueryAction::Forward(query) if query.client_question.is_none() => {
+                self.look_up_target(&query, context).await
+            }
+            QueryAction::Send(message) => Ok(Arc::new(Response::stored(message))),
+            action => {
+                // A chain of rewritten targets may be endless.
+                context.rewritten_targets_left =
+                    (context.rewritten_targets_left.checked_sub(1)).ok_or(None)?;
+                let message = Box::pin(self.run_action(action, context)).await;
+                Ok(Arc::new(Response::stored(message.ok_or(None)?)))
+            }
+        }
     }
 
     /// Looks up the target of an alias.
@@ -195,6 +224,11 @@ impl Resolver {
                 increment(&self.counters.stale_replies);
                 return Ok(stored(&reply, TtlSource::Stale));
             }
+            Found::StaleAtOnce(reply) => {
+                increment(&self.counters.stale_replies);
+                self.refresh(query.clone(), context.client);
+                return Ok(stored(&reply, TtlSource::Stale));
+            }
             Found::Failed(_) => {
                 increment(&self.counters.cached_failures);
                 return Err(Some(ExtendedError::CachedError));
@@ -223,9 +257,7 @@ impl Resolver {
         context: &mut LookupContext<'_>,
     ) -> Result<Arc<Response>, Option<ExtendedError>> {
         let upstream_query = UpstreamQuery::forwarding(query);
-        let (response, place) = self
-            .query_upstreams(&query.name, &upstream_query, context)
-            .await;
+        let (response, place) = self.query_upstreams(query, &upstream_query, context).await;
         let response = response.map_err(|reason| {
             if reason == NoResponse::NoAnswer {
                 self.keep_failure(query, OptRcode::SERVFAIL, place);
@@ -268,7 +300,9 @@ impl Resolver {
             return None;
         }
         match self.cache.find(&CacheKey::of(query)?, Instant::now()) {
-            Found::Stale(reply) | Found::StaleOnly(reply) => Some(reply),
+            Found::Stale(reply) | Found::StaleOnly(reply) | Found::StaleAtOnce(reply) => {
+                Some(reply)
+            }
             Found::Fresh(_) | Found::Failed(_) | Found::Nothing => None,
         }
     }
@@ -281,9 +315,7 @@ impl Resolver {
     /// Forwards a query, and keeps the reply or the failure in the cache.
     async fn ask_upstreams(&self, query: &Query, context: &mut LookupContext<'_>) -> Asked {
         let upstream_query = UpstreamQuery::forwarding(query);
-        let (response, place) = self
-            .query_upstreams(&query.name, &upstream_query, context)
-            .await;
+        let (response, place) = self.query_upstreams(query, &upstream_query, context).await;
         if place == NamePlace::Outside && context.cache_use == CacheUse::Answered {
             increment(&self.counters.cache_misses);
         }
@@ -332,9 +364,17 @@ impl Resolver {
         };
         self.data.with_data(&mut |data| {
             let zones = data.zones();
-            if self.upstreams.place_of(&query.name, zones) == NamePlace::Outside {
+            let routes = self.upstreams.routes.table().number();
+            let destination = self.upstreams.destination(query, zones);
+            if destination.place == NamePlace::Outside {
+                let rules = destination.cache_rules;
+                let origin = ReplyOrigin {
+                    zones,
+                    routes,
+                    rules,
+                };
                 let now = Instant::now();
-                self.cache.store(&key, message, query.qtype, now, zones);
+                self.cache.store(&key, message, query.qtype, now, origin);
             }
         });
         let (replies, bytes) = self.cache.size();
@@ -349,35 +389,52 @@ impl Resolver {
         }
     }
 
-    /// Sends a query to the upstreams that are responsible for `name`, and waits for the response
-    /// until the client's deadline.
+    /// Sends the upstream query for a query to the servers that are responsible for its name, and
+    /// waits for the response until the client's deadline.
     async fn query_upstreams(
         &self,
-        name: &Name,
-        query: &UpstreamQuery,
+        query: &Query,
+        upstream_query: &UpstreamQuery,
         context: &mut LookupContext<'_>,
     ) -> (Result<Arc<Response>, NoResponse>, NamePlace) {
         let mut found = None;
-        self.data
-            .with_data(&mut |data| found = Some(self.upstreams.servers_for(name, data.zones())));
-        let (servers, place) = match found {
-            Some(ServersForName { servers, place }) => (servers, place),
-            None => (None, NamePlace::Cluster),
+        self.data.with_data(&mut |data| {
+            found = Some(self.upstreams.destination(query, data.zones()));
+        });
+        let Some(QueryDestination {
+            servers,
+            place,
+            group,
+            ..
+        }) = found
+        else {
+            return (Err(NoResponse::ClusterDnsUnknown), NamePlace::Cluster);
         };
         let index = context.lookups.len();
+        let addresses = servers.as_ref().map(ServerSet::addresses);
         context.lookups.push(UpstreamLookup {
-            name: name.clone(),
-            servers: servers.clone().unwrap_or_default(),
+            name: query.name.clone(),
+            servers: addresses.unwrap_or_default(),
             outcome: None,
         });
+        if let Some(group) = &group
+            && !group.is_proven()
+        {
+            let routes = &self.upstreams.routes;
+            routes.want_proof(group, &query.name, query.qtype);
+        }
         let result = match &servers {
             Some(servers) => {
-                let response = self.forwarder.query_servers(servers, query, context.client);
+                let response =
+                    (self.forwarder).query_servers(servers, upstream_query, context.client);
                 let response = timeout_at(context.deadline, response).await;
                 response.unwrap_or(Err(NoResponse::NoAnswer))
             }
             None => Err(NoResponse::ClusterDnsUnknown),
         };
+        if let Some(group) = group.filter(|group| servers.as_ref() == Some(&group.set)) {
+            group.record_outcome(&result);
+        }
         context.lookups[index].outcome = Some(match &result {
             Ok(response) => Ok(response.rcode().to_string()),
             Err(reason) => Err(*reason),

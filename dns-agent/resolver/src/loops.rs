@@ -42,6 +42,8 @@ pub(super) struct LoopProbe {
     name: Mutex<Option<Name>>,
     has_returned: AtomicBool,
     returned: Notify,
+    /// Held while a server is probed.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl LoopProbe {
@@ -107,7 +109,8 @@ impl Resolver {
     }
 
     /// Probes whether an upstream forwards queries back to this resolver.
-    async fn leads_back(&self, server: SocketAddr) -> bool {
+    pub(super) async fn leads_back(&self, server: SocketAddr) -> bool {
+        let _turn = self.probe.turn.lock().await;
         let label = format!("{:032x}", rand::random::<u128>());
         // The name is well-formed, so parsing can't fail.
         let Ok(name) = Name::parse(&format!("{label}.{PROBE_PARENT}")) else {

@@ -67,7 +67,11 @@ pub fn respond(
     if let Some(rcode) = query.refusal_code() {
         return QueryAction::Send(query.error_reply(rcode));
     }
+    respond_to_query(query, model, rotation)
+}
 
+/// Decides what to do with a query that is not refused. `rotation` is as in [`respond`].
+pub(super) fn respond_to_query(query: Query, model: &dyn ZoneData, rotation: usize) -> QueryAction {
     let is_dnssec_ok = query.edns.is_some_and(|edns| edns.dnssec_ok);
     if is_dnssec_ok && model.passes_dnssec_ok(&query.name) {
         return QueryAction::Forward(query);

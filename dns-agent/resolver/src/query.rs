@@ -7,6 +7,7 @@ use domain::{
     },
     dep::octseq::Parser,
 };
+use zerohop_routes::Rewriting;
 use zerohop_zone::Name;
 
 /// The length of a message's header in bytes.
@@ -40,6 +41,18 @@ pub struct Query {
     pub(super) edns: Option<Edns>,
     /// The transport that the query arrived on.
     pub(super) transport: Transport,
+    /// What the client has asked, if a route has rewritten the name.
+    pub(super) client_question: Option<Box<ClientQuestion>>,
+}
+
+/// The question of a client whose name was rewritten.
+#[derive(Clone, Debug)]
+pub(super) struct ClientQuestion {
+    /// The question in wire format, in the client's casing.
+    pub(super) question: Box<[u8]>,
+    /// The name in lower case.
+    pub(super) name: Name,
+    pub(super) rewriting: Rewriting,
 }
 
 /// The fields of an OPT record (RFC 6891 section 6.1.3). The data of options is not parsed, because
@@ -98,6 +111,7 @@ impl Query {
             qclass: question.qclass(),
             edns: Edns::find(message)?,
             transport,
+            client_question: None,
         })
     }
 
@@ -120,6 +134,23 @@ impl Query {
             qclass: Class::IN,
             edns: None,
             transport: Transport::Tcp,
+            client_question: None,
+        }
+    }
+
+    /// The query for the name that a route has given instead of this query's name.
+    pub(super) fn rewritten(self, rewriting: Rewriting) -> Query {
+        let numbers = self.question.len().saturating_sub(size_of::<u32>());
+        let numbers = self.question.get(numbers..).unwrap_or_default();
+        Query {
+            question: [rewriting.name.wire(), numbers].concat().into(),
+            client_question: Some(Box::new(ClientQuestion {
+                question: self.question,
+                name: self.name,
+                rewriting: rewriting.clone(),
+            })),
+            name: rewriting.name,
+            ..self
         }
     }
 

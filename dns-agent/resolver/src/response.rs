@@ -2,21 +2,19 @@
 
 use domain::{
     base::{
-        Header, HeaderCounts, Message, Name as WireName, ParsedName, ParsedRecord, ToName,
+        Header, HeaderCounts, Message, ParsedRecord,
         header::Flags,
         iana::{Class, Opcode, OptRcode, Rtype},
-        message::Section,
-        rdata::ComposeRecordData,
     },
     dep::octseq::Parser,
-    rdata::{A, Aaaa, AllRecordData, Cname},
 };
-use zerohop_zone::{Name, Rdata, Record};
+use zerohop_zone::Name;
 
 use super::{
     compose,
     message::Chase,
     query::{HEADER_LEN, Query},
+    records::Records,
 };
 
 /// Longest accepted datagram, in bytes. It exceeds the limit in the OPT record, because some
@@ -102,10 +100,7 @@ impl UpstreamQuery {
 
     /// The upstream query for the target of an alias, with RD set and without an OPT record.
     pub fn chasing(chase: &Chase) -> UpstreamQuery {
-        let mut question = chase.target.wire().to_vec();
-        question.extend_from_slice(&chase.query.qtype.to_int().to_be_bytes());
-        question.extend_from_slice(&Class::IN.to_int().to_be_bytes());
-        UpstreamQuery::recursive(&question)
+        UpstreamQuery::asking(&chase.target, chase.query.qtype)
     }
 
     /// A query with RD set, for a question in wire format.
@@ -129,7 +124,12 @@ impl UpstreamQuery {
     /// A loop probe: an upstream query for the address of `name`. The name must be random, so that
     /// only the probe asks for it.
     pub(super) fn probing(name: &Name) -> UpstreamQuery {
-        let types = [Rtype::A.to_int(), Class::IN.to_int()].map(u16::to_be_bytes);
+        UpstreamQuery::asking(name, Rtype::A)
+    }
+
+    /// A query with RD set and without an OPT record.
+    pub(super) fn asking(name: &Name, rtype: Rtype) -> UpstreamQuery {
+        let types = [rtype.to_int(), Class::IN.to_int()].map(u16::to_be_bytes);
         UpstreamQuery::recursive(&[name.wire(), types.as_flattened()].concat())
     }
 
@@ -340,36 +340,6 @@ impl Response {
     }
 }
 
-/// The records of a message.
-#[derive(Debug, Default)]
-pub struct Records {
-    /// The records of class IN in the answer, authority and additional section.
-    pub sections: [Vec<Record>; 3],
-    /// Number of records of all classes, in all three sections.
-    pub(crate) count: usize,
-}
-
-impl Records {
-    /// Parses a message. `None`: the message is malformed.
-    pub fn read(message: &[u8]) -> Option<Records> {
-        let message = Message::from_slice(message).ok()?;
-        let mut records = Records::default();
-        for entry in message.iter() {
-            let (parsed, section) = entry.ok()?;
-            let section = match section {
-                Section::Answer => 0,
-                Section::Authority => 1,
-                Section::Additional => 2,
-            };
-            records.count += 1;
-            if parsed.class() == Class::IN {
-                records.sections[section].push(convert_record(&parsed)?);
-            }
-        }
-        Some(records)
-    }
-}
-
 /// The next record of a message. `None` if the record is malformed.
 ///
 /// A compression pointer from the owner name to bytes after the record is malformed too (RFC 1035
@@ -406,35 +376,4 @@ fn is_same_question(bytes: &[u8], expected: &[u8], case: CaseCheck) -> bool {
     bytes.len() == expected.len()
         && is_same_name(&bytes[..name_len], &expected[..name_len])
         && bytes[name_len..] == expected[name_len..]
-}
-
-/// Converts a parsed record. `None`: its data can't be parsed.
-fn convert_record(parsed: &ParsedRecord<'_, [u8]>) -> Option<Record> {
-    let data = match parsed.rtype() {
-        Rtype::A => Rdata::A(parsed.to_record::<A>().ok()??.data().addr()),
-        Rtype::AAAA => Rdata::Aaaa(parsed.to_record::<Aaaa>().ok()??.data().addr()),
-        Rtype::CNAME => {
-            let parsed = parsed.to_record::<Cname<ParsedName<&[u8]>>>().ok()??;
-            Rdata::Cname(convert_name(parsed.data().cname())?)
-        }
-        rtype => Rdata::Opaque(rtype, uncompressed_data(parsed)?.into()),
-    };
-    Some(Record {
-        owner: convert_name(&parsed.owner())?,
-        ttl: parsed.ttl().as_secs(),
-        data,
-    })
-}
-
-/// A record's data with uncompressed names.
-fn uncompressed_data(parsed: &ParsedRecord<'_, [u8]>) -> Option<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let any = parsed.to_any_record::<AllRecordData<&[u8], ParsedName<&[u8]>>>();
-    any.ok()?.data().compose_rdata(&mut bytes).ok()?;
-    Some(bytes)
-}
-
-fn convert_name(parsed: &impl ToName) -> Option<Name> {
-    let wire: WireName<Vec<u8>> = parsed.try_to_name().ok()?;
-    Name::from_wire(wire.as_slice()).ok()
 }

@@ -8,6 +8,7 @@ mod connections;
 mod health;
 mod race;
 mod selection;
+mod server_set;
 mod tls;
 mod udp;
 
@@ -28,13 +29,13 @@ use tokio::{
 };
 use tracing::debug;
 
+pub use self::server_set::{ServerSet, UpstreamServer};
 use self::{
     connections::TcpConnections,
     health::{EdnsUse, Observation},
     race::{AttemptEnd, AttemptNumber, ErrorCode, QuerySending, Race, RaceStep, SendReason},
     selection::{Candidate, Draw, KnownServers},
 };
-pub use self::{selection::UpstreamPolicy, tls::TlsUpstreams};
 use crate::{
     counters::{ResolverCounters, increment},
     query::Transport,
@@ -48,7 +49,7 @@ const MAX_SOCKETS: usize = 2048;
 /// The upstream servers' state, and the ways to reach them.
 #[derive(Debug)]
 pub(super) struct UpstreamPool {
-    options: UpstreamOptions,
+    case: NameCase,
     known: Mutex<KnownServers>,
     connections: TcpConnections,
     /// One permit for each socket of a query over UDP.
@@ -56,18 +57,6 @@ pub(super) struct UpstreamPool {
     /// Number of questions since the start.
     questions: AtomicU64,
     counters: Arc<ResolverCounters>,
-}
-
-/// How upstream servers are asked.
-#[derive(Clone, Debug, Default)]
-pub struct UpstreamOptions {
-    /// The order in which the servers of a list are queried.
-    pub policy: UpstreamPolicy,
-    /// The servers that are queried over TLS. All others are queried over UDP and TCP. `None`: no
-    /// server is queried over TLS.
-    pub tls: Option<Arc<TlsUpstreams>>,
-    /// The letters of the name in queries over UDP.
-    pub case: NameCase,
 }
 
 /// The case of the letters of a queried name. The client's reply has the client's letters.
@@ -81,14 +70,23 @@ pub enum NameCase {
 }
 
 impl UpstreamPool {
-    pub(super) fn new(options: UpstreamOptions, counters: Arc<ResolverCounters>) -> UpstreamPool {
+    pub(super) fn new(case: NameCase, counters: Arc<ResolverCounters>) -> UpstreamPool {
         UpstreamPool {
-            connections: TcpConnections::new(options.tls.clone()),
-            options,
+            connections: TcpConnections::default(),
+            case,
             known: Mutex::default(),
             sockets: Semaphore::new(MAX_SOCKETS),
             questions: AtomicU64::new(0),
             counters,
+        }
+    }
+
+    /// A pool that trusts other certificate authorities.
+    #[cfg(test)]
+    fn with_tls(tls: tls::TlsClient, counters: Arc<ResolverCounters>) -> UpstreamPool {
+        UpstreamPool {
+            connections: TcpConnections::with_tls(tls),
+            ..UpstreamPool::new(NameCase::Unchanged, counters)
         }
     }
 
@@ -97,11 +95,11 @@ impl UpstreamPool {
     /// servers.
     pub(super) async fn ask(
         &self,
-        servers: &[SocketAddr],
+        set: &ServerSet,
         query: &UpstreamQuery,
         give: impl FnOnce(Result<Response, NoResponse>),
     ) {
-        let candidates = self.candidates(servers, query);
+        let candidates = self.candidates(set, query);
         let mut race = Race::new(now(), &candidates);
         let mut running = FuturesUnordered::new();
         let mut best: Option<(AttemptNumber, Response)> = None;
@@ -114,7 +112,8 @@ impl UpstreamPool {
                     RaceStep::Send(sending) => {
                         let server = candidates[sending.candidate].server;
                         self.count_sending(sending);
-                        running.push(self.attempt(server, query, sending));
+                        let server = set.servers.iter().find(|it| it.address == server);
+                        running.extend(server.map(|it| self.attempt(it, query, sending)));
                     }
                     RaceStep::Observe(candidate, observation) => {
                         self.observe(candidates[candidate].server, observation);
@@ -148,15 +147,16 @@ impl UpstreamPool {
     }
 
     /// The servers in the order of the policy, with what is known about them.
-    fn candidates(&self, servers: &[SocketAddr], query: &UpstreamQuery) -> Vec<Candidate> {
+    fn candidates(&self, set: &ServerSet, query: &UpstreamQuery) -> Vec<Candidate> {
         let draw = Draw {
             random: rand::random(),
             turn: self.questions.fetch_add(1, Relaxed),
         };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut candidates = known.candidates(self.options.policy, servers, now(), draw);
+        let mut candidates = known.candidates(set.policy, &set.addresses(), now(), draw);
         for candidate in &mut candidates {
-            candidate.channel = self.connections.channel(candidate.server);
+            let server = (set.servers.iter()).find(|it| it.address == candidate.server);
+            candidate.channel = server.map_or(candidate.channel, |it| set.channel(it));
             if !query.has_opt() {
                 candidate.edns = EdnsUse::Without;
             }
@@ -193,7 +193,7 @@ impl UpstreamPool {
     /// Sends one query, and classifies what arrives.
     async fn attempt(
         &self,
-        server: SocketAddr,
+        server: &UpstreamServer,
         query: &UpstreamQuery,
         sending: QuerySending,
     ) -> (AttemptNumber, AttemptEnd, Option<Response>) {
@@ -206,10 +206,10 @@ impl UpstreamPool {
             }
         };
         let result = match sending.transport {
-            Transport::Udp => self.exchange_datagrams(server, query).await,
+            Transport::Udp => self.exchange_datagrams(server.address, query).await,
             Transport::Tcp => self.connections.exchange(server, query).await.map(Some),
         };
-        let (end, response) = self.classify(server, result);
+        let (end, response) = self.classify(server.address, result);
         (sending.attempt, end, response)
     }
 
@@ -229,7 +229,7 @@ impl UpstreamPool {
             return Ok(None);
         };
         let id = rand::random();
-        let (message, check) = match self.options.case {
+        let (message, check) = match self.case {
             NameCase::Unchanged => (query.with_id(id), CaseCheck::Ignored),
             NameCase::Random => {
                 let query = query.clone().with_case(rand::random());

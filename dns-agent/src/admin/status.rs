@@ -4,7 +4,7 @@ mod text;
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use zerohop_datapath as datapath;
 use zerohop_kubernetes::{Feed, LeftOutPod, ObjectCounts};
 use zerohop_kubernetes_api::{FeedActivity, FeedHealth};
-use zerohop_resolver::ResolverCounts;
+use zerohop_resolver::{GroupStatus, ResolverCounts};
 
 /// The status of a running agent.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -188,12 +188,32 @@ pub struct ResolverStatus {
     pub listen: Vec<SocketAddr>,
     /// The servers of `--upstream`, in order.
     pub upstreams: Vec<SocketAddr>,
+    /// The groups of servers for names outside the cluster, as the Corefile and the settings have
+    /// them.
+    #[serde(default)]
+    pub routes: Vec<GroupStatus>,
+    /// The node's `resolv.conf`. `None` without the Kubernetes API.
+    #[serde(default)]
+    pub resolv_conf: Option<ResolvConfStatus>,
     /// The upstreams that forward back to this agent, and the servers of the cluster's DNS that are
     /// addresses of this agent.
     #[serde(default)]
     pub loops: Vec<SocketAddr>,
     /// The resolver's counters.
     pub counts: ResolverCounts,
+}
+
+/// The node's `resolv.conf`, which stands for that of CoreDNS's pods.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct ResolvConfStatus {
+    /// The file.
+    pub path: PathBuf,
+    /// The servers in it.
+    pub servers: Vec<IpAddr>,
+    /// Why it can't be read; empty if it can.
+    pub problem: String,
+    /// What to know about it; empty if there is nothing.
+    pub note: String,
 }
 
 /// The state of the kernel plane.

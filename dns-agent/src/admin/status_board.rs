@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::watch;
 use zerohop_kubernetes_api::{RequestCounts, SourceHealth};
-use zerohop_resolver::{ResolverCounters, loops};
+use zerohop_resolver::{LiveRoutes, ResolverCounters, loops};
 
 use super::status::{
     FeedStatus, KernelStatus, KubernetesStatus, ManifestsStatus, SourceStatus, Status,
@@ -19,6 +19,7 @@ pub struct StatusBoard {
     /// The status without the parts that are read from the fields below.
     status: watch::Sender<Status>,
     counters: Arc<ResolverCounters>,
+    routes: LiveRoutes,
     read_kernel_status: KernelStatusReader,
     /// The feeds that are not for NetworkPolicies, and the conclusions from the Corefiles.
     feeds: watch::Sender<KubernetesFeeds>,
@@ -46,15 +47,17 @@ pub type KernelStatusReader = Box<dyn Fn() -> KernelStatus + Send + Sync>;
 
 impl StatusBoard {
     /// A board with this status. [`StatusBoard::read`] and [`StatusBoard::read_with_kernel`] read
-    /// `counters` and call `read_kernel_status`.
+    /// `counters` and `routes`, and call `read_kernel_status`.
     pub fn new(
         status: Status,
         counters: Arc<ResolverCounters>,
+        routes: LiveRoutes,
         read_kernel_status: KernelStatusReader,
     ) -> StatusBoard {
         StatusBoard {
             status: watch::Sender::new(status),
             counters,
+            routes,
             read_kernel_status,
             feeds: watch::Sender::default(),
             policy_feeds: watch::Sender::default(),
@@ -123,6 +126,7 @@ impl StatusBoard {
     pub fn read_with_kernel(&self) -> (Status, KernelStatus) {
         let mut status = self.status.borrow().clone();
         status.resolver.counts = self.counters.snapshot();
+        status.resolver.routes = self.routes.status();
         status.degraded = degraded(&status);
         match &mut status.source {
             SourceStatus::Kubernetes(kubernetes) => {

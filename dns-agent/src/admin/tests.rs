@@ -10,7 +10,7 @@ use tokio::{io::AsyncWriteExt, net::TcpListener, sync::oneshot};
 use tower::ServiceExt as _;
 use zerohop_datapath::{canary::CanaryReport, explain::Explanation};
 use zerohop_kubernetes::{Index, ObjectCounts, Objects, ZoneSettings};
-use zerohop_resolver::{CacheSettings, Resolver, ResolverCounters, Upstreams};
+use zerohop_resolver::{CacheSettings, LiveRoutes, Resolver, ResolverCounters, Upstreams};
 use zerohop_zone::{ObjectRef, Providers};
 
 use super::{
@@ -27,6 +27,7 @@ fn board(status: Status) -> State<Arc<StatusBoard>> {
     State(Arc::new(StatusBoard::new(
         status,
         Arc::new(ResolverCounters::default()),
+        LiveRoutes::default(),
         Box::new(|| KernelStatus::Without(PlaneState::Off)),
     )))
 }

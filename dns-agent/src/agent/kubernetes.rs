@@ -36,7 +36,7 @@ use self::{
     node_caches::{NodeCacheConfigs, NodeCaches},
     plan::{DnsPlacement, Plan},
 };
-use super::Tasks;
+use super::{Tasks, routes::RouteFollower};
 use crate::{
     admin::status_board::{KubernetesFeeds, StatusBoard},
     config::{self, Config, NetworkPolicy},
@@ -52,32 +52,42 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// The first lists of all agents of a cluster are spread over this time.
 const FIRST_LIST_JITTER: Duration = Duration::from_secs(5);
 
-/// Spawns the readers of the Kubernetes API.
-pub(super) fn spawn_readers(
-    client: Client,
-    config: Config,
-    kubernetes: config::KubernetesConfig,
-    sender: &KubernetesSender,
-    board: &Arc<StatusBoard>,
-    tasks: &mut Tasks,
-) {
-    // A search spreads everything that follows.
-    let jitter = first_list_jitter(&config.bpffs);
-    let (search_jitter, first_list_jitter_left) = match kubernetes.dns_service {
-        None => (jitter, Duration::ZERO),
-        Some(_) => (Duration::ZERO, jitter),
-    };
-    let reader = ApiReader {
-        search: DnsSearch::new(&client, kubernetes.dns_service.as_ref(), search_jitter),
-        first_list_jitter_left,
-        client,
-        config,
-        kubernetes,
-        board: board.clone(),
-        publisher: sender.clone(),
-        reader_number: ReaderNumber::default(),
-    };
-    tasks.spawn(reader.read());
+/// What the readers of the Kubernetes API need.
+pub(super) struct KubernetesReaders {
+    pub(super) config: Config,
+    pub(super) kubernetes: config::KubernetesConfig,
+    pub(super) board: Arc<StatusBoard>,
+    pub(super) routes: RouteFollower,
+}
+
+impl KubernetesReaders {
+    /// Spawns the readers.
+    pub(super) fn spawn(self, client: Client, sender: &KubernetesSender, tasks: &mut Tasks) {
+        let KubernetesReaders {
+            config,
+            kubernetes,
+            board,
+            routes,
+        } = self;
+        // A search spreads everything that follows.
+        let jitter = first_list_jitter(&config.bpffs);
+        let (search_jitter, first_list_jitter_left) = match kubernetes.dns_service {
+            None => (jitter, Duration::ZERO),
+            Some(_) => (Duration::ZERO, jitter),
+        };
+        let reader = ApiReader {
+            search: DnsSearch::new(&client, kubernetes.dns_service.as_ref(), search_jitter),
+            first_list_jitter_left,
+            client,
+            config,
+            kubernetes,
+            board,
+            routes,
+            publisher: sender.clone(),
+            reader_number: ReaderNumber::default(),
+        };
+        tasks.spawn(reader.read());
+    }
 }
 
 /// Reads the Kubernetes API. Another Service of the cluster's DNS starts everything anew, except
@@ -88,6 +98,7 @@ struct ApiReader {
     config: Config,
     kubernetes: config::KubernetesConfig,
     board: Arc<StatusBoard>,
+    routes: RouteFollower,
     publisher: KubernetesSender,
     /// The number of the newest reader of objects.
     reader_number: ReaderNumber,
@@ -185,6 +196,7 @@ impl ApiReader {
             kubernetes: kubernetes.clone(),
             service: service.clone(),
             board: self.board.clone(),
+            routes: self.routes.clone(),
             dns_path,
             caches,
             reader: None,
@@ -216,6 +228,7 @@ struct KubernetesFollower {
     /// The Service of the cluster's DNS.
     service: ObjectKey,
     board: Arc<StatusBoard>,
+    routes: RouteFollower,
     /// The health of the search for the Service; `None` if it was given.
     search: Option<Arc<SourceHealth>>,
     /// Says which pods answer DNS; `None` if neither the kernel plane nor the search for the
@@ -368,6 +381,7 @@ impl KubernetesFollower {
         holds: Vec<Hold>,
         cache_addresses: Vec<IpAddr>,
     ) -> AnswerPlan {
+        self.routes.follow_corefile(&plan.routes);
         self.last_plan = Some(plan.clone());
         if plan.reasons != self.logged_reasons {
             for reason in &plan.reasons {

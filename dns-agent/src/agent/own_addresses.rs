@@ -13,8 +13,8 @@ use crate::config::{Config, SourceConfig};
 /// purpose.
 const IPVS: &str = "kube-ipvs0";
 
-/// Checks that no packet to an address of `--upstream` or `--cluster-dns` reaches a socket that
-/// listens on one of `listen`.
+/// Checks that no packet to an address of `--upstream`, `--stub-domain` or `--cluster-dns` reaches
+/// a socket that listens on one of `listen`.
 ///
 /// # Errors
 /// When one does, because the agent would forward queries to itself.
@@ -23,12 +23,18 @@ pub(super) fn check_upstreams(config: &Config, listen: &[SocketAddr]) -> anyhow:
         SourceConfig::Kubernetes(kubernetes) => &kubernetes.cluster_dns[..],
         SourceConfig::Manifests(_) => &[],
     };
+    let upstreams = config.upstreams.iter().map(|server| server.address);
+    let stubs = config.stub_domains.iter().flat_map(|stub| &stub.servers);
     for (flag, servers) in [
-        ("--upstream", &config.upstreams[..]),
-        ("--cluster-dns", cluster_dns),
+        ("--upstream", upstreams.collect::<Vec<_>>()),
+        (
+            "--stub-domain",
+            stubs.map(|server| server.address).collect(),
+        ),
+        ("--cluster-dns", cluster_dns.to_vec()),
     ] {
         for server in servers {
-            if let Some(own) = listen.iter().find(|own| reaches_socket(**own, *server)) {
+            if let Some(own) = listen.iter().find(|own| reaches_socket(**own, server)) {
                 bail!(
                     "{flag} {server} is this agent itself, because it listens on {own}: each \
                      query would be forwarded forever; give the address of another server"

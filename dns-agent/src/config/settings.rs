@@ -9,12 +9,12 @@ use std::path::PathBuf;
 use clap::Args;
 use zerohop_datapath::pins::BPFFS;
 use zerohop_kubernetes::{EndpointScope, Selector};
-use zerohop_resolver::UpstreamPolicy;
+use zerohop_routes::UpstreamPolicy;
 
 use super::values::{
     CacheSize, CacheTtl, Capacity, Cidr, DelegatedName, Domain, Interface, ListenAddress, MaxAge,
-    NamespaceName, NetworkPolicy, NodeIp, ObjectName, OutsideUpstream, PodsSetting, ServeStale,
-    ServedAddress, StaleAfter, Ttl, Upstream,
+    NamespaceName, NetworkPolicy, NodeIp, ObjectName, OutsideNames, OutsideUpstream, PodsSetting,
+    ServeStale, ServedAddress, StaleAfter, StubDomain, Ttl, Upstream,
 };
 
 /// The default of `--admin`: where the admin endpoints of an agent listen, and where the other
@@ -312,6 +312,26 @@ pub struct RunSettings {
     #[arg(long, help_heading = "User plane")]
     pub upstream_random_case: bool,
 
+    /// Servers for the names in a zone, such as corp.example=10.0.0.2,10.0.0.3. The
+    /// servers have the form of --upstream, and count before the Corefile's.
+    #[arg(long, help_heading = "User plane", value_name = "ZONE=SERVERS")]
+    pub stub_domain: Vec<StubDomain>,
+
+    /// How names outside the cluster are answered: corefile (as CoreDNS's Corefile
+    /// says: forward, cache, hosts, template and rewrite; --upstream replaces the
+    /// servers for all other names), or cluster-dns (by --upstream, or by the
+    /// cluster's DNS).
+    #[arg(long, help_heading = "User plane", value_name = "HOW", group = WITH_KUBERNETES)]
+    #[arg(value_enum, default_value_t = OutsideNames::Corefile)]
+    pub outside_names: OutsideNames,
+
+    /// The node's resolv.conf, which stands for that of CoreDNS's pods. Give a file in
+    /// a directory that is mounted from the node, so that changes are followed
+    /// [default: /run/systemd/resolve/resolv.conf if it exists, else /etc/resolv.conf,
+    /// a copy from the start of the agent's pod].
+    #[arg(long, help_heading = "User plane", value_name = "FILE", group = WITH_KUBERNETES)]
+    pub resolv_conf: Option<PathBuf>,
+
     /// The memory for upstreams' replies, in bytes, such as 16Mi. 0 turns the cache
     /// off. Replies about names of the cluster are never cached.
     #[arg(
@@ -342,14 +362,9 @@ pub struct RunSettings {
     pub cache_max_ttl: CacheTtl,
 
     /// How long the answer that a name or its records don't exist is kept at most,
-    /// in seconds.
-    #[arg(
-        long,
-        help_heading = "User plane",
-        value_name = "SECONDS",
-        default_value = "300"
-    )]
-    pub cache_max_negative_ttl: CacheTtl,
+    /// in seconds [default: as the Corefile says for the name, else 300].
+    #[arg(long, help_heading = "User plane", value_name = "SECONDS")]
+    pub cache_max_negative_ttl: Option<CacheTtl>,
 
     /// How long after its end a reply may be used while upstreams don't answer
     /// (RFC 8767), such as 1h. 0: never.

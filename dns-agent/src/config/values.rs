@@ -10,7 +10,9 @@ use ipnet::IpNet;
 
 pub use zerohop_datapath::{HookChoice, Interface};
 
-pub use self::addresses::{ListenAddress, NodeIp, OutsideUpstream, ServedAddress, Upstream};
+pub use self::addresses::{
+    ListenAddress, NodeIp, OutsideUpstream, ServedAddress, StubDomain, Upstream,
+};
 use zerohop_kubernetes::{ObjectKey, PodMode};
 use zerohop_zone::{Name, Rtype};
 
@@ -46,6 +48,15 @@ pub enum NetworkPolicy {
     Respect,
     /// Every pod is answered.
     Ignore,
+}
+
+/// `--outside-names`: how names outside the cluster are answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OutsideNames {
+    /// As CoreDNS's Corefile says.
+    Corefile,
+    /// By `--upstream`, or by the cluster's DNS.
+    ClusterDns,
 }
 
 /// A name to look up. It is absolute, with or without a trailing dot.

@@ -10,7 +10,7 @@ use std::{
 
 use domain::base::iana::Rtype;
 use tokio::time::{Instant, advance};
-use zerohop_resolver::{CacheSettings, ClusterDns, UpstreamServers, Upstreams};
+use zerohop_resolver::{CacheSettings, ClusterDns, ServerSet, UpstreamServers, Upstreams};
 use zerohop_zone::Name;
 
 use crate::support::{
@@ -27,7 +27,7 @@ const LAST_TTL: usize = 10;
 
 fn outside(server: &FakeUpstream) -> Upstreams {
     Upstreams {
-        outside: vec![server.address],
+        outside: ServerSet::plain([server.address]),
         ..Upstreams::default()
     }
 }

@@ -15,4 +15,5 @@ mod kubernetes;
 mod lookup;
 mod policies;
 mod process;
+mod routes;
 mod support;

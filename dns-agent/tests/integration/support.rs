@@ -23,7 +23,7 @@ use zerohop_contract::{
     addresses::{POD, SERVED},
     packet::{self, QueryPacket},
 };
-use zerohop_resolver::{CacheSettings, Resolver, Sockets, Upstreams};
+use zerohop_resolver::{CacheSettings, Resolver, ServerSet, Sockets, Upstreams};
 use zerohop_zone::{ModelBuilder, Name, Rdata, Record};
 
 /// After this time a test fails instead of waiting longer.
@@ -267,7 +267,7 @@ impl ResolverUnderTest {
 
 fn outside_upstreams(upstreams: &[SocketAddr]) -> Upstreams {
     Upstreams {
-        outside: upstreams.to_vec(),
+        outside: ServerSet::plain(upstreams.iter().copied()),
         ..Upstreams::default()
     }
 }

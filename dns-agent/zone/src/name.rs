@@ -150,7 +150,7 @@ impl Name {
     }
 
     /// The wire forms of the name, its parent, and so on. The root is left out.
-    pub(super) fn suffixes(&self) -> impl Iterator<Item = &[u8]> {
+    pub fn suffixes(&self) -> impl Iterator<Item = &[u8]> {
         let mut rest: &[u8] = &self.0;
         std::iter::from_fn(move || {
             let suffix = rest;

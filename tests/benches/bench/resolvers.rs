@@ -26,7 +26,7 @@ use nix::{
 use rand::{RngExt as _, SeedableRng as _, distr::Distribution as _, rngs::StdRng};
 use tempfile::TempDir;
 use zerohop_contract::packet;
-use zerohop_resolver::{CacheSettings, Resolver, Sockets, Upstreams};
+use zerohop_resolver::{CacheSettings, Resolver, ServerSet, Sockets, Upstreams};
 use zerohop_tests::netns::NetworkNamespace;
 use zerohop_zone::Providers;
 
@@ -139,7 +139,7 @@ pub(crate) fn serve(listen: SocketAddr, upstream: SocketAddr) -> Result<()> {
         .build()?;
     runtime.block_on(async {
         let upstreams = Upstreams {
-            outside: vec![upstream],
+            outside: ServerSet::plain([upstream]),
             ..Upstreams::default()
         };
         let cache = CacheSettings {

@@ -13,8 +13,8 @@ use zerohop_datapath::{
     grace::Rcu,
     program::{EbpfObject, HookProgram, TableSize},
 };
-use zerohop_kubernetes::NamePattern;
 use zerohop_resolver::Records;
+use zerohop_routes::NamePattern;
 use zerohop_zone::{
     AbsentNames, ChangedAnswers, Model, ModelBuilder, Name, Rdata, Record, Rtype, ZoneData as _,
 };

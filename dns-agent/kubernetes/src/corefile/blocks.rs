@@ -69,6 +69,22 @@ pub(super) fn check_binds(blocks: &[ServerBlock<'_>]) -> Result<(), CorefileProb
     }
 }
 
+/// Checks that the blocks for plain DNS listen at the same port, so that each of them receives the
+/// queries of its zones.
+pub(super) fn check_ports(blocks: &[ServerBlock<'_>]) -> Result<(), CorefileProblem> {
+    let mut keys = blocks.iter().flat_map(ServerBlock::plain_keys);
+    let Some((_, first)) = keys.next() else {
+        return Ok(());
+    };
+    match keys.find(|(_, port)| *port != first) {
+        None => Ok(()),
+        Some((key, _)) => {
+            let cause = "server blocks listen at different ports";
+            Err(CorefileProblem::new(&key.place, cause))
+        }
+    }
+}
+
 impl<'a> ServerBlock<'a> {
     /// Parses a server block's keys. Keys for ports at which no queries to the cluster's DNS arrive
     /// count as keys for other transports.
@@ -188,6 +204,16 @@ impl<'a> ServerBlock<'a> {
         let lines = binds.flat_map(|bind| std::iter::once(&bind.head).chain(&bind.body));
         let words = lines.flat_map(CorefileLine::words);
         words.map(String::as_str).collect()
+    }
+
+    /// Whether the block receives plain DNS.
+    pub(super) fn is_for_plain_dns(&self) -> bool {
+        self.plain_keys().next().is_some()
+    }
+
+    /// The zones for plain DNS.
+    pub(super) fn plain_zones(&self) -> Vec<Name> {
+        self.plain_keys().map(|(key, _)| key.zone.clone()).collect()
     }
 
     /// The block's keys for plain DNS, each with its port.

@@ -8,7 +8,7 @@ use super::place::Place;
 use super::zones::zones_or_default;
 
 /// CoreDNS's default caps for positive and negative answers, in seconds.
-const DEFAULT_CAPS: (u32, u32) = (3600, 1800);
+pub(super) const DEFAULT_CAPS: (u32, u32) = (3600, 1800);
 
 /// An upper bound on TTLs.
 #[derive(Debug)]
@@ -97,7 +97,7 @@ pub(super) fn cap_ttl(ttl: u32, caps: &[TtlCap], zones: &[Name]) -> (u32, Vec<No
     (lowest, notes)
 }
 
-fn parse_seconds(line: &CorefileLine, text: &str) -> Result<u32, CorefileProblem> {
+pub(super) fn parse_seconds(line: &CorefileLine, text: &str) -> Result<u32, CorefileProblem> {
     let seconds = text.parse().ok().filter(|seconds| *seconds > 0);
     seconds.ok_or_else(|| line.problem(format!("`{text}` is not a number of seconds above 0")))
 }

@@ -1,7 +1,7 @@
 //! Findings that make names pass, and their wording for people.
 
 use std::collections::BTreeSet;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 
 use zerohop_zone::{ChangedAnswers, Name, Rtype};
 
@@ -311,6 +311,16 @@ impl CorefileProblem {
             cause: cause.into(),
             loadability: Loadability::Possible,
         }
+    }
+}
+
+/// The sentence, with its place.
+impl Display for CorefileProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(place) = &self.place {
+            write!(f, "{place}: ")?;
+        }
+        f.write_str(&self.cause)
     }
 }
 

@@ -133,7 +133,7 @@ pub(super) fn check_reload(directive: &Directive) -> Result<(), CorefileProblem>
 }
 
 /// CoreDNS refuses a `reload` directive.
-struct RefusedReload;
+pub(super) struct RefusedReload;
 
 /// Reads the interval and the jitter. CoreDNS ignores what follows in braces.
 fn read_interval(directive: &Directive) -> Result<(Duration, Duration), RefusedReload> {
@@ -163,7 +163,7 @@ fn hosts_interval(directive: &Directive) -> Result<Duration, RefusedReload> {
 
 /// Reads a duration in Go's notation, such as `1h30m` or `1.5s` (Go, `time.ParseDuration`).
 /// Durations below zero are refused, because they are below CoreDNS's minimum.
-fn parse_duration(text: &str) -> Result<Duration, RefusedReload> {
+pub(super) fn parse_duration(text: &str) -> Result<Duration, RefusedReload> {
     let mut rest = text.strip_prefix(['+', '-']).unwrap_or(text);
     if rest == "0" {
         return Ok(Duration::ZERO);

@@ -1,13 +1,13 @@
 //! Rules of `rewrite` (CoreDNS, `plugin/rewrite`). A rule doesn't change the answers to queries for
 //! the replacement.
 
+use zerohop_routes::NamePattern;
 use zerohop_zone::{Name, Rtype};
 
 use super::finding::{CorefileFinding, CorefileProblem};
 use super::parser::{CorefileLine, Directive};
 use super::place::Place;
 use super::zones::parse_name;
-use crate::name_pattern::NamePattern;
 
 /// A rule that replaces a part of some queries, or of their answers.
 pub(super) struct RewriteRule {
@@ -32,16 +32,8 @@ enum RewrittenQueries {
 impl RewriteRule {
     /// Reads a rule. Fails if Zerohop can't tell which queries it concerns.
     pub(super) fn read(directive: &Directive) -> Result<RewriteRule, CorefileProblem> {
-        directive.check_complete()?;
         let head = &directive.head;
-        let mut words: Vec<&str> = head.args().iter().map(String::as_str).collect();
-        // If the first line has at most one argument, such as `stop`, the rule is in the braces.
-        if words.len() < 2 {
-            let body = directive.body.iter().flat_map(CorefileLine::words);
-            words.extend(body.map(String::as_str));
-        } else if !directive.body.is_empty() {
-            return Err(head.problem("`rewrite` has both a rule and a block"));
-        }
+        let words = rule_words(directive)?;
         let is_word = |at: usize, accepted: &[&str]| {
             // CoreDNS ignores letter case in these words.
             let word = words.get(at).map(|word| word.to_ascii_lowercase());
@@ -111,16 +103,33 @@ const NAME: &str = "the name in the query";
 const TTL: &str = "the TTL of answers";
 const RCODE: &str = "the RCODE of answers";
 
+/// The words of a rule.
+pub(super) fn rule_words(directive: &Directive) -> Result<Vec<&str>, CorefileProblem> {
+    directive.check_complete()?;
+    let head = &directive.head;
+    let mut words: Vec<&str> = head.args().iter().map(String::as_str).collect();
+    // If the first line has at most one argument, such as `stop`, the rule is in the braces.
+    if words.len() < 2 {
+        let body = directive.body.iter().flat_map(CorefileLine::words);
+        words.extend(body.map(String::as_str));
+    } else if !directive.body.is_empty() {
+        return Err(head.problem("`rewrite` has both a rule and a block"));
+    }
+    Ok(words)
+}
+
+/// A name's text as CoreDNS compares it: in lower case, with a final dot.
+pub(super) fn final_dot(text: &str) -> String {
+    let text = text.to_ascii_lowercase();
+    match text.ends_with('.') {
+        true => text,
+        false => format!("{text}."),
+    }
+}
+
 /// Reads which names a rule concerns. `Err` holds the reason as a clause.
 fn read_names(kind: &str, from: &str) -> Result<RewrittenQueries, String> {
-    // CoreDNS compares names with a final dot, and adds one to this text too.
-    let text = || -> Box<str> {
-        let text = from.to_ascii_lowercase();
-        match text.ends_with('.') {
-            true => text.into(),
-            false => format!("{text}.").into(),
-        }
-    };
+    let text = || -> Box<str> { final_dot(from).into() };
     match kind.to_ascii_lowercase().as_str() {
         "exact" => parse_name(from).map(RewrittenQueries::Name),
         "suffix" => parse_suffix(from).map(RewrittenQueries::Name),
@@ -177,7 +186,7 @@ fn is_class(text: &str) -> bool {
 }
 
 /// Whether CoreDNS accepts a class, and Zerohop answers no query of this class.
-fn is_other_class(text: &str) -> bool {
+pub(super) fn is_other_class(text: &str) -> bool {
     const OTHERS: [&str; 5] = ["ANY", "CH", "CS", "HS", "NONE"];
     OTHERS.contains(&text.to_ascii_uppercase().as_str())
 }

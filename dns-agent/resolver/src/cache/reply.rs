@@ -15,16 +15,18 @@ use domain::{
     dep::octseq::Parser,
 };
 use tokio::time::Instant;
+use zerohop_routes::{StaleMode, StaleRules};
 
 use super::{
     super::{
         compose::ExtendedError,
         query::{HEADER_LEN, Query},
     },
-    CacheSettings,
+    ReplyLimits,
 };
 
-/// The TTL of each record of a stale reply, in seconds (RFC 8767 section 4).
+/// The TTL of each record of a stale reply, in seconds (RFC 8767 section 4), unless it is used at
+/// once: CoreDNS gives such a reply a TTL of 0.
 const STALE_TTL: u32 = 30;
 /// The share of its life in which a used reply is fetched again: the last tenth.
 const REFRESH_SHARE: u32 = 10;
@@ -42,6 +44,8 @@ pub(in super::super) struct StoredReply {
     stored: Instant,
     /// How long the reply may be used.
     life: Duration,
+    /// How it may be used afterwards.
+    stale: StaleRules,
     hits: AtomicU32,
     /// Whether the reply was fetched again.
     is_refreshed: AtomicBool,
@@ -79,6 +83,14 @@ struct MessageTtls {
     extras: Vec<ExtraSection>,
     /// The life in seconds. `None` if the message must not be stored.
     life: Option<u32>,
+    kind: AnswerKind,
+}
+
+/// Whether an answer has records of the type that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AnswerKind {
+    Positive,
+    Negative,
 }
 
 impl StoredReply {
@@ -88,7 +100,7 @@ impl StoredReply {
     pub(super) fn read(
         message: &mut [u8],
         qtype: Rtype,
-        settings: &CacheSettings,
+        limits: &ReplyLimits,
         now: Instant,
     ) -> Option<StoredReply> {
         let header = *Header::for_message_slice(message.get(..HEADER_LEN)?);
@@ -99,7 +111,15 @@ impl StoredReply {
             offsets,
             mut extras,
             life,
-        } = MessageTtls::limit(message, qtype, settings)?;
+            kind,
+        } = MessageTtls::limit(message, qtype, limits)?;
+        let is_kept = match kind {
+            AnswerKind::Positive => limits.kept.positive,
+            AnswerKind::Negative => limits.kept.negative,
+        };
+        if !is_kept {
+            return None;
+        }
         let life = Duration::from_secs(life.filter(|life| *life > 0)?.into());
         extras.retain(|extra| extra.life < life);
         Some(StoredReply {
@@ -108,9 +128,15 @@ impl StoredReply {
             extras,
             stored: now,
             life,
+            stale: limits.stale,
             hits: AtomicU32::new(0),
             is_refreshed: AtomicBool::new(false),
         })
+    }
+
+    /// How the reply may be used after it has expired.
+    pub(in super::super) fn stale(&self) -> StaleRules {
+        self.stale
     }
 
     pub(super) fn is_fresh(&self, now: Instant) -> bool {
@@ -175,6 +201,7 @@ impl StoredReply {
             if let Some(field) = ttl_field(&mut message, (*offset).into()) {
                 let left = match ttl {
                     TtlSource::Remaining => u32::from_be_bytes(*field).saturating_sub(age),
+                    TtlSource::Stale if self.stale.mode == StaleMode::AtOnce => 0,
                     TtlSource::Stale => STALE_TTL,
                 };
                 *field = left.to_be_bytes();
@@ -197,9 +224,9 @@ impl StoredReply {
 }
 
 impl MessageTtls {
-    /// Lowers and raises the TTLs of a message as the settings say. `None` if the message can't be
+    /// Lowers and raises the TTLs of a message as the limits say. `None` if the message can't be
     /// parsed.
-    fn limit(message: &mut [u8], qtype: Rtype, settings: &CacheSettings) -> Option<MessageTtls> {
+    fn limit(message: &mut [u8], qtype: Rtype, limits: &ReplyLimits) -> Option<MessageTtls> {
         let counts = *HeaderCounts::for_message_slice(message);
         let answers = u32::from(counts.ancount());
         let authorities = answers + u32::from(counts.nscount());
@@ -232,11 +259,11 @@ impl MessageTtls {
             let minimum = minimum.map_or(0, u32::from_be_bytes);
             let field = ttl_field(message, offset)?;
             // A TTL with the highest bit counts as a large one (RFC 8767 section 4).
-            let mut ttl = u32::from_be_bytes(*field).max(settings.min_ttl);
-            ttl = ttl.min(settings.max_ttl);
+            let mut ttl = u32::from_be_bytes(*field).max(limits.min_ttl);
+            ttl = ttl.min(limits.max_ttl);
             if is_soa {
                 // RFC 2308 section 5.
-                ttl = ttl.min(minimum).min(settings.max_negative_ttl);
+                ttl = ttl.min(minimum).min(limits.max_negative_ttl);
                 soa_life = Some(soa_life.unwrap_or(ttl).min(ttl));
             }
             *field = ttl.to_be_bytes();
@@ -256,14 +283,17 @@ impl MessageTtls {
                 None => extras.push(ExtraSection { name, start, life }),
             }
         }
-        let is_positive = has_data && rcode == Rcode::NOERROR;
-        let life = if is_positive {
+        let kind = match has_data && rcode == Rcode::NOERROR {
+            true => AnswerKind::Positive,
+            false => AnswerKind::Negative,
+        };
+        let life = if kind == AnswerKind::Positive {
             answer_life
         } else {
             // CNAMEs may lead to the absent name or type.
             soa_life.map(|soa| answer_life.unwrap_or(soa).min(soa))
         };
-        if !is_positive {
+        if kind == AnswerKind::Negative {
             // The SOA record is part of the answer.
             extras.retain(|extra| extra.name == ExtraName::Additional);
         }
@@ -271,6 +301,7 @@ impl MessageTtls {
             offsets,
             extras,
             life,
+            kind,
         })
     }
 }

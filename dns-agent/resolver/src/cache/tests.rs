@@ -14,6 +14,7 @@
 //! with `=` is what the cache has. `;` precedes a record of the answer section, `;;` one of the
 //! authority section, and `;;;` one of the additional section. A reply from the cache is decoded by
 //! another library than the resolver's.
+//! A line `route` has what the route of all names says about caching.
 //! With `UPDATE_SCENARIOS=1`, the lines with `=` are written instead of compared.
 
 use std::{env, fmt::Write as _, fs, path::Path, time::Duration};
@@ -25,12 +26,13 @@ use hickory_proto::{
 };
 use proptest::prelude::*;
 use tokio::time::Instant;
+use zerohop_routes::{CacheRules, StaleMode, StaleRules};
 use zerohop_zone::{Apex, Name, ZoneData as _};
 
-use super::{CacheKey, CacheSettings, Found, ReplyCache, StoredReply, TtlSource};
+use super::{CacheKey, CacheSettings, Found, ReplyCache, ReplyOrigin, StoredReply, TtlSource};
 use crate::{
     query::{Query, Transport},
-    response::Records,
+    records::Records,
 };
 
 /// A case that is played.
@@ -39,6 +41,8 @@ struct CacheScene {
     cache: ReplyCache,
     start: Instant,
     zones: Vec<Apex>,
+    /// What the route of all names says. `None`: there is no route.
+    rules: Option<CacheRules>,
 }
 
 /// A question: `NAME TYPE`, and perhaps `do`, `cd` and `ad`.
@@ -54,6 +58,7 @@ impl CacheScene {
             cache: ReplyCache::new(settings),
             start: Instant::now(),
             zones: Vec::new(),
+            rules: None,
         }
     }
 
@@ -66,6 +71,10 @@ impl CacheScene {
         let (word, rest) = trimmed.split_once(' ').unwrap_or((trimmed, ""));
         if word == "case" {
             *self = CacheScene::new(CacheSettings::default());
+            return line.to_owned();
+        }
+        if word == "route" {
+            self.rules = Some(parse_rules(rest));
             return line.to_owned();
         }
         if let Some(settings) = self.changed_settings(word, rest.trim()) {
@@ -97,7 +106,7 @@ impl CacheScene {
             "capacity" => settings.capacity = number().into(),
             "min-ttl" => settings.min_ttl = number(),
             "max-ttl" => settings.max_ttl = number(),
-            "max-negative-ttl" => settings.max_negative_ttl = number(),
+            "max-negative-ttl" => settings.max_negative_ttl = Some(number()),
             "stale" => settings.stale = Duration::from_secs(number().into()),
             _ => return None,
         }
@@ -120,8 +129,16 @@ impl CacheScene {
             &mut message,
             question.query.qtype,
             now,
-            &self.zones,
+            self.origin(),
         );
+    }
+
+    fn origin(&self) -> ReplyOrigin<'_> {
+        ReplyOrigin {
+            zones: &self.zones,
+            routes: 0,
+            rules: self.rules,
+        }
     }
 
     fn ask(&self, question: &CachedQuestion, now: Instant) -> String {
@@ -136,11 +153,37 @@ impl CacheScene {
                 format!("{}{refresh}", show(&reply, TtlSource::Remaining))
             }
             Found::Stale(reply) => format!("stale: {}", show(&reply, TtlSource::Stale)),
+            Found::StaleAtOnce(reply) => {
+                format!("stale at once: {}", show(&reply, TtlSource::Stale))
+            }
             Found::StaleOnly(reply) => format!("stale only: {}", show(&reply, TtlSource::Stale)),
             Found::Failed(rcode) => format!("failed {rcode}"),
             Found::Nothing => "nothing".to_owned(),
         }
     }
+}
+
+/// Reads what a route says: `positive SECONDS`, `negative SECONDS`, `stale SECONDS`, and `at-once`.
+fn parse_rules(text: &str) -> CacheRules {
+    let mut rules = CacheRules::OFF;
+    let mut words = text.split_whitespace();
+    let mut mode = StaleMode::IfUpstreamsFail;
+    let mut limit = None;
+    while let Some(word) = words.next() {
+        if word == "at-once" {
+            mode = StaleMode::AtOnce;
+            continue;
+        }
+        let seconds = words.next().unwrap().parse().unwrap();
+        match word {
+            "positive" => rules.max_ttl = Some(seconds),
+            "negative" => rules.max_negative_ttl = Some(seconds),
+            "stale" => limit = Some(Duration::from_secs(seconds.into())),
+            _ => panic!("what is {word:?}?"),
+        }
+    }
+    rules.stale = limit.map(|limit| StaleRules { limit, mode });
+    rules
 }
 
 impl CachedQuestion {
@@ -321,13 +364,19 @@ fn replies_are_forgotten_when_zones_change() {
     // A reply that was checked with other zones is not kept.
     scene.receive(&question, answer, scene.start);
     assert_eq!(scene.ask(&question, scene.start), "nothing");
-    scene.cache.follow_zones(&scene.zones);
+    scene.cache.follow_names(&scene.zones, 0);
     scene.receive(&question, answer, scene.start);
-    scene.cache.follow_zones(&zones(&["cluster.local"]));
+    scene.cache.follow_names(&zones(&["cluster.local"]), 0);
     assert_ne!(scene.ask(&question, scene.start), "nothing");
     scene
         .cache
-        .follow_zones(&zones(&["cluster.local", "example"]));
+        .follow_names(&zones(&["cluster.local", "example"]), 0);
+    assert_eq!(scene.ask(&question, scene.start), "nothing");
+    // The servers may be others.
+    scene.cache.follow_names(&scene.zones, 0);
+    scene.receive(&question, answer, scene.start);
+    assert_ne!(scene.ask(&question, scene.start), "nothing");
+    scene.cache.follow_names(&scene.zones, 1);
     assert_eq!(scene.ask(&question, scene.start), "nothing");
 }
 
@@ -402,7 +451,7 @@ proptest! {
         message.truncate(length.index(message.len() + 1));
         let scene = CacheScene::new(CacheSettings::default());
         let (cache, key, now) = (&scene.cache, &question.key, scene.start);
-        cache.store(key, &mut message, question.query.qtype, now, &scene.zones);
+        cache.store(key, &mut message, question.query.qtype, now, scene.origin());
         let later = now + Duration::from_secs(1);
         if let Found::Fresh(reply) = cache.find(key, later) {
             let reply = reply.answer(&question.query, later, TtlSource::Remaining);

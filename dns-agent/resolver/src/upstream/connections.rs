@@ -5,7 +5,6 @@
 use std::{
     collections::HashMap,
     io,
-    net::SocketAddr,
     pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -23,7 +22,7 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::{selection::Channel, tls::TlsUpstreams};
+use super::{server_set::UpstreamServer, tls::TlsClient};
 use crate::{
     response::{CaseCheck, Reply, UpstreamQuery},
     tcp,
@@ -41,8 +40,8 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(1);
 /// The connections to all servers.
 #[derive(Debug, Default)]
 pub(super) struct TcpConnections {
-    by_server: Mutex<HashMap<SocketAddr, Vec<Arc<UpstreamConnection>>>>,
-    tls: Option<Arc<TlsUpstreams>>,
+    by_server: Mutex<HashMap<UpstreamServer, Vec<Arc<UpstreamConnection>>>>,
+    tls: Arc<TlsClient>,
 }
 
 /// An open connection, or one that is being opened.
@@ -78,18 +77,11 @@ enum ConnectionAge {
 struct WaitingQuery(Arc<UpstreamConnection>);
 
 impl TcpConnections {
-    pub(super) fn new(tls: Option<Arc<TlsUpstreams>>) -> TcpConnections {
+    #[cfg(test)]
+    pub(super) fn with_tls(tls: TlsClient) -> TcpConnections {
         TcpConnections {
             by_server: Mutex::default(),
-            tls,
-        }
-    }
-
-    /// The channel to a server.
-    pub(super) fn channel(&self, server: SocketAddr) -> Channel {
-        match &self.tls {
-            Some(tls) if tls.has(server) => Channel::Tls,
-            _ => Channel::UdpAndTcp,
+            tls: Arc::new(tls),
         }
     }
 
@@ -101,7 +93,7 @@ impl TcpConnections {
     /// When a new connection can't be opened or ends before the response.
     pub(super) async fn exchange(
         &self,
-        server: SocketAddr,
+        server: &UpstreamServer,
         query: &UpstreamQuery,
     ) -> io::Result<Reply> {
         for choice in [ConnectionChoice::Any, ConnectionChoice::New] {
@@ -124,7 +116,7 @@ impl TcpConnections {
     /// A connection with room for a query.
     fn connection(
         &self,
-        server: SocketAddr,
+        server: &UpstreamServer,
         choice: ConnectionChoice,
     ) -> (WaitingQuery, ConnectionAge) {
         let by_server = self.by_server.lock();
@@ -133,7 +125,7 @@ impl TcpConnections {
             connections.retain(|it| !it.queries.is_closed());
             !connections.is_empty()
         });
-        let connections = by_server.entry(server).or_default();
+        let connections = by_server.entry(server.clone()).or_default();
         // A connection that is left out here ends when it is idle.
         connections.retain(|connection| !connection.is_silent());
         let with_room = |it: &&Arc<UpstreamConnection>| it.waiting.load(Relaxed) < MAX_PIPELINED;
@@ -143,16 +135,15 @@ impl TcpConnections {
             let waiting = WaitingQuery::new(connection.clone());
             return (waiting, ConnectionAge::Reused);
         }
-        let tls = self.tls.clone().filter(|tls| tls.has(server));
-        let connection = UpstreamConnection::open(server, tls);
+        let connection = UpstreamConnection::open(server.clone(), self.tls.clone());
         connections.push(connection.clone());
         (WaitingQuery::new(connection), ConnectionAge::New)
     }
 }
 
 impl UpstreamConnection {
-    /// Starts the task of a connection, over TLS if `tls` is given.
-    fn open(server: SocketAddr, tls: Option<Arc<TlsUpstreams>>) -> Arc<UpstreamConnection> {
+    /// Starts the task of a connection.
+    fn open(server: UpstreamServer, tls: Arc<TlsClient>) -> Arc<UpstreamConnection> {
         let (sender, queries) = mpsc::channel(MAX_PIPELINED);
         let connection = Arc::new(UpstreamConnection {
             queries: sender,
@@ -166,7 +157,8 @@ impl UpstreamConnection {
             }
         };
         tokio::spawn(async move {
-            if let Err(error) = run_connection(server, tls, queries, watch).await {
+            if let Err(error) = run_connection(&server, &tls, queries, watch).await {
+                let server = server.address;
                 debug!(upstream = %server, %error, "the connection to the upstream has failed");
             }
         });
@@ -210,20 +202,20 @@ impl Drop for WaitingQuery {
 /// Opens a connection and serves it until it is idle, or until the server closes it. Reports to
 /// `watch` since when queries wait without any message from the server.
 async fn run_connection(
-    server: SocketAddr,
-    tls: Option<Arc<TlsUpstreams>>,
+    server: &UpstreamServer,
+    tls: &TlsClient,
     queries: mpsc::Receiver<PipelinedQuery>,
     watch: impl Fn(Option<Instant>),
 ) -> io::Result<()> {
     watch(Some(Instant::now()));
-    let stream = timeout(IDLE_LIMIT, TcpStream::connect(server)).await??;
+    let stream = timeout(IDLE_LIMIT, TcpStream::connect(server.address)).await??;
     // A query is one write, and must not wait for others.
     stream.set_nodelay(true)?;
-    let Some(tls) = tls else {
+    let Some(name) = server.tls_name() else {
         let (reader, writer) = stream.into_split();
         return serve_connection(reader, writer, queries, watch).await;
     };
-    let stream = timeout(IDLE_LIMIT, tls.start(server, stream)).await??;
+    let stream = timeout(IDLE_LIMIT, tls.start(name, stream)).await??;
     let (reader, writer) = split(stream);
     serve_connection(reader, writer, queries, watch).await
 }

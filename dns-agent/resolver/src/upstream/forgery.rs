@@ -71,7 +71,7 @@ async fn a_forger_with_all_ids_has_one_attempt() {
     socket.set_nonblocking(false).unwrap();
     let forger = thread::spawn(move || forge_responses(&socket));
     let counters = Arc::new(ResolverCounters::default());
-    let pool = UpstreamPool::new(UpstreamOptions::default(), counters.clone());
+    let pool = UpstreamPool::new(NameCase::Unchanged, counters.clone());
     let answer = async {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
@@ -86,8 +86,10 @@ async fn a_forger_with_all_ids_has_one_attempt() {
         let query = UpstreamQuery::probing(&Name::parse("a.example").unwrap());
         for _ in 0..RUNS {
             let mut given = None;
-            pool.ask(&[server], &query, |response| given = response.ok())
-                .await;
+            pool.ask(&ServerSet::plain([server]), &query, |response| {
+                given = response.ok();
+            })
+            .await;
             let message = given.expect("no response").message().to_vec();
             if message.ends_with(&[6; 4]) {
                 accepted += 1;
@@ -120,11 +122,7 @@ async fn a_response_over_udp_must_repeat_random_case() {
     let (socket, listener) = bind_server().await;
     let server = socket.local_addr().unwrap();
     let counters = Arc::new(ResolverCounters::default());
-    let options = UpstreamOptions {
-        case: NameCase::Random,
-        ..UpstreamOptions::default()
-    };
-    let pool = UpstreamPool::new(options, counters.clone());
+    let pool = UpstreamPool::new(NameCase::Random, counters.clone());
     let name = Name::parse(&"a".repeat(63)).unwrap();
     let query = UpstreamQuery::probing(&name);
     let serve = async {
@@ -153,7 +151,7 @@ async fn a_response_over_udp_must_repeat_random_case() {
             let give = |response: Result<Response, NoResponse>| {
                 addresses.push(response.unwrap().message().last().copied().unwrap());
             };
-            pool.ask(&[server], &query, give).await;
+            pool.ask(&ServerSet::plain([server]), &query, give).await;
         }
         addresses
     };

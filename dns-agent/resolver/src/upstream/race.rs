@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::{
     health::{EdnsUse, MAX_TIMEOUT, Observation},
-    selection::{Candidate, CandidateEntry, Channel},
+    selection::{Candidate, CandidateEntry},
+    server_set::Channel,
 };
 use crate::query::Transport;
 
@@ -200,7 +201,7 @@ impl Race {
             edns: candidate.edns,
             udp: match candidate.channel {
                 Channel::UdpAndTcp => UdpTrust::Trusted,
-                Channel::Tls => UdpTrust::Unused,
+                Channel::Stream => UdpTrust::Unused,
             },
             next_transport: Transport::Udp,
             eligibility: Eligibility::InRace,
@@ -555,7 +556,7 @@ impl Race {
         let attempt = &self.attempts[number];
         let main = match self.contenders[attempt.contender].candidate.channel {
             Channel::UdpAndTcp => Transport::Udp,
-            Channel::Tls => Transport::Tcp,
+            Channel::Stream => Transport::Tcp,
         };
         if attempt.transport == main {
             self.steps

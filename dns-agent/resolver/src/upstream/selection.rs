@@ -3,13 +3,16 @@
 
 use std::{
     collections::HashMap,
-    fmt,
     net::SocketAddr,
-    str::FromStr,
     time::{Duration, Instant},
 };
 
-use super::health::{EdnsUse, Observation, ServerHealth};
+use zerohop_routes::UpstreamPolicy;
+
+use super::{
+    health::{EdnsUse, Observation, ServerHealth},
+    server_set::Channel,
+};
 
 /// One question in this many is also sent to a server that is not the fastest, to measure it. Knot
 /// Resolver explores as often.
@@ -17,61 +20,6 @@ const EXPLORATION: u64 = 20;
 /// Upper bound on the servers that are remembered. The cluster's DNS may have new addresses again
 /// and again.
 const MAX_SERVERS: usize = 1024;
-
-/// The order in which upstream servers are queried. A server that doesn't answer is queried last,
-/// whatever the policy.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum UpstreamPolicy {
-    /// By measured round-trip time.
-    #[default]
-    Fastest,
-    /// A random order for each question.
-    Random,
-    /// Each question begins with the next server.
-    RoundRobin,
-    /// In the given order.
-    Sequential,
-}
-
-impl UpstreamPolicy {
-    /// All policies.
-    pub const ALL: [UpstreamPolicy; 4] = [
-        UpstreamPolicy::Fastest,
-        UpstreamPolicy::Random,
-        UpstreamPolicy::RoundRobin,
-        UpstreamPolicy::Sequential,
-    ];
-
-    /// The name in the configuration. Those of the last three policies are CoreDNS's.
-    pub fn name(self) -> &'static str {
-        match self {
-            UpstreamPolicy::Fastest => "fastest",
-            UpstreamPolicy::Random => "random",
-            UpstreamPolicy::RoundRobin => "round_robin",
-            UpstreamPolicy::Sequential => "sequential",
-        }
-    }
-}
-
-impl FromStr for UpstreamPolicy {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mut policies = UpstreamPolicy::ALL.into_iter();
-        policies
-            .find(|policy| policy.name() == text)
-            .ok_or_else(|| {
-                let names = UpstreamPolicy::ALL.map(UpstreamPolicy::name).join(", ");
-                format!("{text:?} is not an order of upstreams: give one of {names}")
-            })
-    }
-}
-
-impl fmt::Display for UpstreamPolicy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
 
 /// A server that a question may be sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,13 +32,6 @@ pub(super) struct Candidate {
     pub(super) edns: EdnsUse,
     pub(super) channel: Channel,
     pub(super) entry: CandidateEntry,
-}
-
-/// How a server is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Channel {
-    UdpAndTcp,
-    Tls,
 }
 
 /// When a candidate receives the question.

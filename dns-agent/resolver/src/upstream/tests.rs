@@ -40,9 +40,11 @@ use super::{
         AttemptEnd, ErrorCode, MAX_ATTEMPTS, MAX_SENDS, QUESTION_LIMIT, QuerySending, Race,
         RaceStep, SendReason,
     },
-    selection::{Candidate, Channel, Draw, KnownServers, UpstreamPolicy},
+    selection::{Candidate, Draw, KnownServers},
+    server_set::Channel,
 };
 use crate::query::Transport;
+use zerohop_routes::UpstreamPolicy;
 
 /// What servers send, as scenarios name it.
 const SENT: [(&str, AttemptEnd); 13] = [
@@ -157,7 +159,7 @@ impl Scene {
                 candidate.edns = EdnsUse::Without;
             }
             if self.over_tls.contains(&name_of(candidate.server)) {
-                candidate.channel = Channel::Tls;
+                candidate.channel = Channel::Stream;
             }
         }
         let mut play = Play {
@@ -358,7 +360,7 @@ fn every_course_keeps_to_the_limits() {
         let mut candidates = known.candidates(policy, servers, later, draw);
         for candidate in &mut candidates {
             if random.random() {
-                candidate.channel = Channel::Tls;
+                candidate.channel = Channel::Stream;
             }
         }
         check_course(&candidates, start, &mut random);
@@ -387,7 +389,7 @@ fn check_course(candidates: &[Candidate], start: Instant, random: &mut StdRng) {
                     let is_tcp = sending.transport == Transport::Tcp;
                     let channel = candidates[sending.candidate].channel;
                     assert!(
-                        is_tcp || channel != Channel::Tls,
+                        is_tcp || channel != Channel::Stream,
                         "a datagram instead of TLS"
                     );
                     *sends.entry((sending.candidate, is_tcp)).or_default() += 1;

@@ -12,7 +12,7 @@ use zerohop_datapath::{
     program::HookProgram,
     status::{LeaseStatus, OutcomeStatus},
 };
-use zerohop_resolver::{ResolverCounters, ResolverCounts};
+use zerohop_resolver::{LiveRoutes, ResolverCounters, ResolverCounts};
 
 use super::*;
 use crate::{
@@ -150,6 +150,7 @@ fn metrics_show_the_current_state_of_the_board() {
     let board = StatusBoard::new(
         Status::default(),
         Arc::new(ResolverCounters::default()),
+        LiveRoutes::default(),
         Box::new(|| KernelStatus::Without(PlaneState::Waiting)),
     );
     let metrics = Metrics::default();

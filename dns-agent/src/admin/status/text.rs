@@ -3,8 +3,9 @@
 use std::fmt;
 
 use zerohop_kubernetes::{LeftOutPod, ObjectCounts};
+use zerohop_resolver::{GroupStatus, GroupUse};
 
-use super::{HostsFileStatus, PolicyStatus, SourceStatus, Status};
+use super::{HostsFileStatus, PolicyStatus, ResolvConfStatus, SourceStatus, Status};
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -57,12 +58,51 @@ impl fmt::Display for Status {
         }
         write_lines(f, "listening", &resolver.listen)?;
         write_lines(f, "upstream", &resolver.upstreams)?;
+        write_lines(f, "route", resolver.routes.iter().map(describe_route))?;
+        if let Some(file) = &resolver.resolv_conf {
+            write_lines(f, "node dns", [describe_resolv_conf(file)])?;
+        }
         resolver.counts.fmt(f)?;
         writeln!(f, "kernel     {}", kernel.name())?;
         match datapath {
             None => Ok(()),
             Some(datapath) => write_tree(f, datapath, 1),
         }
+    }
+}
+
+/// A group of servers for names outside the cluster, on one line.
+fn describe_route(group: &GroupStatus) -> String {
+    let servers: Vec<String> = group.servers.iter().map(ToString::to_string).collect();
+    let servers = match servers.as_slice() {
+        [] => "no server".to_owned(),
+        servers => servers.join(", "),
+    };
+    match group.state {
+        GroupUse::Used => format!("{}: {servers}", group.origin),
+        GroupUse::NotProven => format!(
+            "{}: the cluster's DNS, because {servers} has not answered a question from this node",
+            group.origin
+        ),
+    }
+}
+
+fn describe_resolv_conf(file: &ResolvConfStatus) -> String {
+    let ResolvConfStatus {
+        path,
+        servers,
+        problem,
+        note,
+    } = file;
+    let path = path.display();
+    if !problem.is_empty() {
+        return format!("{path}: can't be read ({problem})");
+    }
+    let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
+    let servers = servers.join(", ");
+    match note.as_str() {
+        "" => format!("{path}: {servers}"),
+        note => format!("{path}: {servers} ({note})"),
     }
 }
 

@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use zerohop_kubernetes::{
-    AdoptedSettings, Conclusions, CoreDnsConfig, CoreDnsServer, EmptyServices, EndpointScope,
-    KnownPods, NodeCacheContext, NodeCacheEffect, ObjectKey, PodMode, Selectors, ZoneSettings,
+    AdoptedSettings, Conclusions, CoreDnsConfig, CoreDnsServer, CorefileRoutes, EmptyServices,
+    EndpointScope, KnownPods, NodeCacheContext, NodeCacheEffect, ObjectKey, PodMode, Selectors,
+    ZoneSettings,
 };
 use zerohop_kubernetes_api::{PodScope, SourceOptions};
+use zerohop_routes::Routes;
 use zerohop_zone::{AbsentNames, Name, reverse_network, reverse_range, reverse_zones};
 
 use super::coredns_configs::CorefileVersion;
@@ -23,6 +25,8 @@ pub(super) struct Plan {
     pub(super) options: Option<SourceOptions>,
     /// Conclusions from the Corefiles and their reasons, for the log and the status.
     pub(super) reasons: Vec<String>,
+    /// How names outside the cluster are answered. Empty: by the cluster's DNS.
+    pub(super) routes: Routes,
 }
 
 /// Where the cluster's DNS is.
@@ -80,6 +84,9 @@ impl Plan {
 
     /// The plan for pods that run with two configurations: what differs passes.
     fn agreed_with(mut self, other: Plan) -> Plan {
+        if self.routes != other.routes {
+            self.routes = Routes::default();
+        }
         if self.answers_like(&other) {
             return self;
         }
@@ -127,7 +134,10 @@ impl Plan {
         }
         let reason = "the Corefiles have no zone and options in common, so everything passes";
         reasons.push(reason.to_owned());
-        Plan::pass_everything(&self.settings, reasons)
+        Plan {
+            routes: self.routes,
+            ..Plan::pass_everything(&self.settings, reasons)
+        }
     }
 
     /// The node caches that count. One at its own addresses counts only if it makes no names pass:
@@ -193,16 +203,22 @@ impl Plan {
             return Plan::without_corefile(config, dns, &missing, advice);
         };
         let Conclusions { adopted, reasons } = Conclusions::read(corefile);
+        let outside = CorefileRoutes::read(corefile);
+        let reasons = reasons.into_iter().chain(outside.reasons);
         let reasons = reasons
-            .into_iter()
             .map(|reason| format!("Corefile: {reason}"))
             .collect();
+        let routes = outside.routes;
         let Some(adopted) = adopted else {
-            return Plan::pass_everything(&config.zone, reasons);
+            return Plan {
+                routes,
+                ..Plan::pass_everything(&config.zone, reasons)
+            };
         };
         let selectors = adopted.selectors.clone();
         Plan {
             reasons,
+            routes,
             ..Plan::from_settings(
                 adopt_coredns_settings(&config.zone, adopted),
                 selectors,
@@ -267,6 +283,7 @@ impl Plan {
             settings,
             options: Some(options),
             reasons: Vec::new(),
+            routes: Routes::default(),
         }
     }
 
@@ -282,6 +299,7 @@ impl Plan {
             },
             options: None,
             reasons,
+            routes: Routes::default(),
         }
     }
 }

@@ -34,7 +34,7 @@ admin: 0.0.0.0:9153
 ";
 
 /// How values are written, by the placeholder of the value.
-const NOTATIONS: [(&str, &str); 21] = [
+const NOTATIONS: [(&str, &str); 22] = [
     (
         "BYTES",
         "a number of bytes, perhaps with `Ki`, `Mi` or `Gi`: `16Mi`",
@@ -83,6 +83,10 @@ const NOTATIONS: [(&str, &str); 21] = [
         "a DNS server, as `IP[:PORT]` or over TLS: `10.96.0.10`, `tls://192.0.2.53#dns.example`",
     ),
     ("TYPE", "a record type: `AAAA`, `TYPE65`"),
+    (
+        "ZONE=SERVERS",
+        "a zone and its DNS servers, with commas between them: `corp.example=10.0.0.2,10.0.0.3`",
+    ),
 ];
 
 #[test]

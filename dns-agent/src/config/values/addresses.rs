@@ -8,6 +8,7 @@ use std::{
 };
 
 use nix::net::if_::{Interface as NetworkInterface, if_nameindex};
+use zerohop_zone::Name;
 
 /// The port of DNS (RFC 1035 section 4.2).
 const DNS_PORT: u16 = 53;
@@ -96,6 +97,34 @@ impl FromStr for OutsideUpstream {
         Ok(OutsideUpstream {
             address: require_single_server(text, address)?,
             tls_name: Some(name.to_owned()),
+        })
+    }
+}
+
+/// Servers for the names in a zone, as in `corp.example=192.0.2.53,192.0.2.54`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StubDomain {
+    /// The zone.
+    pub zone: Name,
+    /// The servers, in order.
+    pub servers: Vec<OutsideUpstream>,
+}
+
+impl FromStr for StubDomain {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some((zone, servers)) = text.split_once('=') else {
+            return Err(format!(
+                "{text:?} has no servers: give ZONE=SERVER, or ZONE=SERVER,SERVER, such as \
+                 corp.example=192.0.2.53"
+            ));
+        };
+        let zone = Name::parse(zone).map_err(|error| format!("{zone:?} is no zone: {error}"))?;
+        let servers = servers.split(',').map(str::parse);
+        Ok(StubDomain {
+            zone,
+            servers: servers.collect::<Result<_, _>>()?,
         })
     }
 }

@@ -7,6 +7,7 @@ mod node_cache;
 mod plugins;
 mod properties;
 mod reload;
+mod routes;
 mod text;
 
 use zerohop_zone::Name;

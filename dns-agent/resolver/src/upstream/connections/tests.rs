@@ -12,10 +12,10 @@ use super::*;
 use crate::response::Response;
 
 /// A listening socket, and its address.
-async fn listen() -> (TcpListener, SocketAddr) {
+async fn listen() -> (TcpListener, UpstreamServer) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    (listener, address)
+    let server = UpstreamServer::plain(listener.local_addr().unwrap());
+    (listener, server)
 }
 
 async fn accept(listener: &TcpListener) -> TcpStream {
@@ -81,7 +81,7 @@ async fn queries_share_a_connection_with_ids_of_its_own() {
     let ask = join_all(
         names
             .iter()
-            .map(|query| connections.exchange(server, query)),
+            .map(|query| connections.exchange(&server, query)),
     );
     let (ids, replies) = tokio::join!(serve, ask);
     assert_eq!(ids, 20, "different IDs");
@@ -109,8 +109,8 @@ async fn a_reused_connection_that_ends_is_replaced() {
             .unwrap();
     };
     let ask = async {
-        assert_refused(connections.exchange(server, &query("a.example")).await);
-        assert_refused(connections.exchange(server, &query("b.example")).await);
+        assert_refused(connections.exchange(&server, &query("a.example")).await);
+        assert_refused(connections.exchange(&server, &query("b.example")).await);
     };
     tokio::join!(serve, ask);
 }
@@ -124,10 +124,10 @@ async fn a_new_connection_that_ends_is_a_failure() {
         tcp::read_message(&mut stream).await.unwrap();
     };
     let query = query("a.example");
-    let ((), reply) = tokio::join!(serve, connections.exchange(server, &query));
+    let ((), reply) = tokio::join!(serve, connections.exchange(&server, &query));
     assert!(reply.is_err(), "{reply:?}");
     drop(listener);
-    let reply = connections.exchange(server, &query).await;
+    let reply = connections.exchange(&server, &query).await;
     assert!(reply.is_err(), "{reply:?}");
 }
 
@@ -141,9 +141,9 @@ async fn an_idle_connection_is_closed() {
         start.elapsed()
     };
     let ask = async {
-        assert_refused(connections.exchange(server, &query("a.example")).await);
+        assert_refused(connections.exchange(&server, &query("a.example")).await);
         sleep(IDLE_LIMIT / 2).await;
-        assert_refused(connections.exchange(server, &query("b.example")).await);
+        assert_refused(connections.exchange(&server, &query("b.example")).await);
     };
     let (elapsed, ()) = tokio::join!(serve, ask);
     assert_eq!(elapsed.as_secs(), (IDLE_LIMIT * 3 / 2).as_secs());
@@ -160,9 +160,9 @@ async fn a_silent_connection_gets_no_more_queries() {
     };
     let ask = async {
         let query = query("a.example");
-        let unanswered = timeout(SILENCE_LIMIT, connections.exchange(server, &query)).await;
+        let unanswered = timeout(SILENCE_LIMIT, connections.exchange(&server, &query)).await;
         assert!(unanswered.is_err(), "{unanswered:?}");
-        let answered = timeout(SILENCE_LIMIT, connections.exchange(server, &query)).await;
+        let answered = timeout(SILENCE_LIMIT, connections.exchange(&server, &query)).await;
         assert_refused(answered.expect("the silent connection is used"));
     };
     tokio::join!(serve, ask);
@@ -190,13 +190,13 @@ async fn a_full_connection_is_joined_by_another() {
     let others = join_all(
         others
             .iter()
-            .map(|query| connections.exchange(server, query)),
+            .map(|query| connections.exchange(&server, query)),
     );
     let ask = async {
         tokio::select! {
             biased;
             _ = others => panic!("the first connection is not answered"),
-            reply = connections.exchange(server, last) => assert_refused(reply),
+            reply = connections.exchange(&server, last) => assert_refused(reply),
         }
     };
     tokio::join!(serve, ask);
@@ -222,8 +222,8 @@ async fn a_response_must_have_the_id_and_the_question_of_the_query() {
     };
     let ask = async {
         let query = query("a.example");
-        assert_refused(connections.exchange(server, &query).await);
-        let reply = connections.exchange(server, &query).await;
+        assert_refused(connections.exchange(&server, &query).await);
+        let reply = connections.exchange(&server, &query).await;
         assert!(matches!(reply, Ok(Reply::NearMiss)), "{reply:?}");
     };
     tokio::join!(serve, ask);

@@ -1,7 +1,7 @@
 //! Queries over TLS to a server on the loopback. `authority.pem` has signed `server.pem`, the
 //! certificate of `dns.example`, whose key is `server-key.pem`. They are valid until 2126.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use domain::base::iana::OptRcode;
 use rustls::{
@@ -17,7 +17,7 @@ use crate::{
     counters::ResolverCounters,
     response::{Response, UpstreamQuery},
     tcp,
-    upstream::{UpstreamOptions, UpstreamPool},
+    upstream::{ServerSet, UpstreamPool, UpstreamServer},
 };
 
 /// The name in the server's certificate.
@@ -68,16 +68,16 @@ async fn ask(
     name: &str,
     authorities: RootCertStore,
 ) -> (Option<Response>, Arc<ResolverCounters>) {
-    let tls = TlsUpstreams::with_authorities(&[(server, name.to_owned())], authorities).unwrap();
     let counters = Arc::new(ResolverCounters::default());
-    let options = UpstreamOptions {
-        tls: Some(Arc::new(tls)),
-        ..UpstreamOptions::default()
+    let tls = TlsClient::with_authorities(authorities);
+    let pool = UpstreamPool::with_tls(tls, counters.clone());
+    let set = ServerSet {
+        servers: vec![UpstreamServer::over_tls(server, name).unwrap()],
+        ..ServerSet::default()
     };
-    let pool = UpstreamPool::new(options, counters.clone());
     let query = UpstreamQuery::probing(&Name::parse("a.example").unwrap());
     let mut given = None;
-    pool.ask(&[server], &query, |response| given = response.ok())
+    pool.ask(&set, &query, |response| given = response.ok())
         .await;
     (given, counters)
 }
@@ -110,7 +110,7 @@ async fn a_server_that_cant_be_trusted_gets_no_query() {
 
 #[test]
 fn a_name_must_be_that_of_a_server() {
-    let servers = [(SocketAddr::from(([192, 0, 2, 1], 853)), "a b".to_owned())];
-    let error = TlsUpstreams::with_authorities(&servers, authorities()).unwrap_err();
+    let server = SocketAddr::from(([192, 0, 2, 1], 853));
+    let error = UpstreamServer::over_tls(server, "a b").unwrap_err();
     assert!(error.to_string().contains("a b"), "{error}");
 }

@@ -1,4 +1,4 @@
-//! Patterns of names, as in rules of CoreDNS's plugin `rewrite`.
+//! Patterns of names, as in rules of CoreDNS's plugins `rewrite` and `template`.
 
 use regex::Regex;
 use zerohop_zone::Name;
@@ -6,8 +6,12 @@ use zerohop_zone::Name;
 /// A pattern of names. It is compared with a name in lower case, with a final dot, as CoreDNS does.
 #[derive(Clone, Debug)]
 pub enum NamePattern {
+    /// This name.
+    Exact(Name),
     /// Names that begin with this text.
     Prefix(Box<str>),
+    /// Names that end with this text.
+    Suffix(Box<str>),
     /// Names that contain this text.
     Substring(Box<str>),
     /// Names in which this expression matches somewhere. For names of ASCII characters, Go's
@@ -30,25 +34,53 @@ impl NamePattern {
     }
 
     /// Whether a name has the pattern.
-    pub(super) fn matches(&self, name: &Name) -> bool {
+    pub fn matches(&self, name: &Name) -> bool {
+        if let NamePattern::Exact(expected) = self {
+            return name == expected;
+        }
         let name = name.to_string();
         match self {
+            NamePattern::Exact(_) => false,
             NamePattern::Prefix(prefix) => name.starts_with(&**prefix),
+            NamePattern::Suffix(suffix) => name.ends_with(&**suffix),
             NamePattern::Substring(text) => name.contains(&**text),
             NamePattern::Regex(regex) => regex.is_match(&name),
         }
+    }
+
+    /// A copy of `template` in which `{0}`, `{1}` … are replaced by the text of the expression's
+    /// groups in the name. `None` if the name doesn't have the pattern, or if this is not an
+    /// expression.
+    pub(super) fn expand(&self, name: &str, template: &str) -> Option<String> {
+        let NamePattern::Regex(regex) = self else {
+            return None;
+        };
+        let groups = regex.captures(name)?;
+        let mut text = template.to_owned();
+        for (index, group) in groups.iter().enumerate() {
+            let group = group.map_or("", |group| group.as_str());
+            text = text.replace(&format!("{{{index}}}"), group);
+        }
+        Some(text)
     }
 }
 
 impl PartialEq for NamePattern {
     fn eq(&self, other: &NamePattern) -> bool {
         match (self, other) {
+            (NamePattern::Exact(one), NamePattern::Exact(other)) => one == other,
             (NamePattern::Prefix(one), NamePattern::Prefix(other))
+            | (NamePattern::Suffix(one), NamePattern::Suffix(other))
             | (NamePattern::Substring(one), NamePattern::Substring(other)) => one == other,
             (NamePattern::Regex(one), NamePattern::Regex(other)) => one.as_str() == other.as_str(),
-            (NamePattern::Prefix(_) | NamePattern::Substring(_) | NamePattern::Regex(_), _) => {
-                false
-            }
+            (
+                NamePattern::Exact(_)
+                | NamePattern::Prefix(_)
+                | NamePattern::Suffix(_)
+                | NamePattern::Substring(_)
+                | NamePattern::Regex(_),
+                _,
+            ) => false,
         }
     }
 }

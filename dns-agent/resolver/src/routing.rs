@@ -1,0 +1,198 @@
+//! Which servers receive a query that the local data doesn't decide, and which queries a route
+//! answers or rewrites.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use domain::base::{header::Flags, iana::OptRcode};
+use zerohop_routes::{CacheRules, FixedAnswer, Way};
+use zerohop_zone::{Apex, Name, Record, ZoneData, render_sections, reverse_range};
+
+use super::{
+    Resolver, Upstreams,
+    live_routes::{LiveGroup, RouteTable},
+    message::{QueryAction, respond_to_query},
+    query::Query,
+    upstream::ServerSet,
+};
+
+/// The servers for a query.
+#[derive(Debug)]
+pub(super) struct QueryDestination {
+    /// `None`: the cluster's DNS is responsible for the name, and has no known address, or only
+    /// addresses of this resolver.
+    pub(super) servers: Option<ServerSet>,
+    pub(super) place: NamePlace,
+    /// The group of the name's route, if there is one. The servers are those of the group if it is
+    /// used.
+    pub(super) group: Option<Arc<LiveGroup>>,
+    /// What the name's route says about caching. `None`: nothing.
+    pub(super) cache_rules: Option<CacheRules>,
+}
+
+/// Whether a name belongs to the cluster, so that replies about it are never cached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NamePlace {
+    Cluster,
+    Outside,
+}
+
+impl Resolver {
+    /// Answers a query that the local data doesn't decide if a route does so without a server, and
+    /// rewrites its name if a route says so. Other queries are to be forwarded.
+    pub(super) fn follow_route(
+        &self,
+        query: Query,
+        routes: &RouteTable,
+        data: &dyn ZoneData,
+        rotation: usize,
+    ) -> QueryAction {
+        if routes.is_empty() || is_in_zone(&query.name, data.zones()) {
+            return QueryAction::Forward(query);
+        }
+        let rewriting = match routes.way(&query) {
+            Way::ClusterDns | Way::Forward(_) => return QueryAction::Forward(query),
+            Way::Answer(answer) => return QueryAction::Send(query.fixed_reply(&answer, rotation)),
+            Way::Rewritten(rewriting) => rewriting,
+        };
+        match respond_to_query(query.rewritten(rewriting), data, rotation) {
+            // A rewritten name is not rewritten again.
+            QueryAction::Forward(query) => self.follow_route(query, routes, data, rotation),
+            action => action,
+        }
+    }
+}
+
+impl Upstreams {
+    /// The servers for a query, given the local zones.
+    pub(super) fn destination(&self, query: &Query, zones: &[Apex]) -> QueryDestination {
+        let routes = self.routes.table();
+        let name = &query.name;
+        if !routes.is_empty() && !is_in_zone(name, zones) {
+            match routes.way(query) {
+                Way::Forward(forwarding) => {
+                    let group = routes.group(forwarding.group).cloned();
+                    return QueryDestination {
+                        servers: self.servers_of_group(group.as_deref()),
+                        place: NamePlace::Outside,
+                        group,
+                        cache_rules: Some(forwarding.cache),
+                    };
+                }
+                // The local data and the routes answer other names before this.
+                _ if routes.knows_coredns() => return self.cluster_destination(),
+                _ => {}
+            }
+        }
+        match self.place_of(name, zones) {
+            NamePlace::Cluster if self.cluster.is_some() => self.cluster_destination(),
+            place => QueryDestination {
+                servers: self.servers_for_outside_names(),
+                place,
+                group: None,
+                cache_rules: None,
+            },
+        }
+    }
+
+    /// The servers that may lead back to this resolver, and that can be asked over UDP: those for
+    /// names outside the cluster.
+    pub(super) fn servers_to_probe(&self) -> Vec<SocketAddr> {
+        let outside = self.servers_for_outside_names().unwrap_or_default();
+        let mut servers = outside.datagram_addresses();
+        servers.extend(self.routes.table().servers_to_probe());
+        servers.sort();
+        servers.dedup();
+        servers
+    }
+
+    /// The servers of the cluster's DNS that are this resolver itself. They are never queried.
+    pub(super) fn excluded_cluster_servers(&self) -> Vec<SocketAddr> {
+        let cluster = self.cluster.as_ref();
+        cluster.map_or_else(Vec::new, |cluster| cluster.servers.excluded())
+    }
+
+    /// The cluster's domains. Empty if no cluster DNS is configured.
+    pub(super) fn cluster_domains(&self) -> &[Name] {
+        self.cluster
+            .as_ref()
+            .map_or(&[], |cluster| &cluster.domains)
+    }
+
+    /// Whether a name belongs to the cluster, given the local zones, if no route is known.
+    fn place_of(&self, name: &Name, zones: &[Apex]) -> NamePlace {
+        let is_in = |suffix: &Name| name.is_at_or_below(suffix);
+        let belongs_to_cluster = match &self.cluster {
+            None => is_in_zone(name, zones),
+            // Without local zones, any name may belong to the cluster. Any reverse name may belong
+            // to a Service or a Pod.
+            Some(cluster) => {
+                zones.is_empty()
+                    || is_in_zone(name, zones)
+                    || cluster.domains.iter().any(is_in)
+                    || reverse_range(name).is_some()
+            }
+        };
+        if belongs_to_cluster {
+            NamePlace::Cluster
+        } else {
+            NamePlace::Outside
+        }
+    }
+
+    fn cluster_destination(&self) -> QueryDestination {
+        QueryDestination {
+            servers: self.cluster_servers(),
+            place: NamePlace::Cluster,
+            group: None,
+            cache_rules: None,
+        }
+    }
+
+    fn cluster_servers(&self) -> Option<ServerSet> {
+        let servers = self.cluster.as_ref()?.servers.usable();
+        (!servers.is_empty()).then(|| ServerSet::plain(servers))
+    }
+
+    fn servers_for_outside_names(&self) -> Option<ServerSet> {
+        match &self.cluster {
+            Some(_) if self.outside.servers.is_empty() => self.cluster_servers(),
+            _ => Some(self.outside.clone()),
+        }
+    }
+
+    /// The servers of a group if it has answered, and otherwise those of the cluster's DNS, if
+    /// there are any. A group with a server of the cluster's DNS is not used: it leads back.
+    fn servers_of_group(&self, group: Option<&LiveGroup>) -> Option<ServerSet> {
+        let Some(group) = group else {
+            return self.cluster_servers();
+        };
+        let Some(cluster) = self.cluster_servers() else {
+            return Some(group.set.clone());
+        };
+        let own = self.excluded_cluster_servers();
+        let leads_back =
+            |server: &SocketAddr| cluster.addresses().contains(server) || own.contains(server);
+        match group.is_proven() && !group.set.addresses().iter().any(leads_back) {
+            true => Some(group.set.clone()),
+            false => Some(cluster),
+        }
+    }
+}
+
+impl Query {
+    /// The reply of a route that needs no server.
+    fn fixed_reply(&self, answer: &FixedAnswer, rotation: usize) -> Vec<u8> {
+        let rcode = OptRcode::masked_from_int(answer.rcode.into());
+        let flags = Flags {
+            aa: rcode != OptRcode::SERVFAIL,
+            ..Flags::default()
+        };
+        let none: &[Record] = &[];
+        let sections = render_sections(&self.name, [&answer.records, none, none], rotation);
+        self.reply(rcode, flags, &sections, None)
+    }
+}
+
+fn is_in_zone(name: &Name, zones: &[Apex]) -> bool {
+    zones.iter().any(|zone| name.is_at_or_below(&zone.name))
+}

@@ -1,0 +1,101 @@
+//! One block of routes.
+
+use zerohop_zone::{Name, Rtype};
+
+use crate::{
+    FixedAnswer, Forwarding, Way,
+    forward::{CacheRules, Forward},
+    hosts::{HostsDecision, HostsRules},
+    is_within,
+    name_pattern::NamePattern,
+    rewrite::RewriteStep,
+    template::{self, TemplateDecision, TemplateRule},
+};
+
+/// How the names in some zones are answered. The rules apply in this order: exclusions, rewriting,
+/// templates, hosts, forwarding.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RouteBlock {
+    /// The zones.
+    pub zones: Vec<Name>,
+    /// The questions that the cluster's DNS answers.
+    pub exclusions: Vec<Exclusion>,
+    /// The rules that replace names.
+    pub rewrites: Vec<RewriteStep>,
+    /// The rules that answer with a response code.
+    pub templates: Vec<TemplateRule>,
+    /// The names with addresses.
+    pub hosts: Option<HostsRules>,
+    /// The servers. The first entry that takes a name counts. If no entry takes a name, the
+    /// cluster's DNS answers it.
+    pub forwards: Vec<Forward>,
+    /// How replies are cached, by zones. The first entry with a name counts. A name without an
+    /// entry is not cached.
+    pub caching: Vec<(Vec<Name>, CacheRules)>,
+}
+
+/// Questions that the cluster's DNS answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exclusion {
+    /// Those for names at or below these.
+    Names(Vec<Name>),
+    /// Those for names with this pattern.
+    Pattern(NamePattern),
+    /// Those for this type at or below these names.
+    Type(Rtype, Vec<Name>),
+}
+
+impl RouteBlock {
+    pub(super) fn excludes(&self, name: &Name, rtype: Rtype) -> bool {
+        self.exclusions.iter().any(|it| it.covers(name, rtype))
+    }
+
+    /// How a question is answered without rewriting.
+    pub(super) fn way(&self, name: &Name, rtype: Rtype) -> Way<'_> {
+        match template::decide(&self.templates, name, rtype) {
+            TemplateDecision::Next => {}
+            TemplateDecision::Answer(rcode) => {
+                return Way::Answer(FixedAnswer {
+                    rcode,
+                    records: Vec::new(),
+                });
+            }
+            TemplateDecision::Unknown => return Way::ClusterDns,
+        }
+        let cache = self.cache_rules(name);
+        if let Some(hosts) = &self.hosts {
+            match hosts.decide(name, rtype) {
+                HostsDecision::Next => {}
+                HostsDecision::Answer(mut answer) => {
+                    for record in &mut answer.records {
+                        record.ttl = record.ttl.min(cache.max_ttl.unwrap_or(u32::MAX));
+                    }
+                    return Way::Answer(answer);
+                }
+            }
+        }
+        match self.forwards.iter().find(|forward| forward.takes(name)) {
+            Some(forward) => Way::Forward(Forwarding {
+                group: &forward.group,
+                cache,
+            }),
+            None => Way::ClusterDns,
+        }
+    }
+
+    fn cache_rules(&self, name: &Name) -> CacheRules {
+        let mut entries = self.caching.iter();
+        let found = entries.find(|(zones, _)| is_within(name, zones));
+        found.map_or(CacheRules::OFF, |(_, rules)| *rules)
+    }
+}
+
+impl Exclusion {
+    fn covers(&self, name: &Name, rtype: Rtype) -> bool {
+        match self {
+            Exclusion::Names(names) => is_within(name, names),
+            Exclusion::Pattern(pattern) => pattern.matches(name),
+            Exclusion::Type(excluded, names) => *excluded == rtype && is_within(name, names),
+        }
+    }
+}

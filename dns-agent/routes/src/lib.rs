@@ -1,0 +1,162 @@
+//! How names outside the cluster are answered: by rules, or by groups of upstream servers.
+//!
+//! [`Routes`] is what CoreDNS's Corefile, kube-dns's ConfigMap or the operator's settings say about
+//! these names. [`Routes::way`] is a pure function of a name and a type. Where CoreDNS may do
+//! something that this crate can't express, the way is [`Way::ClusterDns`].
+
+#![forbid(unsafe_code)]
+
+mod block;
+mod forward;
+mod hosts;
+mod name_pattern;
+mod rewrite;
+mod template;
+
+use std::collections::HashMap;
+
+use zerohop_zone::{Name, Record, Rtype};
+
+pub use block::{Exclusion, RouteBlock};
+pub use forward::{
+    CacheRules, Forward, ForwardGroup, ForwardServer, ForwardTransport, GroupTrust, StaleMode,
+    StaleRules, UpstreamPolicy,
+};
+pub use hosts::{HostsRules, UnsupportedTypes};
+pub use name_pattern::NamePattern;
+pub use rewrite::{AfterMatch, NameRewrite, RewriteEffect, RewriteStep, Rewriting};
+pub use template::TemplateRule;
+
+/// How names outside the cluster are answered. The blocks have the meaning of CoreDNS's server
+/// blocks: a name belongs to the block with the longest zone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Routes {
+    blocks: Vec<RouteBlock>,
+    /// The index of each zone's block.
+    by_zone: HashMap<Name, usize>,
+}
+
+/// How a question is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way<'a> {
+    /// The cluster's DNS answers it, because it isn't known how.
+    ClusterDns,
+    /// Another name is looked up instead: first in the local data, then by
+    /// [`Routes::way_after_rewriting`].
+    Rewritten(Rewriting),
+    /// The answer.
+    Answer(FixedAnswer),
+    /// These servers answer it.
+    Forward(Forwarding<'a>),
+}
+
+/// An answer without an upstream. It is authoritative unless it is a failure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FixedAnswer {
+    /// The response code: 0 is NOERROR, 2 is SERVFAIL, 3 is NXDOMAIN (RFC 1035 section 4.1.1).
+    pub rcode: u8,
+    /// The records of the answer section.
+    pub records: Vec<Record>,
+}
+
+/// How a question is forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forwarding<'a> {
+    /// The servers.
+    pub group: &'a ForwardGroup,
+    /// How replies are cached.
+    pub cache: CacheRules,
+}
+
+impl Routes {
+    /// Routes by these blocks. Of two blocks with the same zone, the first one counts.
+    pub fn new(blocks: Vec<RouteBlock>) -> Routes {
+        let mut by_zone = HashMap::new();
+        for (index, block) in blocks.iter().enumerate() {
+            for zone in &block.zones {
+                by_zone.entry(zone.clone()).or_insert(index);
+            }
+        }
+        Routes { blocks, by_zone }
+    }
+
+    /// Whether all questions go to the cluster's DNS.
+    pub fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
+
+    /// The blocks, in their order.
+    pub fn blocks(&self) -> &[RouteBlock] {
+        &self.blocks
+    }
+
+    /// The groups of servers, in the order of their blocks.
+    pub fn groups(&self) -> impl Iterator<Item = &ForwardGroup> {
+        let forwards = self.blocks.iter().flat_map(|block| &block.forwards);
+        forwards.map(|forward| &forward.group)
+    }
+
+    /// The same routes with other groups of servers. `change` gets the block, and the entry with
+    /// the group that is replaced.
+    pub fn with_groups(&self, change: impl Fn(&RouteBlock, &Forward) -> ForwardGroup) -> Routes {
+        let mut routes = self.clone();
+        for (block, new) in self.blocks.iter().zip(&mut routes.blocks) {
+            for (forward, new) in block.forwards.iter().zip(&mut new.forwards) {
+                new.group = change(block, forward);
+            }
+        }
+        routes
+    }
+
+    /// Whether a block has a zone of this name.
+    pub fn has_block_for(&self, name: &Name) -> bool {
+        self.block_of(name).is_some()
+    }
+
+    /// How a question is answered.
+    pub fn way(&self, name: &Name, rtype: Rtype) -> Way<'_> {
+        let Some(block) = self.block_of(name) else {
+            return Way::ClusterDns;
+        };
+        if block.excludes(name, rtype) {
+            return Way::ClusterDns;
+        }
+        match rewrite::rewrite(&block.rewrites, name, rtype) {
+            RewriteEffect::Unchanged => block.way(name, rtype),
+            RewriteEffect::Unknown => Way::ClusterDns,
+            // CoreDNS looks the new name up in the same block.
+            RewriteEffect::Rewritten(rewriting)
+                if self
+                    .block_of(&rewriting.name)
+                    .is_some_and(|it| std::ptr::eq(it, block)) =>
+            {
+                Way::Rewritten(rewriting)
+            }
+            RewriteEffect::Rewritten(_) => Way::ClusterDns,
+        }
+    }
+
+    /// How a question is answered whose name is the result of a rewriting.
+    pub fn way_after_rewriting(&self, name: &Name, rtype: Rtype) -> Way<'_> {
+        match self.block_of(name) {
+            Some(block) if !block.excludes(name, rtype) => block.way(name, rtype),
+            _ => Way::ClusterDns,
+        }
+    }
+
+    /// The block with the longest zone of a name.
+    fn block_of(&self, name: &Name) -> Option<&RouteBlock> {
+        let mut suffixes = name.suffixes();
+        let index = suffixes.find_map(|suffix| self.by_zone.get(suffix));
+        let index = index.or_else(|| self.by_zone.get(&Name::root()))?;
+        self.blocks.get(*index)
+    }
+}
+
+/// Whether a name is at or below one of these zones.
+fn is_within(name: &Name, zones: &[Name]) -> bool {
+    zones.iter().any(|zone| name.is_at_or_below(zone))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,253 @@
+//! Names outside the cluster, by the routes of a Corefile, over sockets.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use domain::base::iana::Rtype;
+use tokio::{task::JoinSet, time::sleep};
+use zerohop_kubernetes::CorefileRoutes;
+use zerohop_resolver::{
+    CacheSettings, ClusterDns, GroupUse, LiveRoutes, UpstreamServers, Upstreams,
+};
+use zerohop_routes::Routes;
+use zerohop_zone::Name;
+
+use crate::support::{
+    FakeUpstream, ResolverUnderTest, address_reply, ask, ask_over_tcp, header_word, last_address,
+    query, rcode, without_delay,
+};
+
+/// The address that the cluster's DNS gives.
+const CLUSTER: [u8; 4] = [10, 9, 9, 9];
+/// The address that the servers of the Corefile give.
+const FORWARDED: [u8; 4] = [192, 0, 2, 1];
+/// The address of `one.z`.
+const LOCAL: [u8; 4] = [10, 0, 0, 1];
+
+/// A resolver that follows a Corefile, beside the cluster's DNS.
+struct RoutedResolver {
+    served: ResolverUnderTest,
+    routes: LiveRoutes,
+    _cluster: FakeUpstream,
+    _tasks: JoinSet<()>,
+}
+
+impl RoutedResolver {
+    /// `plugins` stand in a server block for all names, beside `kubernetes z`, and `blocks` are
+    /// other server blocks.
+    async fn new(plugins: &str, blocks: &str) -> RoutedResolver {
+        let cluster = FakeUpstream::answering(CLUSTER).await;
+        let routes = LiveRoutes::new(Routes::default());
+        let upstreams = Upstreams {
+            cluster: Some(ClusterDns {
+                domains: vec![Name::parse("z").unwrap()],
+                servers: UpstreamServers::new(vec![cluster.address]),
+            }),
+            routes: routes.clone(),
+            ..Upstreams::default()
+        };
+        let served = ResolverUnderTest::caching(upstreams, CacheSettings::default());
+        let corefile = format!(".:53 {{\n kubernetes z\n cache 30\n {plugins}\n}}\n{blocks}");
+        routes.follow(CorefileRoutes::read(&corefile.into()).routes);
+        let mut tasks = JoinSet::new();
+        let resolver = served.resolver.clone();
+        tasks.spawn(async move { match resolver.prove_groups().await {} });
+        RoutedResolver {
+            served,
+            routes,
+            _cluster: cluster,
+            _tasks: tasks,
+        }
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.served.address
+    }
+
+    /// Asks until a server of the Corefile answers, each time for another name below this one.
+    async fn wait_for_servers(&self, name: &str) {
+        for id in 0.. {
+            let message = query(id, &format!("wait-{id}.{name}"), Rtype::A);
+            if last_address(&ask(self.address(), &message).await) != CLUSTER {
+                return;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn ask(&self, name: &str) -> Vec<u8> {
+        ask(self.address(), &query(7, name, Rtype::A)).await
+    }
+}
+
+/// A server that writes down the questions that it receives.
+async fn recording() -> (FakeUpstream, Arc<Mutex<Vec<Vec<u8>>>>) {
+    let questions = Arc::new(Mutex::new(Vec::new()));
+    let received = questions.clone();
+    let answer = move |query: &[u8]| {
+        received.lock().unwrap().push(query[12..].to_vec());
+        without_delay(address_reply(query, FORWARDED))
+    };
+    (FakeUpstream::new(answer, |_| Vec::new()).await, questions)
+}
+
+fn forward(server: &FakeUpstream) -> String {
+    format!("forward . {}", server.address)
+}
+
+/// The owner name of a reply's first answer record, if it is that of the question.
+fn answers_the_question(reply: &[u8]) -> bool {
+    let name = reply[12..].iter().position(|byte| *byte == 0).unwrap() + 1;
+    // A pointer to the question.
+    reply[12 + name + 4..].starts_with(&[0xc0, 12])
+}
+
+#[tokio::test]
+async fn a_server_is_asked_after_it_has_answered_from_here() {
+    let (root, stub) = (FakeUpstream::answering(FORWARDED).await, recording().await);
+    let block = format!("corp.example {{\n {}\n}}", forward(&stub.0));
+    let routed = RoutedResolver::new(&forward(&root), &block).await;
+    let first = routed.ask("a.corp.example").await;
+    assert_eq!(last_address(&first), CLUSTER);
+    routed.wait_for_servers("corp.example").await;
+    let unused = GroupUse::NotProven;
+    let states: Vec<_> = routed.routes.status().iter().map(|it| it.state).collect();
+    assert_eq!(states, [unused, GroupUse::Used]);
+    // The other server has not been asked.
+    assert_eq!(last_address(&routed.ask("a.example").await), CLUSTER);
+    routed.wait_for_servers("example").await;
+    // The local data decides about names of the cluster.
+    assert_eq!(rcode(&routed.ask("absent.x.z").await), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_does_not_answer_costs_nothing() {
+    let silent = FakeUpstream::silent().await;
+    let routed = RoutedResolver::new(&forward(&silent), "").await;
+    for name in ["a.example", "b.example", "c.example"] {
+        assert_eq!(last_address(&routed.ask(name).await), CLUSTER);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_stops_answering_is_left_after_three_questions() {
+    let is_silent = Arc::new(AtomicBool::new(false));
+    let silent = is_silent.clone();
+    let answer = move |query: &[u8]| match silent.load(Relaxed) {
+        true => Vec::new(),
+        false => without_delay(address_reply(query, FORWARDED)),
+    };
+    let server = FakeUpstream::new(answer, |_| Vec::new()).await;
+    let routed = RoutedResolver::new(&forward(&server), "").await;
+    routed.wait_for_servers("example").await;
+    is_silent.store(true, Relaxed);
+    for name in ["a.example", "b.example", "c.example"] {
+        assert_eq!(rcode(&routed.ask(name).await), 2, "{name}");
+    }
+    assert_eq!(last_address(&routed.ask("d.example").await), CLUSTER);
+    is_silent.store(false, Relaxed);
+    routed.wait_for_servers("example").await;
+}
+
+#[tokio::test]
+async fn a_server_that_leads_back_is_not_asked() {
+    let routed = RoutedResolver::new("forward . 192.0.2.1", "").await;
+    let own = format!(
+        ".:53 {{\n kubernetes z\n forward . {}\n}}",
+        routed.address()
+    );
+    routed
+        .routes
+        .follow(CorefileRoutes::read(&own.into()).routes);
+    for id in 0..20 {
+        let message = query(id, &format!("n{id}.example"), Rtype::A);
+        assert_eq!(
+            last_address(&ask(routed.address(), &message).await),
+            CLUSTER
+        );
+    }
+    let states: Vec<_> = routed.routes.status().iter().map(|it| it.state).collect();
+    assert_eq!(states, [GroupUse::NotProven]);
+}
+
+#[tokio::test]
+async fn rewritten_names_are_answered_under_the_name_that_was_asked() {
+    let (server, questions) = recording().await;
+    let plugins = format!(
+        "rewrite name www.example one.z
+        rewrite name many.example many.z
+        rewrite name a.example b.example
+        rewrite name suffix .old.example .new.example answer auto
+        {}",
+        forward(&server)
+    );
+    let routed = RoutedResolver::new(&plugins, "").await;
+    let local = routed.ask("wWw.example").await;
+    assert_eq!(last_address(&local), LOCAL);
+    assert_eq!(local[12..25], query(7, "wWw.example", Rtype::A)[12..25]);
+    assert!(answers_the_question(&local), "{local:02x?}");
+    // A local answer that doesn't fit a datagram is truncated, and whole over TCP.
+    let many = query(7, "many.example", Rtype::A);
+    let truncated = ask(routed.address(), &many).await;
+    assert!(
+        truncated.len() <= 512 && truncated[2] & 2 != 0,
+        "{truncated:02x?}"
+    );
+    let whole = ask_over_tcp(routed.address(), &many).await;
+    assert_eq!(header_word(&whole, 6), 60);
+    assert!(answers_the_question(&whole));
+    // No data, and no such name.
+    let none = ask(routed.address(), &query(7, "www.example", Rtype::AAAA)).await;
+    assert_eq!((rcode(&none), header_word(&none, 6)), (0, 0));
+    routed.wait_for_servers("example").await;
+    questions.lock().unwrap().clear();
+    for (asked, looked_up) in [
+        ("a.example", "b.example"),
+        ("x.y.old.example", "x.y.new.example"),
+    ] {
+        for _ in 0..2 {
+            let reply = routed.ask(asked).await;
+            assert_eq!(last_address(&reply), FORWARDED);
+            assert!(answers_the_question(&reply), "{reply:02x?}");
+        }
+        // The second reply is from the cache.
+        let received = std::mem::take(&mut *questions.lock().unwrap());
+        let expected = query(7, looked_up, Rtype::A)[12..].to_vec();
+        assert_eq!(received, [expected], "{asked}");
+    }
+}
+
+#[tokio::test]
+async fn hosts_and_templates_are_answered() {
+    let server = FakeUpstream::answering(FORWARDED).await;
+    let plugins = format!(
+        "template ANY AAAA {{\n rcode NOERROR \n }}
+        template ANY ANY internal.example {{\n rcode NXDOMAIN \n }}
+        {}",
+        forward(&server)
+    );
+    let routed = RoutedResolver::new(&plugins, "").await;
+    let none = ask(routed.address(), &query(7, "a.example", Rtype::AAAA)).await;
+    assert_eq!((rcode(&none), header_word(&none, 6)), (0, 0));
+    assert_eq!(rcode(&routed.ask("a.internal.example").await), 3);
+}
+
+#[tokio::test]
+async fn targets_of_aliases_follow_the_routes() {
+    let server = FakeUpstream::answering(FORWARDED).await;
+    let plugins = format!("rewrite name example.org one.z\n{}", forward(&server));
+    let routed = RoutedResolver::new(&plugins, "").await;
+    let reply = routed.ask("out.z").await;
+    assert_eq!((header_word(&reply, 6), last_address(&reply)), (2, LOCAL));
+    // An alias whose target is rewritten to the alias has no end.
+    let plugins = format!("rewrite name example.org out.z\n{}", forward(&server));
+    let routed = RoutedResolver::new(&plugins, "").await;
+    assert_eq!(rcode(&routed.ask("out.z").await), 2);
+    assert_eq!(rcode(&routed.ask("example.org").await), 2);
+}

@@ -207,6 +207,20 @@ images:
     }
 
     #[test]
+    fn the_nodes_resolv_conf_is_mounted_with_its_directory() {
+        let component = "\n  - ../../../deploy/kustomize/components/node-resolv-conf\n";
+        let overlay = format!("{}{component}", OVERLAY.trim_end());
+        let systemd = "--set=nodeResolvConf=/run/systemd/resolve/resolv.conf";
+        expect_same(&kustomize("resolv-conf", &overlay), &chart(&[systemd]));
+        let other = chart(&["--set=nodeResolvConf=/etc/node/resolv.conf"]);
+        assert!(
+            other.contains("resolv-conf: /etc/node/resolv.conf"),
+            "{other}"
+        );
+        assert!(other.contains("mountPath: /etc/node\n"), "{other}");
+    }
+
+    #[test]
     fn a_registry_and_openshift_need_no_edits() {
         let kustomize = kustomize(
             "registry",

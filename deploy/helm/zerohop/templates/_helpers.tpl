@@ -27,5 +27,10 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if .Values.hosts }}
 {{- $_ := set $defaults "hosts" (list "/etc/zerohop/hosts") }}
 {{- end }}
+{{- with .Values.nodeResolvConf }}
+{{- if ne . "/run/systemd/resolve/resolv.conf" }}
+{{- $_ := set $defaults "resolv-conf" . }}
+{{- end }}
+{{- end }}
 {{- toYaml (mergeOverwrite $defaults .Values.config) }}
 {{- end }}

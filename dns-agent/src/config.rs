@@ -44,6 +44,10 @@ use zerohop_zone::Name;
 /// The most hosts files. Each is read by a thread of its own.
 const MAX_HOSTS_FILES: usize = 16;
 
+/// See [`KubernetesConfig::dns_settle_time`]. A rollout or a restart of an API server usually takes
+/// less time.
+const DNS_SETTLE_TIME: Duration = Duration::from_mins(1);
+
 /// The complete and consistent configuration of `dns-agent run`.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -136,6 +140,9 @@ pub struct KubernetesConfig {
     pub without_corefile: WithoutCorefile,
     /// The Service of the cluster's DNS. `None`: the agent finds it.
     pub dns_service: Option<ObjectKey>,
+    /// How long CoreDNS must not be proven behind a Service before another one is tried, and proven
+    /// behind a preferred one before that one is taken.
+    pub dns_settle_time: Duration,
     /// The addresses of the cluster's DNS at which the kernel answers queries.
     pub dns_addresses: DnsAddresses,
     /// The servers of the cluster's DNS that the resolver queries for names delegated to CoreDNS
@@ -412,6 +419,7 @@ fn kubernetes_config(settings: &RunSettings) -> anyhow::Result<KubernetesConfig>
         corefile: given_key(settings.corefile.as_ref()),
         without_corefile,
         dns_service: given_key(settings.dns_service.as_ref()),
+        dns_settle_time: DNS_SETTLE_TIME,
         dns_addresses,
         cluster_dns: upstream_addresses(settings.cluster_dns.clone()),
         max_age: settings.max_age.0,

@@ -5,6 +5,8 @@ mod config_maps;
 mod config_versions;
 mod coredns_configs;
 mod dns_path;
+mod dns_pods;
+mod dns_probe;
 mod dns_search;
 mod freshness;
 mod intake;
@@ -29,7 +31,7 @@ use zerohop_kubernetes_api::{
 pub(super) use self::intake::{KubernetesIntake, KubernetesSender};
 use self::{
     config_versions::Hold,
-    coredns_configs::{ConfigsReading, CoreDnsConfigs, PodWatch},
+    coredns_configs::{ConfigsReading, CoreDnsConfigs, PodWatch, Proof},
     dns_path::DnsPath,
     dns_search::DnsSearch,
     intake::{AnswerPlan, ObjectEvent, ReaderNumber, UrgentMessage},
@@ -76,7 +78,7 @@ impl KubernetesReaders {
             Some(_) => (Duration::ZERO, jitter),
         };
         let reader = ApiReader {
-            search: DnsSearch::new(&client, kubernetes.dns_service.as_ref(), search_jitter),
+            search: DnsSearch::new(&client, &kubernetes, search_jitter),
             first_list_jitter_left,
             client,
             config,
@@ -121,29 +123,30 @@ impl ApiReader {
                 .into_iter()
                 .collect(),
         });
-        let Some(mut service) = self.search.next(None).await else {
+        let Some(mut choice) = self.search.next(None).await else {
             return ended;
         };
         loop {
+            let service = &choice.service;
             info!("takes Service {service} for the cluster's DNS, if it exists");
-            let message = UrgentMessage::DnsService(service.clone());
+            let message = UrgentMessage::DnsService(choice.clone());
             if self.publisher.urgent.send(message).await.is_err() {
                 return ended;
             }
             // The facts' reader is stopped before the next message, so that no fact about an
             // earlier Service arrives after it.
             let mut facts = JoinSet::new();
-            let mut follower = self.start_follower(&service, &mut facts);
+            let mut follower = self.start_follower(service, &mut facts);
             let next = tokio::select! {
                 Some(Ok(name)) = facts.join_next() => return name,
                 () = follower.send_plans(&self.publisher) => return ended,
-                next = self.search.next(Some(&service)) => next,
+                next = self.search.next(Some(&choice)) => next,
             };
             self.reader_number = follower.reader_number;
             drop(follower);
             facts.shutdown().await;
             match next {
-                Some(next) => service = next,
+                Some(next) => choice = next,
                 None => return ended,
             }
         }
@@ -188,7 +191,11 @@ impl ApiReader {
             true => PodWatch::On,
             false => PodWatch::Off,
         };
+        let (proof, proof_receiver) = watch::channel(Proof::Awaited);
+        self.search.watch_proof(proof_receiver);
         KubernetesFollower {
+            proof,
+            notes: self.search.notes(),
             search: self.search.source().map(KubernetesSource::health),
             corefiles: CoreDnsConfigs::new(client.clone(), kubernetes, watch),
             client,
@@ -231,6 +238,10 @@ struct KubernetesFollower {
     routes: RouteFollower,
     /// The health of the search for the Service; `None` if it was given.
     search: Option<Arc<SourceHealth>>,
+    /// Receives whether CoreDNS is proven to run behind the Service.
+    proof: watch::Sender<Proof>,
+    /// Remarks about other Services, for the status; `None` if the Service was given.
+    notes: Option<watch::Receiver<Vec<String>>>,
     /// Says which pods answer DNS; `None` if neither the kernel plane nor the search for the
     /// Corefile needs it.
     dns_path: Option<watch::Receiver<DnsPath>>,
@@ -294,6 +305,11 @@ impl KubernetesFollower {
                 }
                 () = configs_changed(&mut self.corefiles, &mut self.caches) => self.make_plan(),
                 () = reach_time(self.next_look) => self.make_plan(),
+                () = notes_changed(&mut self.notes) => {
+                    let plan = self.last_plan.as_ref();
+                    self.show_feeds(plan.map(|plan| plan.reasons.clone()).unwrap_or_default());
+                    None
+                }
                 // A publisher that takes no objects must not keep Corefiles waiting.
                 forwarded = forward_event(&mut self.reader, publisher) => {
                     forwarded?;
@@ -311,8 +327,9 @@ impl KubernetesFollower {
     fn make_plan(&mut self) -> Option<AnswerPlan> {
         let dns_path = self.dns_path.as_mut();
         let dns_path = dns_path.map(|path| path.borrow_and_update().clone());
-        let ConfigsReading::Known { configs, unknown } = self.corefiles.read(dns_path.as_ref())
-        else {
+        let reading = self.corefiles.read(dns_path.as_ref());
+        self.send_proof(reading.proof());
+        let ConfigsReading::Known { configs, unknown } = reading else {
             self.next_look = Some(Instant::now() + LOOK_INTERVAL);
             return self.hold_plan();
         };
@@ -357,6 +374,14 @@ impl KubernetesFollower {
             }));
         }
         Some(self.follow_plan(plan, holds, addresses))
+    }
+
+    fn send_proof(&self, current: Proof) {
+        self.proof.send_if_modified(|proof| {
+            let has_changed = *proof != current;
+            *proof = current;
+            has_changed
+        });
     }
 
     /// The last plan with a hold, because CoreDNS's pods or configurations aren't known now. `None`
@@ -423,8 +448,11 @@ impl KubernetesFollower {
         }
     }
 
-    /// Shows the health of all feeds, and a plan's reasons. Returns the health.
-    fn show_feeds(&self, reasons: Vec<String>) -> Vec<Arc<SourceHealth>> {
+    /// Shows the health of all feeds, a plan's reasons, and remarks about other Services. Returns
+    /// the health.
+    fn show_feeds(&self, mut reasons: Vec<String>) -> Vec<Arc<SourceHealth>> {
+        let notes = self.notes.iter();
+        reasons.extend(notes.flat_map(|notes| notes.borrow().clone()));
         let reader = self.reader.as_ref();
         let health: Vec<_> = (self.search.iter().cloned())
             .chain(self.corefiles.health())
@@ -445,6 +473,17 @@ async fn path_changed(dns_path: &mut Option<watch::Receiver<DnsPath>>) -> Option
     match dns_path {
         Some(dns_path) => dns_path.changed().await.ok(),
         None => std::future::pending().await,
+    }
+}
+
+/// Waits until the remarks about other Services may have changed; forever without a search.
+async fn notes_changed(notes: &mut Option<watch::Receiver<Vec<String>>>) {
+    let has_changed = match notes {
+        Some(notes) => notes.changed().await.is_ok(),
+        None => false,
+    };
+    if !has_changed {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -5,12 +5,14 @@ use std::time::{Duration, SystemTime};
 use dns_agent::admin::status::{SourceStatus, Status};
 use domain::base::iana::Rtype;
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use zerohop_contract::corefiles::{ALTERED_NODE_LOCAL_DNS, NODE_LOCAL_DNS};
 
 use crate::{
     agent::RunningAgent,
-    policies::{ApiContents, CLIENTS, DNS_PODS, PreparedApi, cluster, pod},
+    policies::{
+        ApiContents, CLIENTS, DNS_ENDPOINTS, DNS_PODS, PreparedApi, cluster, dns_slice, pod,
+    },
     support::{FakeUpstream, PATIENCE, ask, query},
 };
 
@@ -366,5 +368,107 @@ async fn without_the_node_name_status_warns_that_node_caches_go_unnoticed() {
                 )
         })
         .await;
+    running.stop().await;
+}
+
+/// A pod of this Deployment that runs CoreDNS with the ConfigMap `map`.
+fn coredns_pod(app: &str, address: &str, map: &str) -> Value {
+    let mut pod = pod("kube-system", app, address, json!({"k8s-app": app}));
+    pod["spec"] = json!({
+        "nodeName": "other",
+        "containers": [{
+            "name": "coredns",
+            "args": ["-conf", "/etc/coredns/Corefile"],
+            "volumeMounts": [{"name": "config", "mountPath": "/etc/coredns"}],
+        }],
+        "volumes": [{"name": "config", "configMap": {"name": map}}],
+    });
+    pod
+}
+
+const OTHER_SERVICE: &str = "/api/v1/namespaces/kube-system/services?metadata.name=coredns";
+const OTHER_SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices?kubernetes.io/service-name=coredns";
+const OTHER_PODS: &str = "/api/v1/namespaces/kube-system/pods?k8s-app=coredns";
+
+/// A cluster with the Services kube-dns, with the Pod `dns_pod`, and coredns, whose Pod runs
+/// CoreDNS.
+fn with_two_services(dns_pod: Value) -> ApiContents {
+    let mut contents = with_corefile("reload");
+    let items = &mut contents.items;
+    items.insert(DNS_PODS, vec![dns_pod]);
+    let mut other = service("kube-system", "coredns", "10.96.0.11");
+    other["spec"]["selector"] = json!({"k8s-app": "coredns"});
+    other["metadata"]["creationTimestamp"] = json!("2026-01-02T00:00:00Z");
+    items.entry(SERVICES).or_default().push(other.clone());
+    items.insert(OTHER_SERVICE, vec![other]);
+    items.insert(OTHER_SLICES, vec![dns_slice("coredns", "10.244.0.7")]);
+    let pod = coredns_pod("coredns", "10.244.0.7", "coredns");
+    items.insert(OTHER_PODS, vec![pod]);
+    contents
+}
+
+#[tokio::test]
+async fn a_service_is_replaced_while_its_pods_do_not_run_coredns() {
+    const MAP: &str = "/api/v1/namespaces/kube-system/configmaps?metadata.name=cluster-dns";
+    let dns_pod = coredns_pod("kube-dns", "10.244.0.9", "cluster-dns");
+    let mut not_coredns = dns_pod.clone();
+    not_coredns["spec"]["containers"][0]["args"] = json!(["--listen=:53"]);
+    let mut contents = with_two_services(not_coredns);
+    let text = ".:53 {\n kubernetes cluster.local {\n  ttl 20\n }\n}\n";
+    contents
+        .items
+        .insert(MAP, vec![config_map("cluster-dns", text)]);
+    let server = PreparedApi::start(contents).await;
+    let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
+    let settle_time = Duration::from_millis(300);
+    let running = server.start_searching_agent(&dns, settle_time).await;
+    running
+        .status_when(|status| {
+            any_contains(
+                &status.degraded,
+                "Pod kube-system/kube-dns answers DNS: its container coredns has no path in -conf",
+            )
+        })
+        .await;
+    let status = running
+        .status_when(|status| is_settled(status) && any_contains(reasons(status), "kube-dns"))
+        .await;
+    let reason = "Service kube-system/kube-dns is not taken for the cluster's DNS";
+    assert!(any_contains(reasons(&status), reason), "{status}");
+    wait_for_ttl(&running, WEB, 30).await;
+    // The Pod is replaced by one that runs CoreDNS.
+    server.set_items(DNS_PODS, vec![dns_pod.clone()]);
+    server.send_event(DNS_PODS, "MODIFIED", dns_pod).await;
+    wait_for_ttl(&running, WEB, 20).await;
+    // CoreDNS is down.
+    let mut slice = dns_slice("kube-dns", "10.244.0.9");
+    slice["endpoints"][0]["conditions"] = json!({"ready": false});
+    server.set_items(DNS_ENDPOINTS, vec![slice.clone()]);
+    server.send_event(DNS_ENDPOINTS, "MODIFIED", slice).await;
+    sleep(5 * settle_time).await;
+    wait_for_ttl(&running, WEB, 20).await;
+    let status = running.status().await;
+    assert!(
+        is_settled(&status) && !any_contains(reasons(&status), "is not taken"),
+        "{status}"
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_status_says_the_missing_right_while_another_service_is_taken() {
+    const MAP: &str = "/api/v1/namespaces/kube-system/configmaps?metadata.name=cluster-dns";
+    let pod = coredns_pod("kube-dns", "10.244.0.9", "cluster-dns");
+    let mut contents = with_two_services(pod);
+    contents.refused.push(MAP);
+    let server = PreparedApi::start(contents).await;
+    let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
+    let settle_time = Duration::from_millis(300);
+    let running = server.start_searching_agent(&dns, settle_time).await;
+    let rule = "add cluster-dns to resourceNames of `configmaps`";
+    running
+        .status_when(|status| is_settled(status) && any_contains(reasons(status), rule))
+        .await;
+    wait_for_ttl(&running, WEB, 30).await;
     running.stop().await;
 }

@@ -3,8 +3,10 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
+use dns_agent::config::{Config, SourceConfig};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -24,7 +26,7 @@ pub(crate) const DNS_SERVICE: &str =
 const NAMESPACES: &str = "/api/v1/namespaces";
 const DNS_NAMESPACE: &str = "/api/v1/namespaces?metadata.name=kube-system";
 pub(crate) const DNS_PODS: &str = "/api/v1/namespaces/kube-system/pods?k8s-app=kube-dns";
-const DNS_ENDPOINTS: &str = "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices?kubernetes.io/service-name=kube-dns";
+pub(crate) const DNS_ENDPOINTS: &str = "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices?kubernetes.io/service-name=kube-dns";
 
 /// An API server with prepared lists. A list that isn't prepared is empty.
 pub(crate) struct PreparedApi {
@@ -123,21 +125,48 @@ impl PreparedApi {
     /// cluster. Most tests have no Corefile, so the agent answers by its own settings. The folder
     /// of `--bpffs` is not a BPF file system, so no other agent on this machine is disturbed.
     pub(crate) async fn start_agent(&self, dns: &FakeUpstream, flags: &[&str]) -> RunningAgent {
+        let given = [
+            "--corefile=kube-system/coredns",
+            "--dns-service=kube-system/kube-dns",
+            "--trust-zone",
+        ];
+        RunningAgent::start_with(self.config(dns, &[&given, flags].concat())).await
+    }
+
+    /// Starts an agent like [`PreparedApi::start_agent`] that finds the cluster's DNS and its
+    /// Corefile.
+    pub(crate) async fn start_searching_agent(
+        &self,
+        dns: &FakeUpstream,
+        settle_time: Duration,
+    ) -> RunningAgent {
+        let mut config = self.config(dns, &["--node-name=this"]);
+        let SourceConfig::Kubernetes(kubernetes) = &mut config.source else {
+            panic!("the source is not an API server");
+        };
+        kubernetes.dns_settle_time = settle_time;
+        RunningAgent::start_with(config).await
+    }
+
+    fn config(&self, dns: &FakeUpstream, flags: &[&str]) -> Config {
         let config = self.kubeconfig.path().join("config");
         let dns = dns.address.to_string();
         let own = [
             "--kubeconfig",
             config.to_str().unwrap(),
-            "--corefile=kube-system/coredns",
-            "--dns-service=kube-system/kube-dns",
-            "--trust-zone",
             "--interface=no-such-interface",
             "--bpffs",
             self.kubeconfig.path().to_str().unwrap(),
             "--cluster-dns",
             &dns,
         ];
-        RunningAgent::start_with(config_with_source(&[&own, flags].concat())).await
+        config_with_source(&[&own, flags].concat())
+    }
+
+    /// Replaces the objects of a resource in later lists.
+    pub(crate) fn set_items(&self, resource: &'static str, items: Vec<Value>) {
+        let mut contents = self.contents.lock().unwrap();
+        contents.items.insert(resource, items);
     }
 
     /// Sends an event to all watches of a resource, and first waits until there is one.
@@ -227,6 +256,19 @@ fn allow_dns() -> Value {
     }))
 }
 
+/// The EndpointSlice of a DNS Service in kube-system with one endpoint.
+pub(crate) fn dns_slice(service: &str, address: &str) -> Value {
+    json!({
+        "metadata": {
+            "namespace": "kube-system", "name": format!("{service}-x"), "resourceVersion": "7",
+            "labels": {"kubernetes.io/service-name": service},
+        },
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [address]}],
+        "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}],
+    })
+}
+
 /// A cluster with its DNS, two pods on this node, and these policies.
 pub(crate) fn cluster(policies: &[Value]) -> ApiContents {
     let service = json!({
@@ -236,15 +278,6 @@ pub(crate) fn cluster(policies: &[Value]) -> ApiContents {
             "selector": {"k8s-app": "kube-dns"},
             "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}],
         },
-    });
-    let slice = json!({
-        "metadata": {
-            "namespace": "kube-system", "name": "kube-dns-x", "resourceVersion": "7",
-            "labels": {"kubernetes.io/service-name": "kube-dns"},
-        },
-        "addressType": "IPv4",
-        "endpoints": [{"addresses": ["10.244.0.9"]}],
-        "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}],
     });
     let namespace = json!({
         "metadata": {"name": "kube-system", "labels": {"team": "core"}, "resourceVersion": "7"}
@@ -260,7 +293,7 @@ pub(crate) fn cluster(policies: &[Value]) -> ApiContents {
             ("/api/v1/services", vec![service.clone()]),
             (DNS_SERVICE, vec![service]),
             (DNS_NAMESPACE, vec![namespace]),
-            (DNS_ENDPOINTS, vec![slice]),
+            (DNS_ENDPOINTS, vec![dns_slice("kube-dns", "10.244.0.9")]),
             (DNS_PODS, vec![dns_pod]),
             (
                 CLIENTS,

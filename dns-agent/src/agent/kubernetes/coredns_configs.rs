@@ -66,6 +66,40 @@ pub(super) enum ConfigsReading {
     },
 }
 
+/// Whether CoreDNS is known to answer behind a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// Not known yet.
+    Awaited,
+    /// Each ready endpoint is a pod that runs CoreDNS, with a Corefile that was read. If no
+    /// endpoint is ready any more, this was so before.
+    Proven,
+    /// The reason why it isn't known, as a clause.
+    Unproven(String),
+}
+
+impl ConfigsReading {
+    /// Whether CoreDNS is known to answer.
+    pub(super) fn proof(&self) -> Proof {
+        let ConfigsReading::Known { configs, unknown } = self else {
+            return Proof::Awaited;
+        };
+        if let Some(hold) = unknown.first() {
+            return Proof::Unproven(hold.reason.clone());
+        }
+        match configs.iter().find(|(_, config)| config.is_none()) {
+            Some((server, _)) => Proof::Unproven(missing_corefile(server)),
+            None if configs.is_empty() => Proof::Unproven("no pod is known".to_owned()),
+            None => Proof::Proven,
+        }
+    }
+}
+
+/// What is said of a server whose ConfigMap has no Corefile, as a clause.
+pub(super) fn missing_corefile(server: &CoreDnsServer) -> String {
+    format!("ConfigMap {} has no Corefile", server.corefile_map())
+}
+
 impl CoreDnsConfigs {
     pub(super) fn new(
         client: Client,

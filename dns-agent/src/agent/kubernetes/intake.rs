@@ -20,6 +20,7 @@ use zerohop_zone::{Provider, ZoneData as _};
 
 use super::{
     config_versions::Hold,
+    dns_search::DnsChoice,
     freshness::{ApiFreshness, PlanChange},
 };
 use crate::{
@@ -43,7 +44,7 @@ const DNS_PORT: u16 = 53;
 pub(super) enum UrgentMessage {
     /// The Service of the cluster's DNS: the first one, or another one than before. The facts of
     /// the one before don't count any more.
-    DnsService(ObjectKey),
+    DnsService(DnsChoice),
     /// A new plan.
     Plan(AnswerPlan),
     /// An event of a feed of facts for NetworkPolicies.
@@ -288,9 +289,9 @@ impl Intake for KubernetesIntake {
         while let Ok(message) = self.urgent.try_recv() {
             change.may_change_clients = true;
             match message {
-                UrgentMessage::DnsService(service) => {
+                UrgentMessage::DnsService(choice) => {
                     self.client_policy.restart();
-                    self.api.set_dns_service(service);
+                    self.api.set_dns_choice(choice);
                     change.ends_answers = true;
                 }
                 UrgentMessage::Plan(plan) => {
@@ -353,14 +354,15 @@ impl Intake for KubernetesIntake {
     /// be delegated to CoreDNS. Also tells the resolver.
     fn served_addresses(&self) -> Option<Vec<SocketAddr>> {
         let index = read_lock(&self.index);
-        let service = self.api.dns_service.as_ref();
-        let (services, endpoints) = service
-            .map(|service| index.dns_addresses(service))
+        let choice = self.api.dns_choice.as_ref();
+        let (services, endpoints) = choice
+            .map(|choice| index.dns_addresses(&choice.service))
             .unwrap_or_default();
         let caches = self.api.cache_addresses.iter();
         let caches: Vec<_> = caches.map(|it| SocketAddr::new(*it, DNS_PORT)).collect();
         if let Some(cluster_dns) = &self.api.cluster_dns {
-            cluster_dns.set(&services);
+            let forwarded = choice.map(|choice| index.dns_addresses(&choice.forward_to));
+            cluster_dns.set(&forwarded.unwrap_or_default().0);
         }
         match self.api.dns_addresses {
             DnsAddresses::Given => None,

@@ -13,7 +13,7 @@ use zerohop_kubernetes_api::{PodScope, SourceOptions};
 use zerohop_routes::Routes;
 use zerohop_zone::{AbsentNames, Name, reverse_network, reverse_range, reverse_zones};
 
-use super::coredns_configs::CorefileVersion;
+use super::coredns_configs::{CorefileVersion, missing_corefile};
 use crate::config::{Config, DnsAddresses, KubernetesConfig, WithoutCorefile};
 
 /// The objects to read and the way to answer.
@@ -198,7 +198,7 @@ impl Plan {
         corefile: Option<&CoreDnsConfig>,
     ) -> Plan {
         let Some(corefile) = corefile else {
-            let missing = format!("ConfigMap {} has no Corefile", server.corefile_map());
+            let missing = missing_corefile(server);
             let advice = "name another ConfigMap with --corefile";
             return Plan::without_corefile(config, dns, &missing, advice);
         };

@@ -9,13 +9,14 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
-use zerohop_kubernetes::{Event, Fact, Feed, Labels, Object, ObjectKey};
+use zerohop_kubernetes::{Event, Fact, Object, ObjectKey};
 use zerohop_kubernetes_api::{
     Client, Discovery, KubernetesSource, PolicyScope, ReceivedEvent, ServedKinds,
 };
 
 use super::{
     dns_path::{DnsPath, DnsPathObserver},
+    dns_pods::{DnsPodsFeed, EventSource, NO_PODS},
     intake::{KubernetesSender, UrgentMessage},
 };
 use crate::{
@@ -55,6 +56,7 @@ pub(super) async fn follow(
         }
     };
     let mut follower = PolicyFollower {
+        dns_pods: DnsPodsFeed::new(client.clone(), &scope.dns),
         client,
         dns_service: scope.dns,
         policies: EventSource {
@@ -62,7 +64,6 @@ pub(super) async fn follow(
             source: policies,
         },
         discovery,
-        dns_pods: None,
         namespaces: None,
         other_policies: None,
         observer: DnsPathObserver::default(),
@@ -81,9 +82,7 @@ struct PolicyFollower {
     policies: EventSource,
     /// `None` if policies are ignored.
     discovery: Option<KindDiscovery>,
-    /// The pods of the cluster's DNS; `None` before its Service is known, and if the Service does
-    /// not exist or has no selector.
-    dns_pods: Option<DnsPods>,
+    dns_pods: DnsPodsFeed,
     /// All Namespaces with their labels; `None` until an ingress policy in the namespace of the
     /// cluster's DNS, or a cluster-wide policy, selects clients by a Namespace label other than the
     /// Namespace's name.
@@ -103,18 +102,6 @@ struct KindDiscovery {
     served_kinds: mpsc::Receiver<ServedKinds>,
 }
 
-/// A source with its own channel, so that no event of the source arrives after it is dropped.
-struct EventSource {
-    source: KubernetesSource,
-    events: mpsc::Receiver<ReceivedEvent>,
-}
-
-/// The pods of the cluster's DNS.
-struct DnsPods {
-    labels: Labels,
-    source: EventSource,
-}
-
 /// An event, or a change of the served kinds.
 enum PolicyUpdate {
     Event(Box<Event>),
@@ -131,7 +118,7 @@ impl PolicyFollower {
         while let Some(update) = self.next_update().await {
             match update {
                 PolicyUpdate::Event(event) => {
-                    let has_selector_changed = self.follow_selector(&event);
+                    let has_selector_changed = self.dns_pods.follow_selector(&event);
                     // `|` rather than `||`, because both functions must see the event.
                     if has_selector_changed | self.follow_namespaces(&event) {
                         self.send_health(publisher, board).await?;
@@ -157,13 +144,12 @@ impl PolicyFollower {
     }
 
     async fn next_update(&mut self) -> Option<PolicyUpdate> {
-        let pods = self.dns_pods.as_mut().map(|pods| &mut pods.source);
         let event = tokio::select! {
             kinds = next_served_kinds(self.discovery.as_mut()) => {
                 return kinds.map(PolicyUpdate::Kinds);
             }
             event = self.policies.events.recv() => event,
-            event = next_event(pods) => event,
+            event = next_event(self.dns_pods.source_mut()) => event,
             event = next_event(self.namespaces.as_mut()) => event,
             event = next_event(self.other_policies.as_mut()) => event,
         };
@@ -230,17 +216,9 @@ impl PolicyFollower {
         publisher: &KubernetesSender,
         service_event: &Event,
     ) -> Result<(), PublisherGone> {
-        self.observer.reset_feed(Feed::DnsPods);
-        let exists = matches!(service_event, Event::Applied { .. });
-        let has_no_pods = exists && self.dns_pods.is_none();
-        for event in [
-            Event::ListStarted(Feed::DnsPods),
-            Event::ListEnded(Feed::DnsPods),
-        ] {
-            if has_no_pods {
-                self.observer.apply_event(&event);
-            }
-            self.send_dns_path();
+        self.dns_pods.reset_path(&mut self.observer, service_event);
+        self.send_dns_path();
+        for event in NO_PODS {
             publisher
                 .urgent
                 .send(UrgentMessage::PolicyEvent(event))
@@ -249,46 +227,12 @@ impl PolicyFollower {
         Ok(())
     }
 
-    /// If the event changes the selector of the cluster's DNS Service, starts reading the pods that
-    /// it selects now. Returns whether the selector changed.
-    fn follow_selector(&mut self, event: &Event) -> bool {
-        let labels = match event {
-            Event::Applied {
-                feed: Feed::DnsService,
-                object: Object::Fact(Fact::Service(service)),
-                ..
-            } => &service.selector,
-            Event::Deleted {
-                feed: Feed::DnsService,
-                ..
-            } => &Labels::new(),
-            _ => return false,
-        };
-        let before = self.dns_pods.as_ref().map(|pods| &pods.labels);
-        // The endpoints of a Service without a selector are written by hand and need not be pods.
-        let wanted = Some(labels).filter(|labels| !labels.is_empty());
-        if before == wanted {
-            return false;
-        }
-        self.dns_pods = wanted.map(|labels| {
-            let (client, namespace) = (self.client.clone(), &self.dns_service.namespace);
-            let start =
-                |sender| KubernetesSource::start_dns_pods(client, namespace, labels, sender);
-            DnsPods {
-                labels: labels.clone(),
-                source: EventSource::start(start),
-            }
-        });
-        true
-    }
-
     async fn send_health(
         &self,
         publisher: &KubernetesSender,
         board: &StatusBoard,
     ) -> Result<(), PublisherGone> {
-        let dns_pods = self.dns_pods.iter().map(|pods| &pods.source);
-        let sources = std::iter::once(&self.policies).chain(dns_pods);
+        let sources = std::iter::once(&self.policies).chain(self.dns_pods.source());
         let sources = sources.chain(&self.namespaces).chain(&self.other_policies);
         let health = sources.map(|source| source.source.health());
         let discovery = self.discovery.iter().map(|it| it.discovery.health());
@@ -296,16 +240,6 @@ impl PolicyFollower {
         board.set_policy_feeds(health.clone());
         let message = UrgentMessage::PolicyHealth(health);
         publisher.urgent.send(message).await
-    }
-}
-
-impl EventSource {
-    fn start(start: impl FnOnce(mpsc::Sender<ReceivedEvent>) -> KubernetesSource) -> EventSource {
-        let (sender, events) = mpsc::channel(EVENT_QUEUE);
-        EventSource {
-            source: start(sender),
-            events,
-        }
     }
 }
 

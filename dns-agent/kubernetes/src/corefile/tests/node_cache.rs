@@ -205,6 +205,14 @@ fn names_of_other_node_cache_blocks_pass() {
         ),
         ("import /etc/coredns/custom/*.server\n", ALL),
         ("(snippet) {\n errors\n}\n", ""),
+        (
+            "(far) {\n forward . 10.0.0.2\n}\nshop.svc.cluster.local:53 {\n import far\n}\n",
+            "shop.svc.cluster.local.",
+        ),
+        (
+            "(plain) {\n log\n}\nexample.org:53 {\n import plain\n forward . 10.0.0.2\n}\n",
+            "",
+        ),
         ("import snippet\n(snippet) {\n errors\n}\n", ALL),
     ] {
         let (passed, _) = effect(&format!("{NODE_LOCAL_DNS}{block}"));

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1 as core;
 use super::command_flags::CommandFlags;
 use super::container_files::{FileLocation, Mounts};
 use super::coredns_config::{ListeningPorts, PodHostsFile};
+use super::kube_dns::KubeDnsServer;
 use super::objects::ObjectKey;
 use super::resolv_conf::PodResolvConf;
 
@@ -24,7 +25,11 @@ const API_SERVER_VARIABLES: [&str; 2] = ["KUBERNETES_SERVICE_HOST", "KUBERNETES_
 
 /// The containers of a Pod that may answer DNS.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DnsContainers(Vec<DnsContainer>);
+pub struct DnsContainers {
+    containers: Vec<DnsContainer>,
+    /// How the Pod runs kube-dns instead of CoreDNS. `None`: it doesn't.
+    pub kube_dns: Option<KubeDnsServer>,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct DnsContainer {
@@ -68,7 +73,10 @@ impl DnsContainers {
             ports: udp_ports(container),
             server: CoreDnsServer::of_container(container, pod),
         });
-        DnsContainers(containers.collect())
+        DnsContainers {
+            containers: containers.collect(),
+            kube_dns: KubeDnsServer::of_pod(pod),
+        }
     }
 
     /// How the Pod runs CoreDNS at this UDP port.
@@ -77,9 +85,9 @@ impl DnsContainers {
     /// If the Pod doesn't show which container receives queries at the port, or how this container
     /// runs CoreDNS. The error is the reason, as a clause.
     pub fn server_at(&self, port: u16) -> Result<CoreDnsServer, String> {
-        let listing = self.0.iter().filter(|it| it.ports.contains(&port));
+        let listing = self.containers.iter().filter(|it| it.ports.contains(&port));
         let listing: Vec<&DnsContainer> = listing.collect();
-        let container = match (listing.as_slice(), self.0.as_slice()) {
+        let container = match (listing.as_slice(), self.containers.as_slice()) {
             ([container], _) => *container,
             ([], [only]) => only,
             ([], _) => return Err(format!("none of its containers lists UDP port {port}")),

@@ -6,8 +6,6 @@
 //! variables, because its pods and ConfigMaps may have any name. A node cache usually generates its
 //! Corefile from a template in a ConfigMap and from the ConfigMap of kube-dns.
 
-mod stub_config;
-
 #[cfg(test)]
 mod tests;
 
@@ -16,10 +14,10 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 
-use self::stub_config::StubConfig;
 use super::command_flags::CommandFlags;
 use super::container_files::{ConfigMapData, ConfigMapTexts, FileLocation, MountForm, Mounts};
 use super::coredns_config::MAX_COREFILE_LENGTH;
+use super::kube_dns::StubConfig;
 use super::objects::ObjectKey;
 
 // Placeholders that a node cache replaces in its template.

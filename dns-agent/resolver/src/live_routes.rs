@@ -65,12 +65,12 @@ pub(super) struct LiveGroup {
     has_answered: AtomicBool,
     /// Questions in succession without an answer.
     failures: AtomicU32,
-    proof: Mutex<ProofState>,
+    proof: Mutex<GroupProof>,
 }
 
 /// Whether a group that has not answered yet is asked a question.
 #[derive(Debug, Default)]
-enum ProofState {
+enum GroupProof {
     #[default]
     NotWanted,
     /// This question has arrived for the group.
@@ -143,8 +143,8 @@ impl LiveRoutes {
     /// Remembers a question for a group that has not answered yet.
     pub(super) fn want_proof(&self, group: &LiveGroup, name: &Name, rtype: Rtype) {
         let mut proof = group.lock_proof();
-        if matches!(*proof, ProofState::NotWanted) {
-            *proof = ProofState::Wanted(name.clone(), rtype);
+        if matches!(*proof, GroupProof::NotWanted) {
+            *proof = GroupProof::Wanted(name.clone(), rtype);
             self.0.is_proof_wanted.notify_one();
         }
     }
@@ -189,7 +189,7 @@ impl Resolver {
                 let resolver = self.clone();
                 proofs.spawn(async move {
                     resolver.prove(&group, &name, rtype).await;
-                    *group.lock_proof() = ProofState::NotWanted;
+                    *group.lock_proof() = GroupProof::NotWanted;
                 });
             }
             self.upstreams.routes.wait_for_unproven().await;
@@ -256,8 +256,8 @@ impl RouteTable {
     fn take_unproven(&self) -> Vec<(Arc<LiveGroup>, Name, Rtype)> {
         let with_question = self.groups.values().filter_map(|group| {
             let mut proof = group.lock_proof();
-            match std::mem::replace(&mut *proof, ProofState::Running) {
-                ProofState::Wanted(name, rtype) => Some((group.clone(), name, rtype)),
+            match std::mem::replace(&mut *proof, GroupProof::Running) {
+                GroupProof::Wanted(name, rtype) => Some((group.clone(), name, rtype)),
                 other => {
                     *proof = other;
                     None
@@ -324,7 +324,7 @@ impl LiveGroup {
         }
     }
 
-    fn lock_proof(&self) -> MutexGuard<'_, ProofState> {
+    fn lock_proof(&self) -> MutexGuard<'_, GroupProof> {
         self.proof.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -10,6 +10,7 @@ mod dns_probe;
 mod dns_search;
 mod freshness;
 mod intake;
+mod kube_dns;
 mod node_caches;
 mod plan;
 mod policy_feeds;
@@ -35,6 +36,7 @@ use self::{
     dns_path::DnsPath,
     dns_search::DnsSearch,
     intake::{AnswerPlan, ObjectEvent, ReaderNumber, UrgentMessage},
+    kube_dns::KubeDnsConfig,
     node_caches::{NodeCacheConfigs, NodeCaches},
     plan::{DnsPlacement, Plan},
 };
@@ -198,6 +200,7 @@ impl ApiReader {
             notes: self.search.notes(),
             search: self.search.source().map(KubernetesSource::health),
             corefiles: CoreDnsConfigs::new(client.clone(), kubernetes, watch),
+            kube_dns: KubeDnsConfig::new(client.clone()),
             client,
             config: config.clone(),
             kubernetes: kubernetes.clone(),
@@ -246,6 +249,7 @@ struct KubernetesFollower {
     /// Corefile needs it.
     dns_path: Option<watch::Receiver<DnsPath>>,
     corefiles: CoreDnsConfigs,
+    kube_dns: KubeDnsConfig,
     /// The node caches of this node. `None` without a kernel plane, because only the kernel plane
     /// depends on them.
     caches: Option<NodeCaches>,
@@ -303,7 +307,9 @@ impl KubernetesFollower {
                     changed?;
                     self.make_plan()
                 }
-                () = configs_changed(&mut self.corefiles, &mut self.caches) => self.make_plan(),
+                () = configs_changed(
+                    &mut self.corefiles, &mut self.kube_dns, &mut self.caches
+                ) => self.make_plan(),
                 () = reach_time(self.next_look) => self.make_plan(),
                 () = notes_changed(&mut self.notes) => {
                     let plan = self.last_plan.as_ref();
@@ -357,6 +363,14 @@ impl KubernetesFollower {
         let addresses = addresses.copied().collect();
         let mut plan = Plan::new(config, &dns, &configs, &caches);
         plan.reasons.extend(note);
+        let kube_dns = self.kube_dns.read(&dns_path);
+        if configs.is_empty() {
+            if kube_dns.routes.is_empty() && !kube_dns.reasons.is_empty() {
+                self.next_look = Some(Instant::now() + LOOK_INTERVAL);
+            }
+            plan.routes = kube_dns.routes;
+            plan.reasons.extend(kube_dns.reasons);
+        }
         holds.extend(self.corefiles.holds(|server, config_before| {
             let mut before = configs.clone();
             before.insert(server.clone(), config_before.clone());
@@ -456,6 +470,7 @@ impl KubernetesFollower {
         let reader = self.reader.as_ref();
         let health: Vec<_> = (self.search.iter().cloned())
             .chain(self.corefiles.health())
+            .chain(self.kube_dns.health())
             .chain(reader.map(|reader| reader.source.health()))
             .chain(self.caches.iter().flat_map(NodeCaches::health))
             .collect();
@@ -495,10 +510,14 @@ async fn reach_time(time: Option<Instant>) {
     }
 }
 
-/// Waits until a configuration of CoreDNS or of a node cache may have changed.
-async fn configs_changed(corefiles: &mut CoreDnsConfigs, caches: &mut Option<NodeCaches>) {
+/// Waits until a configuration of CoreDNS, of kube-dns or of a node cache may have changed.
+async fn configs_changed(
+    corefiles: &mut CoreDnsConfigs,
+    kube_dns: &mut KubeDnsConfig,
+    caches: &mut Option<NodeCaches>,
+) {
     std::future::poll_fn(|context| {
-        if corefiles.poll_changed(context).is_ready() {
+        if corefiles.poll_changed(context).is_ready() || kube_dns.poll_changed(context).is_ready() {
             return Poll::Ready(());
         }
         match caches {

@@ -13,7 +13,7 @@ use crate::{
     policies::{
         ApiContents, CLIENTS, DNS_ENDPOINTS, DNS_PODS, PreparedApi, cluster, dns_slice, pod,
     },
-    support::{FakeUpstream, PATIENCE, ask, query},
+    support::{FakeUpstream, PATIENCE, ask, last_address, query},
 };
 
 const COREFILE: &str = "/api/v1/namespaces/kube-system/configmaps?metadata.name=coredns";
@@ -470,5 +470,116 @@ async fn the_status_says_the_missing_right_while_another_service_is_taken() {
         .status_when(|status| is_settled(status) && any_contains(reasons(status), rule))
         .await;
     wait_for_ttl(&running, WEB, 30).await;
+    running.stop().await;
+}
+
+/// The addresses that the servers of stub domains give, before and after an edit.
+const STUB: [[u8; 4]; 2] = [[192, 0, 2, 1], [192, 0, 2, 2]];
+const CLUSTER_DNS: [u8; 4] = [9, 9, 9, 9];
+
+/// Asks for names below a stub domain until the answer has this address.
+async fn wait_for_stub(running: &RunningAgent, wanted: [u8; 4]) {
+    let waiting = async {
+        for id in 0.. {
+            let message = query(id, &format!("n{id}.corp.example"), Rtype::A);
+            if last_address(&ask(running.server, &message).await) == wanted {
+                return;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, waiting).await.unwrap();
+}
+
+#[tokio::test]
+async fn names_outside_the_cluster_follow_an_edited_corefile() {
+    let servers = [
+        FakeUpstream::answering(STUB[0]).await,
+        FakeUpstream::answering(STUB[1]).await,
+    ];
+    let edited = |server: &FakeUpstream| {
+        let text = format!(
+            ".:53 {{\n kubernetes cluster.local\n forward . /etc/resolv.conf\n}}\n\
+             corp.example {{\n forward . {}\n}}\n",
+            server.address
+        );
+        config_map("cluster-dns", &text)
+    };
+    const MAP: &str = "/api/v1/namespaces/kube-system/configmaps?metadata.name=cluster-dns";
+    let mut contents = with_corefile("reload");
+    let pod = coredns_pod("kube-dns", "10.244.0.9", "cluster-dns");
+    contents.items.insert(DNS_PODS, vec![pod]);
+    contents.items.insert(MAP, vec![edited(&servers[0])]);
+    let server = PreparedApi::start(contents).await;
+    let dns = FakeUpstream::answering(CLUSTER_DNS).await;
+    let running = server
+        .start_searching_agent(&dns, Duration::from_millis(300))
+        .await;
+    wait_for_stub(&running, STUB[0]).await;
+    let status = running.status().await;
+    let route = &status.resolver.routes;
+    assert!(
+        route.iter().any(|group| group.origin == "Corefile, line 6"),
+        "{status}"
+    );
+    // Another server is asked after it has answered, although the old one still answers.
+    server
+        .send_event(MAP, "MODIFIED", edited(&servers[1]))
+        .await;
+    wait_for_stub(&running, STUB[1]).await;
+    // Without the server block, the cluster's DNS answers.
+    let text = ".:53 {\n kubernetes cluster.local\n forward . 192.0.2.9\n unknown\n}\n";
+    let unknown = config_map("cluster-dns", text);
+    server.send_event(MAP, "MODIFIED", unknown).await;
+    wait_for_stub(&running, CLUSTER_DNS).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn names_outside_the_cluster_follow_the_config_map_of_kube_dns() {
+    const MAP: &str = "/api/v1/namespaces/kube-system/configmaps?metadata.name=kube-dns";
+    let stub = FakeUpstream::answering(STUB[0]).await;
+    let config = |domains: String| {
+        json!({
+            "metadata": {"namespace": "kube-system", "name": "kube-dns", "resourceVersion": "8"},
+            "data": {"stubDomains": domains},
+        })
+    };
+    let mut kube_dns = pod(
+        "kube-system",
+        "kube-dns",
+        "10.244.0.9",
+        json!({"k8s-app": "kube-dns"}),
+    );
+    kube_dns["spec"] = json!({
+        "nodeName": "other",
+        "dnsPolicy": "Default",
+        "containers": [{
+            "name": "kubedns",
+            "args": ["--domain=cluster.local.", "--dns-port=10053", "--config-dir=/config"],
+            "volumeMounts": [{"name": "config", "mountPath": "/config"}],
+        }],
+        "volumes": [{"name": "config", "configMap": {"name": "kube-dns", "optional": true}}],
+    });
+    let mut contents = with_corefile("reload");
+    contents.items.insert(DNS_PODS, vec![kube_dns]);
+    let domains = format!("{{\"corp.example\": [\"{}\"]}}", stub.address);
+    contents.items.insert(MAP, vec![config(domains)]);
+    let server = PreparedApi::start(contents).await;
+    let dns = FakeUpstream::answering(CLUSTER_DNS).await;
+    let running = server
+        .start_searching_agent(&dns, Duration::from_millis(300))
+        .await;
+    wait_for_stub(&running, STUB[0]).await;
+    let status = running.status().await;
+    assert!(any_contains(reasons(&status), "is kube-dns"), "{status}");
+    // kube-dns ignores a configuration with an error.
+    server
+        .send_event(MAP, "MODIFIED", config("{".to_owned()))
+        .await;
+    wait_for_stub(&running, CLUSTER_DNS).await;
+    running
+        .status_when(|status| any_contains(reasons(status), "stubDomains in the ConfigMap"))
+        .await;
     running.stop().await;
 }

@@ -11,8 +11,8 @@ use std::{
 };
 
 use zerohop_kubernetes::{
-    CoreDnsServer, DnsService, DnsSlice, Event, Fact, Feed, NodeCache, Object, ObjectKey,
-    PolicyPod, Port,
+    CoreDnsServer, DnsService, DnsSlice, Event, Fact, Feed, KubeDnsServer, NodeCache, Object,
+    ObjectKey, PolicyPod, Port,
 };
 
 /// The path from this node's pods to CoreDNS.
@@ -44,6 +44,8 @@ pub(super) struct ServerPod {
     pub(super) readiness: Readiness,
     /// `Err`: why it isn't known how the pod answers DNS, as a clause.
     pub(super) server: Result<CoreDnsServer, String>,
+    /// How the pod runs kube-dns instead of CoreDNS, if it does.
+    pub(super) kube_dns: Option<KubeDnsServer>,
 }
 
 /// Whether a pod gets queries.
@@ -110,6 +112,7 @@ impl ServerPod {
             started: pod.started,
             readiness,
             server,
+            kube_dns: containers.and_then(|containers| containers.kube_dns.clone()),
         }
     }
 
@@ -120,6 +123,7 @@ impl ServerPod {
             started: None,
             readiness: Readiness::Ready,
             server: Err(reason),
+            kube_dns: None,
         }
     }
 }

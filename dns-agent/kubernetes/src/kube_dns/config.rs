@@ -1,24 +1,24 @@
-//! The ConfigMap of kube-dns, from which NodeLocal DNSCache reads stub domains and upstream
-//! servers.
+//! The ConfigMap of kube-dns, from which kube-dns and NodeLocal DNSCache read stub domains and
+//! upstream servers.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::de::DeserializeOwned;
 
-use super::ConfigMapData;
+use crate::container_files::ConfigMapData;
 
 /// The most upstream servers that node-cache accepts.
 const MAX_UPSTREAMS: usize = 3;
 
 /// The settings that node-cache reads from the ConfigMap of kube-dns.
 #[derive(Debug, Default)]
-pub(super) struct StubConfig {
+pub(crate) struct StubConfig {
     /// The servers of each stub domain.
-    pub(super) stub_domains: BTreeMap<String, Vec<String>>,
+    pub(crate) stub_domains: BTreeMap<String, Vec<String>>,
     /// The servers for names outside the cluster and the stub domains. Empty: the servers in
     /// /etc/resolv.conf.
-    pub(super) upstreams: Vec<String>,
+    pub(crate) upstreams: Vec<String>,
 }
 
 impl StubConfig {
@@ -27,7 +27,7 @@ impl StubConfig {
     /// # Errors
     /// If node-cache may refuse any part, because node-cache then keeps its previous settings. Also
     /// if there are federations, which are obsolete. The error is the reason, as a clause.
-    pub(super) fn read(data: &ConfigMapData) -> Result<StubConfig, String> {
+    pub(crate) fn read(data: &ConfigMapData) -> Result<StubConfig, String> {
         let unusable = |what: &str| Err(format!("the ConfigMap of kube-dns {what}"));
         // The reader of ConfigMaps replaces invalid bytes of `binaryData` with this character.
         if data

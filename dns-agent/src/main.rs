@@ -85,6 +85,7 @@ async fn run_agent(args: RunArgs) -> anyhow::Result<()> {
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
         .init();
+    admin::metrics::count_panics();
     // Signals are handled before the agent starts, which may take long: without a handler the
     // kernel ignores SIGTERM for process 1 of a container.
     let shutdown = CancellationToken::new();

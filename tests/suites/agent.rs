@@ -4,6 +4,7 @@ mod api;
 mod attacks;
 mod cgroup;
 mod check;
+mod dashboards;
 mod dns_path;
 mod faults;
 mod foreign_programs;

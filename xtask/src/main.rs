@@ -28,6 +28,7 @@ mod registry;
 mod setup;
 mod test;
 mod toolchain;
+mod unpacked_program;
 mod verify;
 
 use std::process::ExitCode;

@@ -9,7 +9,6 @@ mod credentials;
 mod reference;
 #[cfg(test)]
 mod tests;
-mod tool;
 
 use std::{io, time::Duration};
 
@@ -30,7 +29,6 @@ use self::{challenge::AuthChallenge, credentials::RegistryCredentials};
 pub(crate) use self::{
     credentials::CredentialFiles,
     reference::{ImageReference, is_host},
-    tool::ensure,
 };
 use crate::oci::{ImageBlob, MANIFEST_TYPE, PackedImage};
 

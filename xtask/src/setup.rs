@@ -6,7 +6,8 @@ use crate::{
     deployment,
     packages::{PackagedProgram, Verbosity, ensure_programs},
     process::is_root,
-    registry, toolchain,
+    toolchain,
+    unpacked_program::{DOCKER_REGISTRY, PROMETHEUS},
 };
 
 /// A requirement of a job.
@@ -27,7 +28,7 @@ pub(crate) enum Need {
 }
 
 /// Finds or installs what all jobs need, except kubectl, kind and Docker. The tools that check the
-/// manifests, and the registry, may be missing, because only tests need them.
+/// manifests, the registry and Prometheus may be missing, because only tests need them.
 pub(crate) fn run() -> Result<()> {
     ensure(
         &[
@@ -43,8 +44,11 @@ pub(crate) fn run() -> Result<()> {
     if let Err(reason) = deployment::ensure(Verbosity::Everything) {
         println!("the tests of the manifests can't run on this machine: {reason:#}");
     }
-    if let Err(reason) = registry::ensure(Verbosity::Everything) {
+    if let Err(reason) = DOCKER_REGISTRY.ensure(Verbosity::Everything) {
         println!("the tests with a real registry can't run on this machine: {reason:#}");
+    }
+    if let Err(reason) = PROMETHEUS.ensure(Verbosity::Everything) {
+        println!("the test of dashboards can't run on this machine: {reason:#}");
     }
     Ok(())
 }

@@ -13,8 +13,8 @@ use crate::{
     kernels::{self, BootableKernel, KernelName},
     packages::Verbosity,
     process::{build, build_each, cargo, root, run_command},
-    registry,
     setup::{self, Need},
+    unpacked_program::{DOCKER_REGISTRY, PROMETHEUS},
 };
 
 #[derive(Args)]
@@ -154,9 +154,13 @@ fn run_on_this_machine(filter: &[String]) -> Result<()> {
         report_not_run("the tests of the manifests", format!("{reason:#}"));
         skipped.push("--skip=deployment::");
     }
-    if let Err(reason) = registry::ensure(Verbosity::Changes) {
+    if let Err(reason) = DOCKER_REGISTRY.ensure(Verbosity::Changes) {
         report_not_run("the tests with a real registry", format!("{reason:#}"));
         skipped.push("--skip=registry::tests::real::");
+    }
+    if let Err(reason) = PROMETHEUS.ensure(Verbosity::Changes) {
+        report_not_run("the test of dashboards", format!("{reason:#}"));
+        skipped.push("--skip=agent::dashboards::");
     }
     run_command(
         cargo()

@@ -16,14 +16,17 @@ use std::{
 };
 
 use domain::base::iana::{OptRcode, Rtype};
-use quick_cache::{OptionsBuilder, Weighter, sync::Cache};
+use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter, sync::Cache};
 use tokio::time::Instant;
 use zerohop_routes::{CacheRules, StaleMode, StaleRules};
 use zerohop_zone::{Apex, Name};
 
 use self::failures::FailureCache;
 pub(super) use self::reply::{StoredReply, TtlSource};
-use super::query::Query;
+use super::{
+    query::Query,
+    traffic::{CacheTraffic, CountedEntry},
+};
 
 /// How long a negative answer is kept at most, in seconds, if neither a setting nor a route says
 /// it.
@@ -61,6 +64,7 @@ pub(super) struct ReplyCache {
     settings: CacheSettings,
     /// `None` without capacity.
     stores: Option<Stores>,
+    traffic: Arc<CacheTraffic>,
     known: RwLock<KnownNames>,
 }
 
@@ -102,7 +106,7 @@ struct KeptReplies {
 }
 
 struct Stores {
-    replies: Cache<CacheKey, Arc<StoredReply>, ReplyWeighter>,
+    replies: Cache<CacheKey, Arc<StoredReply>, ReplyWeighter, DefaultHashBuilder, EvictionCounter>,
     failures: FailureCache,
 }
 
@@ -129,6 +133,10 @@ pub(super) struct CacheKey(Box<[u8]>);
 #[derive(Clone)]
 struct ReplyWeighter;
 
+/// Counts the replies that leave the cache because others need the room.
+#[derive(Clone)]
+struct EvictionCounter(Arc<CacheTraffic>);
+
 impl Default for CacheSettings {
     fn default() -> CacheSettings {
         CacheSettings {
@@ -143,10 +151,13 @@ impl Default for CacheSettings {
 }
 
 impl ReplyCache {
-    pub(super) fn new(settings: CacheSettings) -> ReplyCache {
+    pub(super) fn new(settings: CacheSettings, traffic: Arc<CacheTraffic>) -> ReplyCache {
+        traffic.set_capacity(settings.capacity);
+        let new_stores = || Stores::new(settings.capacity, traffic.clone());
         ReplyCache {
             settings,
-            stores: (settings.capacity > 0).then(|| Stores::new(settings.capacity)),
+            stores: (settings.capacity > 0).then(new_stores),
+            traffic,
             known: RwLock::default(),
         }
     }
@@ -190,9 +201,10 @@ impl ReplyCache {
         if !known.is(origin.zones, origin.routes) {
             return;
         }
-        let (Some(stores), Some(reply)) = (&self.stores, reply) else {
+        let (Some(stores), Some(mut reply)) = (&self.stores, reply) else {
             return;
         };
+        reply.count_until_dropped(CountedEntry::new(self.traffic.clone(), reply.kind()));
         stores.failures.forget(key);
         stores.replies.insert(key.clone(), Arc::new(reply));
     }
@@ -264,7 +276,7 @@ impl CacheSettings {
 }
 
 impl Stores {
-    fn new(capacity: u64) -> Stores {
+    fn new(capacity: u64, traffic: Arc<CacheTraffic>) -> Stores {
         let for_failures = capacity / FAILURE_SHARE;
         let for_replies = capacity - for_failures;
         let options = OptionsBuilder::new()
@@ -272,18 +284,16 @@ impl Stores {
             .estimated_items_capacity((for_replies / USUAL_WEIGHT) as usize)
             .shards(SHARDS)
             .build();
+        let (hasher, counter) = (DefaultHashBuilder::default(), EvictionCounter(traffic));
         // The options lack nothing, so this fails for no capacity.
         let replies = match options {
-            Ok(options) => Cache::with_options(
-                options,
-                ReplyWeighter,
-                quick_cache::DefaultHashBuilder::default(),
-                quick_cache::sync::DefaultLifecycle::default(),
-            ),
-            Err(_) => Cache::with_weighter(
+            Ok(options) => Cache::with_options(options, ReplyWeighter, hasher, counter),
+            Err(_) => Cache::with(
                 (for_replies / USUAL_WEIGHT) as usize,
                 for_replies,
                 ReplyWeighter,
+                hasher,
+                counter,
             ),
         };
         Stores {
@@ -314,6 +324,16 @@ impl CacheKey {
 
     fn weight(&self) -> u64 {
         self.0.len() as u64
+    }
+}
+
+impl Lifecycle<CacheKey, Arc<StoredReply>> for EvictionCounter {
+    /// What is evicted is dropped after the cache's lock is released.
+    type RequestState = Vec<(CacheKey, Arc<StoredReply>)>;
+
+    fn on_evict(&self, state: &mut Self::RequestState, key: CacheKey, reply: Arc<StoredReply>) {
+        self.0.count_eviction(reply.kind());
+        state.push((key, reply));
     }
 }
 

@@ -13,6 +13,8 @@ use std::{
 use domain::base::iana::Rcode;
 use serde::{Deserialize, Serialize};
 
+use super::traffic::{CacheEntryKind, Traffic, TrafficCounts};
+
 /// Upper bound on the servers whose losses are counted. The cluster's DNS may have new addresses
 /// again and again.
 const MAX_SERVERS: usize = 64;
@@ -47,6 +49,7 @@ pub struct ResolverCounters {
     /// Their memory in bytes.
     pub(super) cached_bytes: AtomicU64,
     pub(super) connections_refused: AtomicU64,
+    pub(super) traffic: Traffic,
 }
 
 /// A snapshot of the counters. They leave out the queries of the canary, and the probes for loops
@@ -112,6 +115,17 @@ impl ResolverCounters {
         if let Some(flags) = message.get(3) {
             self.replies[usize::from(flags & 0x0f)].fetch_add(1, Relaxed);
         }
+    }
+
+    /// Counts a query that is answered from the cache, by the kind of the cache's entry.
+    pub(super) fn count_cache_hit(&self, kind: CacheEntryKind) {
+        increment(&self.cache_hits);
+        self.traffic.cache.count_hit(kind);
+    }
+
+    /// A snapshot of what CoreDNS's metrics count.
+    pub fn traffic(&self) -> TrafficCounts {
+        self.traffic.snapshot()
     }
 
     /// Counts a query to an upstream that was not answered in time.

@@ -8,7 +8,8 @@
 //! their records. [`bailiwick`] drops records that
 //! don't belong to the question, and `chase` turns the rest into the client's answer. [`loops`]
 //! finds upstreams that forward queries back to this resolver. `canary` tests whether the resolver
-//! answers, and `counters` counts its messages. `compose` builds replies.
+//! answers. `counters` counts its messages, and `traffic` counts what CoreDNS's metrics count.
+//! `compose` builds replies.
 //!
 //! `query`, `message`, `response`, `bailiwick` and `chase` handle untrusted input without I/O, time
 //! or randomness. Their entry points are public so that the fuzz targets can call them.
@@ -33,6 +34,7 @@ mod restore;
 mod routing;
 mod shares;
 mod tcp;
+mod traffic;
 mod udp;
 mod upstream;
 
@@ -73,6 +75,10 @@ pub use self::{
     live_routes::{GroupStatus, GroupUse, LiveRoutes},
     lookup::UpstreamLookup,
     query::is_transfer,
+    traffic::{
+        AddressFamily, CacheEntryKind, CacheTrafficCounts, ConnectionProtocol, DnsServerCounts,
+        HistogramCounts, ReplySource, TrafficCounts, TrafficZone, UpstreamCounts,
+    },
     upstream::{NameCase, ServerSet, UpstreamServer},
 };
 pub use self::{records::Records, response::NoResponse};
@@ -139,12 +145,14 @@ impl Resolver {
         cache: CacheSettings,
     ) -> Resolver {
         let counters = Arc::new(ResolverCounters::default());
+        let configured = upstreams.outside.addresses();
+        counters.traffic.upstreams.add_configured(&configured);
         let pool = UpstreamPool::new(upstreams.case, counters.clone());
         Resolver {
             data,
             forwarder: Forwarder::new(pool, counters.clone()),
             upstreams,
-            cache: ReplyCache::new(cache),
+            cache: ReplyCache::new(cache, counters.traffic.cache.clone()),
             probe: LoopProbe::default(),
             counters,
         }
@@ -158,14 +166,16 @@ impl Resolver {
     /// Spawns the tasks that answer queries on these sockets. The result of a task is its name. The
     /// tasks end only when aborted.
     pub fn spawn_servers(self: &Arc<Self>, sockets: Sockets, tasks: &mut JoinSet<&'static str>) {
+        let (udp_tally, tally) = self.counters.traffic.add_server(sockets.address);
+        let tcp_tally = tally.clone();
         let (resolver, udp, canary) = (self.clone(), sockets.udp, sockets.canary.source());
         tasks.spawn(async move {
-            udp::serve_queries(udp, resolver, canary).await;
+            udp::serve_queries(udp, resolver, canary, udp_tally, tally).await;
             "the UDP server"
         });
         let (resolver, tcp) = (self.clone(), sockets.tcp);
         tasks.spawn(async move {
-            tcp::serve_connections(tcp, resolver).await;
+            tcp::serve_connections(tcp, resolver, tcp_tally).await;
             "the TCP server"
         });
     }
@@ -177,32 +187,39 @@ impl Resolver {
         transport: Transport,
         client: IpAddr,
     ) -> Option<Vec<u8>> {
-        let action = self.start_answer(bytes, transport, client);
+        let (action, _) = self.start_answer(bytes, transport, client);
         self.finish_answer(action, client).await
     }
 
-    /// Decides what to do with a message. Counts the message, and a reply that needs no upstream.
-    /// Doesn't wait.
+    /// Decides what to do with a message, and which part of the resolver makes the reply. Counts
+    /// the message, and a reply that needs no upstream. Doesn't wait.
     fn start_answer(
         self: &Arc<Self>,
         bytes: &[u8],
         transport: Transport,
         client: IpAddr,
-    ) -> QueryAction {
+    ) -> (QueryAction, ReplySource) {
         increment(match transport {
             Transport::Udp => &self.counters.udp_queries,
             Transport::Tcp => &self.counters.tcp_queries,
         });
-        let action = match self.decide_action(bytes, transport, random_rotation()) {
-            QueryAction::Forward(query) => self.answer_from_cache(query, client),
-            action => action,
+        let (action, source) = match self.decide_action(bytes, transport, random_rotation()) {
+            QueryAction::Forward(query) => {
+                let action = self.answer_from_cache(query, client);
+                let source = ReplySource::of_cache_action(&action);
+                (action, source)
+            }
+            action => {
+                let source = ReplySource::of_local_action(&action);
+                (action, source)
+            }
         };
         match &action {
             QueryAction::Send(message) => self.counters.count_reply(message),
             QueryAction::Ignore => increment(&self.counters.ignored),
             QueryAction::Forward(_) | QueryAction::Chase(_) => {}
         }
-        action
+        (action, source)
     }
 
     /// Decides what to do with a message without counting it. `rotation` is as in [`respond`].

@@ -25,6 +25,7 @@ use super::{
     random_rotation,
     response::{NoResponse, Response, UpstreamQuery},
     routing::{NamePlace, QueryDestination},
+    traffic::CacheEntryKind,
     upstream::ServerSet,
 };
 
@@ -102,7 +103,7 @@ impl Resolver {
         let now = Instant::now();
         match self.cache.find(&key, now) {
             Found::Fresh(reply) => {
-                increment(&self.counters.cache_hits);
+                self.counters.count_cache_hit(reply.kind());
                 let message = reply.answer(&query, now, TtlSource::Remaining);
                 if reply.count_hit(now) {
                     increment(&self.counters.cache_refreshes);
@@ -110,14 +111,22 @@ impl Resolver {
                 }
                 QueryAction::Send(message)
             }
-            Found::StaleOnly(reply) => QueryAction::Send(self.stale_reply(&reply, &query)),
+            Found::StaleOnly(reply) => {
+                self.counters.traffic.cache.count_hit(reply.kind());
+                QueryAction::Send(self.stale_reply(&reply, &query))
+            }
             Found::StaleAtOnce(reply) => {
+                self.counters.traffic.cache.count_hit(reply.kind());
                 let message = self.stale_reply(&reply, &query);
                 self.refresh(query, client);
                 QueryAction::Send(message)
             }
             Found::Failed(rcode) => {
                 increment(&self.counters.cached_failures);
+                self.counters
+                    .traffic
+                    .cache
+                    .count_hit(CacheEntryKind::Denial);
                 let error = Some(ExtendedError::CachedError);
                 QueryAction::Send(query.error_reply_about(rcode, error))
             }
@@ -213,7 +222,7 @@ impl Resolver {
         let stored = |reply: &StoredReply, ttl| Arc::new(Response::stored(reply.copy(now, ttl)));
         let stale = match found {
             Found::Fresh(reply) => {
-                increment(&self.counters.cache_hits);
+                self.counters.count_cache_hit(reply.kind());
                 if reply.count_hit(now) {
                     increment(&self.counters.cache_refreshes);
                     self.refresh(query.clone(), context.client);
@@ -222,15 +231,21 @@ impl Resolver {
             }
             Found::StaleOnly(reply) => {
                 increment(&self.counters.stale_replies);
+                self.counters.traffic.cache.count_hit(reply.kind());
                 return Ok(stored(&reply, TtlSource::Stale));
             }
             Found::StaleAtOnce(reply) => {
                 increment(&self.counters.stale_replies);
+                self.counters.traffic.cache.count_hit(reply.kind());
                 self.refresh(query.clone(), context.client);
                 return Ok(stored(&reply, TtlSource::Stale));
             }
             Found::Failed(_) => {
                 increment(&self.counters.cached_failures);
+                self.counters
+                    .traffic
+                    .cache
+                    .count_hit(CacheEntryKind::Denial);
                 return Err(Some(ExtendedError::CachedError));
             }
             Found::Stale(reply) => Some(reply),

@@ -1,7 +1,13 @@
 //! DNS over TCP (RFC 7766). A connection carries many queries, and replies are sent as they become
 //! ready.
 
-use std::{io, net::IpAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::IpAddr,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use domain::base::{Message, iana::OptRcode};
 use futures_util::{StreamExt, stream};
@@ -20,6 +26,7 @@ use super::{
     counters::increment,
     query::{MAX_QUERY, Transport},
     shares::{ClientTurns, Share, Shares},
+    traffic::{QueryLabels, ReplySource, TaskTally},
 };
 
 /// Time limit for the next query to arrive, and for the client to accept a reply.
@@ -47,6 +54,7 @@ struct ConnectedClient {
     address: IpAddr,
     bytes: Shares,
     turns: Arc<Semaphore>,
+    tally: TaskTally,
 }
 
 /// A message that waits to be answered or to be written.
@@ -62,8 +70,12 @@ enum ReceivedQuery {
     TooLong(Vec<u8>),
 }
 
-/// Accepts and serves connections until dropped.
-pub(super) async fn serve_connections(listener: TcpListener, resolver: Arc<Resolver>) {
+/// Accepts and serves connections until dropped. `tally` counts the replies.
+pub(super) async fn serve_connections(
+    listener: TcpListener,
+    resolver: Arc<Resolver>,
+    tally: TaskTally,
+) {
     let mut connections = JoinSet::new();
     let limits = Arc::new(ConnectionLimits {
         places: Shares::new(MAX_CONNECTIONS),
@@ -89,12 +101,13 @@ pub(super) async fn serve_connections(listener: TcpListener, resolver: Arc<Resol
             increment(&resolver.counters().connections_refused);
             continue;
         };
-        let (resolver, limits) = (resolver.clone(), limits.clone());
+        let (resolver, limits, tally) = (resolver.clone(), limits.clone(), tally.clone());
         connections.spawn(async move {
             let connected = ConnectedClient {
                 address: client.ip(),
                 bytes: limits.bytes.clone(),
                 turns: limits.turns.of(client.ip()),
+                tally,
             };
             if let Err(error) = serve_connection(stream, &connected, &resolver).await {
                 debug!(%client, %error, "a TCP connection is closed");
@@ -164,20 +177,31 @@ async fn answer_query(
     client: &ConnectedClient,
     resolver: &Arc<Resolver>,
 ) -> io::Result<Option<WaitingMessage>> {
-    let reply = match &query {
+    let arrived = Instant::now();
+    let (ReceivedQuery::Whole(WaitingMessage { bytes, .. }) | ReceivedQuery::TooLong(bytes)) =
+        &query;
+    let labels = QueryLabels::read(bytes, Transport::Tcp, client.address);
+    let (reply, source) = match &query {
         ReceivedQuery::Whole(query) => {
             let turn = client.turns.acquire().await;
-            let action = resolver.start_answer(&query.bytes, Transport::Tcp, client.address);
+            let (action, source) =
+                resolver.start_answer(&query.bytes, Transport::Tcp, client.address);
             drop(turn);
-            resolver.finish_answer(action, client.address).await
+            let reply = resolver.finish_answer(action, client.address).await;
+            (reply, source)
         }
-        ReceivedQuery::TooLong(start) => Message::from_slice(start)
-            .ok()
-            .map(|message: &Message<[u8]>| header_only(message.header(), OptRcode::FORMERR)),
+        ReceivedQuery::TooLong(start) => {
+            let message: Option<&Message<[u8]>> = Message::from_slice(start).ok();
+            let refuse = |message: &Message<[u8]>| header_only(message.header(), OptRcode::FORMERR);
+            (message.map(refuse), ReplySource::Refusal)
+        }
     };
     let Some(bytes) = reply else {
         return Ok(None);
     };
+    client
+        .tally
+        .count(&labels, source, &bytes, arrived.elapsed());
     let _share = client.take_bytes(bytes.len())?;
     Ok(Some(WaitingMessage { bytes, _share }))
 }

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     os::fd::AsRawFd,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use domain::base::{Message, iana::OptRcode};
@@ -26,6 +26,7 @@ use super::{
     counters::increment,
     message::QueryAction,
     query::{MAX_QUERY, Transport},
+    traffic::{QueryLabels, ReplySource, TaskTally, UdpTally},
 };
 
 /// Upper bound on the datagrams that one system call receives or sends.
@@ -53,11 +54,14 @@ struct ReplyRoute {
 
 /// Answers queries until dropped. Each query that needs an upstream has its own task, so that it
 /// doesn't delay others. `canary` is the address of the socket from which the agent itself tests
-/// this server; these queries are not counted. `None` if that socket couldn't be opened.
+/// this server; these queries are not counted. `None` if that socket couldn't be opened. `tally`
+/// counts replies of this task, and `task_tally` counts those of the queries' own tasks.
 pub(super) async fn serve_queries(
     listener: UdpListener,
     resolver: Arc<Resolver>,
     canary: Option<SocketAddr>,
+    mut tally: UdpTally,
+    task_tally: TaskTally,
 ) {
     let listener = Arc::new(listener);
     let mut waiting = JoinSet::new();
@@ -77,31 +81,52 @@ pub(super) async fn serve_queries(
                 continue;
             }
         };
+        let arrived = Instant::now();
         let mut replies = Vec::new();
+        // The labels and sources of the replies that are counted.
+        let mut counted: Vec<Option<(QueryLabels, ReplySource)>> = Vec::new();
         for (buffer, (length, route)) in buffers.iter().zip(received) {
             let (query, client) = (&buffer[..length], route.client.ip());
-            let action = if length > MAX_QUERY {
-                refuse_long_query(query)
+            let (action, source) = if length > MAX_QUERY {
+                (refuse_long_query(query), ReplySource::Refusal)
             } else if Some(route.client) == canary {
                 let rotation = 0;
-                resolver.decide_action(query, Transport::Udp, rotation)
+                let action = resolver.decide_action(query, Transport::Udp, rotation);
+                (action, ReplySource::LocalData)
             } else {
                 resolver.start_answer(query, Transport::Udp, client)
             };
+            let labels = (Some(route.client) != canary)
+                .then(|| QueryLabels::read(query, Transport::Udp, client));
             match action {
                 QueryAction::Ignore => {}
-                QueryAction::Send(message) => replies.push((message, route)),
+                QueryAction::Send(message) => {
+                    replies.push((message, route));
+                    counted.push(labels.map(|labels| (labels, source)));
+                }
                 pending @ (QueryAction::Forward(_) | QueryAction::Chase(_)) => {
                     let (listener, resolver) = (listener.clone(), resolver.clone());
+                    let task_tally = task_tally.clone();
                     waiting.spawn(async move {
                         if let Some(message) = resolver.finish_answer(pending, client).await {
-                            listener.send(&[(message, route)], &resolver);
+                            let reply = [(message, route)];
+                            listener.send(&reply, &resolver);
+                            if let Some(labels) = &labels {
+                                let took = arrived.elapsed();
+                                task_tally.count(labels, source, &reply[0].0, took);
+                            }
                         }
                     });
                 }
             }
         }
         listener.send(&replies, &resolver);
+        let took = arrived.elapsed();
+        for ((reply, _), counted) in replies.iter().zip(&counted) {
+            if let Some((labels, source)) = counted {
+                tally.count(labels, *source, reply, took);
+            }
+        }
         // Finished tasks are removed from the set.
         while waiting.try_join_next().is_some() {}
     }

@@ -35,11 +35,13 @@ use self::{
     health::{EdnsUse, Observation},
     race::{AttemptEnd, AttemptNumber, ErrorCode, QuerySending, Race, RaceStep, SendReason},
     selection::{Candidate, Draw, KnownServers},
+    tls::TlsClient,
 };
 use crate::{
     counters::{ResolverCounters, increment},
     query::Transport,
     response::{CaseCheck, NoResponse, Reply, Response, UpstreamQuery},
+    traffic::{ConnectionOrigin, ConnectionProtocol},
 };
 
 /// Upper bound on the sockets of queries over UDP. A question that no server answers holds several,
@@ -72,7 +74,7 @@ pub enum NameCase {
 impl UpstreamPool {
     pub(super) fn new(case: NameCase, counters: Arc<ResolverCounters>) -> UpstreamPool {
         UpstreamPool {
-            connections: TcpConnections::default(),
+            connections: TcpConnections::new(TlsClient::default(), counters.clone()),
             case,
             known: Mutex::default(),
             sockets: Semaphore::new(MAX_SOCKETS),
@@ -83,9 +85,9 @@ impl UpstreamPool {
 
     /// A pool that trusts other certificate authorities.
     #[cfg(test)]
-    fn with_tls(tls: tls::TlsClient, counters: Arc<ResolverCounters>) -> UpstreamPool {
+    fn with_tls(tls: TlsClient, counters: Arc<ResolverCounters>) -> UpstreamPool {
         UpstreamPool {
-            connections: TcpConnections::with_tls(tls),
+            connections: TcpConnections::new(tls, counters.clone()),
             ..UpstreamPool::new(NameCase::Unchanged, counters)
         }
     }
@@ -111,7 +113,7 @@ impl UpstreamPool {
                 match step {
                     RaceStep::Send(sending) => {
                         let server = candidates[sending.candidate].server;
-                        self.count_sending(sending);
+                        self.count_sending(server, sending);
                         let server = set.servers.iter().find(|it| it.address == server);
                         running.extend(server.map(|it| self.attempt(it, query, sending)));
                     }
@@ -152,8 +154,14 @@ impl UpstreamPool {
             random: rand::random(),
             turn: self.questions.fetch_add(1, Relaxed),
         };
+        let traffic = &self.counters.traffic;
+        let addresses = set.addresses();
+        traffic.upstreams.note_candidates(addresses.iter().copied());
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut candidates = known.candidates(set.policy, &set.addresses(), now(), draw);
+        if known.are_all_down(&addresses) {
+            increment(&traffic.all_down);
+        }
+        let mut candidates = known.candidates(set.policy, &addresses, now(), draw);
         for candidate in &mut candidates {
             let server = (set.servers.iter()).find(|it| it.address == candidate.server);
             candidate.channel = server.map_or(candidate.channel, |it| set.channel(it));
@@ -172,10 +180,20 @@ impl UpstreamPool {
             Observation::Responded(_) | Observation::Refused | Observation::RefusedEdns => {}
         }
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.observe(server, now(), observation);
+        let is_down = known.observe(server, now(), observation);
+        drop(known);
+        if is_down
+            && matches!(
+                observation,
+                Observation::Lost(_) | Observation::Unreachable(_)
+            )
+        {
+            self.counters.traffic.upstreams.count_failure(server);
+        }
     }
 
-    fn count_sending(&self, sending: QuerySending) {
+    fn count_sending(&self, server: SocketAddr, sending: QuerySending) {
+        self.counters.traffic.upstreams.count_sent(server);
         increment(match sending.transport {
             Transport::Udp => &self.counters.upstream_udp_attempts,
             Transport::Tcp => &self.counters.upstream_tcp_attempts,
@@ -205,10 +223,18 @@ impl UpstreamPool {
                 &without_opt
             }
         };
+        let sent = now();
         let result = match sending.transport {
             Transport::Udp => self.exchange_datagrams(server.address, query).await,
             Transport::Tcp => self.connections.exchange(server, query).await.map(Some),
         };
+        if let Ok(Some(Reply::Complete(response) | Reply::Truncated(response))) = &result {
+            let (rcode, took) = (response.rcode().to_int(), now() - sent);
+            self.counters
+                .traffic
+                .upstreams
+                .count_response(server.address, rcode, took);
+        }
         let (end, response) = self.classify(server.address, result);
         (sending.attempt, end, response)
     }
@@ -228,6 +254,8 @@ impl UpstreamPool {
         else {
             return Ok(None);
         };
+        let traffic = &self.counters.traffic.upstreams;
+        traffic.count_connection(server, ConnectionProtocol::Udp, ConnectionOrigin::New);
         let id = rand::random();
         let (message, check) = match self.case {
             NameCase::Unchanged => (query.with_id(id), CaseCheck::Ignored),

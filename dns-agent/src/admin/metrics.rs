@@ -1,5 +1,9 @@
 //! `/metrics` in the OpenMetrics text format. `docs/metrics.md` describes each metric.
 
+mod coredns;
+mod page;
+mod panics;
+mod process;
 mod readings;
 #[cfg(test)]
 mod tests;
@@ -22,8 +26,13 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 use zerohop_kubernetes::ServiceKind;
+use zerohop_resolver::TrafficCounts;
 
-use self::readings::Readings;
+pub use self::panics::count_panics;
+use self::{
+    coredns::{CoreDnsReadings, with_bounds_as_in_coredns},
+    readings::Readings,
+};
 use super::status_board::StatusBoard;
 
 /// Durations measured since the agent's start.
@@ -126,13 +135,18 @@ impl Metrics {
     /// When a metric can't be encoded.
     pub fn text(&self, board: &StatusBoard) -> Result<String, fmt::Error> {
         let (status, kernel) = board.read_with_kernel();
-        self.write(Readings { status, kernel })
+        self.write(Readings { status, kernel }, board.traffic())
     }
 
-    fn write(&self, readings: Readings) -> Result<String, fmt::Error> {
+    fn write(&self, readings: Readings, traffic: TrafficCounts) -> Result<String, fmt::Error> {
+        let mut coredns = Registry::default();
+        let traffic = CoreDnsReadings::new(&readings.status, &readings.kernel, traffic);
+        coredns.register_collector(Box::new(traffic));
         let mut current = Registry::default();
         current.register_collector(Box::new(readings));
         let mut text = String::new();
+        encode_registry(&mut text, &coredns)?;
+        text = with_bounds_as_in_coredns(&text);
         encode_registry(&mut text, &current)?;
         let measured = self.registry.lock();
         encode_registry(&mut text, &measured.unwrap_or_else(PoisonError::into_inner))?;

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::watch;
 use zerohop_kubernetes_api::{RequestCounts, SourceHealth};
-use zerohop_resolver::{LiveRoutes, ResolverCounters, loops};
+use zerohop_resolver::{LiveRoutes, ResolverCounters, TrafficCounts, loops};
 
 use super::status::{
     FeedStatus, KernelStatus, KubernetesStatus, ManifestsStatus, SourceStatus, Status,
@@ -137,6 +137,11 @@ impl StatusBoard {
             }
         }
         (status, (self.read_kernel_status)())
+    }
+
+    /// What CoreDNS's metrics count.
+    pub fn traffic(&self) -> TrafficCounts {
+        self.counters.traffic()
     }
 
     /// All reasons for being not ready or degraded.

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
     time::{Duration, SystemTime},
 };
 
@@ -13,17 +12,15 @@ use dns_agent::{
 use domain::base::iana::Rtype;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    task::JoinHandle,
-};
+use tokio::{net::TcpListener, task::JoinHandle};
 
 use crate::{
     agent::RunningAgent,
     fake::{BodyWriter, FakeApi, PendingRequest},
     lookup,
-    support::{FakeUpstream, ask, config_with_source, kubeconfig, last_address, query, rcode},
+    support::{
+        FakeUpstream, ask, config_with_source, http_get, kubeconfig, last_address, query, rcode,
+    },
 };
 
 const WEB: &str = "web.shop.svc.cluster.local";
@@ -128,16 +125,6 @@ fn service(name: &str, address: &str) -> Value {
 fn is_waiting_for_coredns(status: &Status) -> bool {
     let mut degraded = status.degraded.iter();
     degraded.any(|reason| reason.contains("Corefile has changed"))
-}
-
-/// The response to a request for the admin endpoints.
-async fn http_get(admin: SocketAddr, path: &str) -> String {
-    let mut stream = TcpStream::connect(admin).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut response = String::new();
-    stream.read_to_string(&mut response).await.unwrap();
-    response
 }
 
 async fn ask_rcode(running: &RunningAgent, name: &str) -> u8 {

@@ -13,6 +13,7 @@ mod fake;
 mod forwarding;
 mod kubernetes;
 mod lookup;
+mod metrics;
 mod policies;
 mod process;
 mod routes;

@@ -191,6 +191,16 @@ pub(crate) fn framed(message: &[u8]) -> Vec<u8> {
     [&(message.len() as u16).to_be_bytes(), message].concat()
 }
 
+/// The response to a GET request, with its head.
+pub(crate) async fn http_get(server: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(server).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    response
+}
+
 /// A resolver for the zone `z.`: one address at `one.z`, 60 addresses at `many.z` (too many for the
 /// 512 bytes of a reply without EDNS), and an alias of `example.org` at `out.z`.
 pub(crate) struct ResolverUnderTest {

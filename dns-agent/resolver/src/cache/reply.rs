@@ -21,6 +21,7 @@ use super::{
     super::{
         compose::ExtendedError,
         query::{HEADER_LEN, Query},
+        traffic::{CacheEntryKind, CountedEntry},
     },
     ReplyLimits,
 };
@@ -49,6 +50,8 @@ pub(in super::super) struct StoredReply {
     hits: AtomicU32,
     /// Whether the reply was fetched again.
     is_refreshed: AtomicBool,
+    /// `None` before the reply is stored.
+    counted: Option<CountedEntry>,
 }
 
 /// A section after the answer. It is left out when one of its records has expired.
@@ -131,12 +134,23 @@ impl StoredReply {
             stale: limits.stale,
             hits: AtomicU32::new(0),
             is_refreshed: AtomicBool::new(false),
+            counted: None,
         })
     }
 
     /// How the reply may be used after it has expired.
     pub(in super::super) fn stale(&self) -> StaleRules {
         self.stale
+    }
+
+    /// Keeps `entry` as long as the reply exists.
+    pub(super) fn count_until_dropped(&mut self, entry: CountedEntry) {
+        self.counted = Some(entry);
+    }
+
+    /// The kind of entry, for CoreDNS's metrics.
+    pub(in super::super) fn kind(&self) -> CacheEntryKind {
+        CacheEntryKind::of(&self.message)
     }
 
     pub(super) fn is_fresh(&self, now: Instant) -> bool {

@@ -55,7 +55,7 @@ impl CacheScene {
     fn new(settings: CacheSettings) -> CacheScene {
         CacheScene {
             settings,
-            cache: ReplyCache::new(settings),
+            cache: ReplyCache::new(settings, std::sync::Arc::default()),
             start: Instant::now(),
             zones: Vec::new(),
             rules: None,

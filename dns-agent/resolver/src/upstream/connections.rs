@@ -24,8 +24,10 @@ use tracing::debug;
 
 use super::{server_set::UpstreamServer, tls::TlsClient};
 use crate::{
+    counters::ResolverCounters,
     response::{CaseCheck, Reply, UpstreamQuery},
     tcp,
+    traffic::{ConnectionOrigin, ConnectionProtocol},
 };
 
 /// How long a connection without queries stays open.
@@ -42,6 +44,7 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(1);
 pub(super) struct TcpConnections {
     by_server: Mutex<HashMap<UpstreamServer, Vec<Arc<UpstreamConnection>>>>,
     tls: Arc<TlsClient>,
+    counters: Arc<ResolverCounters>,
 }
 
 /// An open connection, or one that is being opened.
@@ -66,22 +69,15 @@ enum ConnectionChoice {
     New,
 }
 
-/// Whether a connection existed before the query that uses it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum ConnectionAge {
-    New,
-    Reused,
-}
-
 /// Counts a query as waiting until dropped.
 struct WaitingQuery(Arc<UpstreamConnection>);
 
 impl TcpConnections {
-    #[cfg(test)]
-    pub(super) fn with_tls(tls: TlsClient) -> TcpConnections {
+    pub(super) fn new(tls: TlsClient, counters: Arc<ResolverCounters>) -> TcpConnections {
         TcpConnections {
             by_server: Mutex::default(),
             tls: Arc::new(tls),
+            counters,
         }
     }
 
@@ -97,7 +93,8 @@ impl TcpConnections {
         query: &UpstreamQuery,
     ) -> io::Result<Reply> {
         for choice in [ConnectionChoice::Any, ConnectionChoice::New] {
-            let (waiting, age) = self.connection(server, choice);
+            let (waiting, origin) = self.connection(server, choice);
+            self.count_use(server, origin);
             if let Some(response) = waiting.0.request(query).await {
                 // Within a connection the ID only assigns responses to queries.
                 let id = response
@@ -106,11 +103,20 @@ impl TcpConnections {
                 let sent = query.with_id(id);
                 return Ok(Reply::read(&response, &sent, CaseCheck::Ignored));
             }
-            if age == ConnectionAge::New {
+            if origin == ConnectionOrigin::New {
                 break;
             }
         }
         Err(io::ErrorKind::ConnectionAborted.into())
+    }
+
+    fn count_use(&self, server: &UpstreamServer, origin: ConnectionOrigin) {
+        let protocol = match server.tls_name() {
+            None => ConnectionProtocol::Tcp,
+            Some(_) => ConnectionProtocol::Tls,
+        };
+        let traffic = &self.counters.traffic.upstreams;
+        traffic.count_connection(server.address, protocol, origin);
     }
 
     /// A connection with room for a query.
@@ -118,7 +124,7 @@ impl TcpConnections {
         &self,
         server: &UpstreamServer,
         choice: ConnectionChoice,
-    ) -> (WaitingQuery, ConnectionAge) {
+    ) -> (WaitingQuery, ConnectionOrigin) {
         let by_server = self.by_server.lock();
         let mut by_server = by_server.unwrap_or_else(PoisonError::into_inner);
         by_server.retain(|_, connections| {
@@ -133,11 +139,11 @@ impl TcpConnections {
             && let Some(connection) = connections.iter().find(with_room)
         {
             let waiting = WaitingQuery::new(connection.clone());
-            return (waiting, ConnectionAge::Reused);
+            return (waiting, ConnectionOrigin::Reused);
         }
         let connection = UpstreamConnection::open(server.clone(), self.tls.clone());
         connections.push(connection.clone());
-        (WaitingQuery::new(connection), ConnectionAge::New)
+        (WaitingQuery::new(connection), ConnectionOrigin::New)
     }
 }
 

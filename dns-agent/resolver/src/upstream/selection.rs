@@ -57,13 +57,25 @@ pub(super) struct Draw {
 }
 
 impl KnownServers {
-    /// Records what a query to a server has shown.
-    pub(super) fn observe(&mut self, server: SocketAddr, now: Instant, observation: Observation) {
+    /// Records what a query to a server has shown. Whether the server is down now.
+    pub(super) fn observe(
+        &mut self,
+        server: SocketAddr,
+        now: Instant,
+        observation: Observation,
+    ) -> bool {
         if self.0.len() >= MAX_SERVERS && !self.0.contains_key(&server) {
             self.0.clear();
         }
         let health = self.0.entry(server).or_default();
         health.observe(now, observation);
+        health.is_down()
+    }
+
+    /// Whether there are servers, and all of them are down.
+    pub(super) fn are_all_down(&self, servers: &[SocketAddr]) -> bool {
+        let is_down = |server: &SocketAddr| self.0.get(server).is_some_and(ServerHealth::is_down);
+        !servers.is_empty() && servers.iter().all(is_down)
     }
 
     /// The servers for one question, in the order in which they receive it, over UDP and TCP. Takes

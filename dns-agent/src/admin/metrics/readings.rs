@@ -2,16 +2,12 @@
 
 use std::{collections::BTreeMap, fmt, time::UNIX_EPOCH};
 
-use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet},
-    metrics::{MetricType, exemplar::Exemplar},
-    registry::Unit,
-};
+use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, registry::Unit};
 use zerohop_datapath as datapath;
 use zerohop_kubernetes::ObjectCounts;
 use zerohop_resolver::ResolverCounts;
 
+use super::page::{MetricsPage, Sample};
 use crate::admin::status::{
     FeedState, KernelStatus, KubernetesStatus, ManifestsStatus, PlaneState, SourceStatus, Status,
 };
@@ -23,15 +19,9 @@ pub(super) struct Readings {
     pub(super) kernel: KernelStatus,
 }
 
-/// Writes metrics to an encoder.
-struct MetricsPage<'a>(DescriptorEncoder<'a>);
-
-/// The labels and the value of a sample.
-type Sample<T> = (Vec<(&'static str, String)>, T);
-
 impl Collector for Readings {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let page = &mut MetricsPage(encoder);
+        let page = &mut MetricsPage::new(encoder);
         let Status {
             version,
             missing,
@@ -444,62 +434,6 @@ impl MetricsPage<'_> {
             "Names that do not fit into the kernel's tables",
             kernel.published.left_out,
         )
-    }
-
-    fn write_info(&mut self, name: &str, help: &str, label: (&str, &String)) -> fmt::Result {
-        let mut metric = self.metric(name, None, help, MetricType::Info)?;
-        metric.encode_info(&[label])
-    }
-
-    fn write_gauge(&mut self, name: &str, help: &str, value: usize) -> fmt::Result {
-        self.write_gauges(name, None, help, [(Vec::new(), value as f64)])
-    }
-
-    fn write_gauges(
-        &mut self,
-        name: &str,
-        unit: Option<&Unit>,
-        help: &str,
-        samples: impl IntoIterator<Item = Sample<f64>>,
-    ) -> fmt::Result {
-        let mut metric = self.metric(name, unit, help, MetricType::Gauge)?;
-        for (labels, value) in samples {
-            if labels.is_empty() {
-                metric.encode_gauge(&value)?;
-            } else {
-                metric.encode_family(&labels)?.encode_gauge(&value)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn write_counters(
-        &mut self,
-        name: &str,
-        help: &str,
-        samples: impl IntoIterator<Item = Sample<u64>>,
-    ) -> fmt::Result {
-        const NO_EXEMPLAR: Option<&Exemplar<NoLabelSet, f64>> = None;
-        let mut metric = self.metric(name, None, help, MetricType::Counter)?;
-        for (labels, value) in samples {
-            if labels.is_empty() {
-                metric.encode_counter(&value, NO_EXEMPLAR)?;
-            } else {
-                let mut metric = metric.encode_family(&labels)?;
-                metric.encode_counter(&value, NO_EXEMPLAR)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn metric<'s>(
-        &'s mut self,
-        name: &'s str,
-        unit: Option<&'s Unit>,
-        help: &str,
-        kind: MetricType,
-    ) -> Result<MetricEncoder<'s>, fmt::Error> {
-        self.0.encode_descriptor(name, help, unit, kind)
     }
 }
 

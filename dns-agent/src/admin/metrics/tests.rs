@@ -12,7 +12,11 @@ use zerohop_datapath::{
     program::HookProgram,
     status::{LeaseStatus, OutcomeStatus},
 };
-use zerohop_resolver::{LiveRoutes, ResolverCounters, ResolverCounts};
+use zerohop_resolver::{
+    AddressFamily, CacheTrafficCounts, ConnectionProtocol, DnsServerCounts, HistogramCounts,
+    LiveRoutes, ReplySource, ResolverCounters, ResolverCounts, TrafficZone, UpstreamCounts,
+    query::Transport,
+};
 
 use super::*;
 use crate::{
@@ -87,6 +91,41 @@ fn status(source: SourceStatus) -> Status {
     status
 }
 
+/// What a resolver with one listening address and one upstream has counted.
+fn traffic() -> TrafficCounts {
+    let zone = TrafficZone::Served;
+    let histogram = HistogramCounts {
+        buckets: vec![(100.0, 1), (f64::INFINITY, 2)],
+        sum: 250.5,
+    };
+    let sizes = vec![(zone, Transport::Udp, histogram.clone())];
+    TrafficCounts {
+        servers: vec![DnsServerCounts {
+            address: ([169, 254, 20, 10], 53).into(),
+            requests: vec![(zone, Transport::Udp, AddressFamily::Ipv4, "A", 7)],
+            responses: vec![(TrafficZone::Dropped, ReplySource::Refusal, "FORMERR", 8)],
+            dnssec_ok: vec![(zone, 1)],
+            durations: vec![(zone, histogram.clone())],
+            request_sizes: sizes.clone(),
+            response_sizes: sizes,
+        }],
+        upstreams: vec![UpstreamCounts {
+            server: ([192, 0, 2, 53], 853).into(),
+            sent: 4,
+            failures: 2,
+            connections: vec![(ConnectionProtocol::Tls, 1, 3)],
+            responses: vec![("SERVFAIL", histogram)],
+        }],
+        cache: CacheTrafficCounts {
+            entries: [9, 1],
+            hits: [5, 6],
+            evictions: [2, 0],
+            capacity: 1024,
+        },
+        all_down: 3,
+    }
+}
+
 fn text(source: SourceStatus) -> String {
     let metrics = Metrics::default();
     metrics.observe_programming(Some(&ServiceKind::Headless), SystemTime::now());
@@ -94,7 +133,7 @@ fn text(source: SourceStatus) -> String {
         status: status(source),
         kernel: KernelStatus::On(Box::new(kernel())),
     };
-    metrics.write(readings).unwrap()
+    metrics.write(readings, traffic()).unwrap()
 }
 
 fn kubernetes() -> SourceStatus {
@@ -136,6 +175,24 @@ fn samples_have_the_values_of_the_status() {
         "zerohop_ready 1.0",
         "zerohop_degraded 1.0",
         r#"zerohop_build_info{version="1.2.3"} 1"#,
+        r#"coredns_build_info{version="1.2.3",revision="",goversion=""} 1.0"#,
+        r#"coredns_plugin_enabled{server="dns://169.254.20.10:53",zone=".",view="",name="hosts"} 1.0"#,
+        "# TYPE coredns_dns_requests counter",
+        r#"coredns_dns_requests_total{server="dns://169.254.20.10:53",zone=".",view="",proto="udp",family="1",type="A"} 7"#,
+        r#"coredns_dns_requests_total{server="kernel",zone=".",view="",proto="udp",family="unknown",type="unknown"} 5"#,
+        r#"coredns_dns_responses_total{server="dns://169.254.20.10:53",zone="dropped",view="",rcode="FORMERR",plugin=""} 8"#,
+        r#"coredns_dns_responses_total{server="kernel",zone=".",view="",rcode="NOERROR",plugin="kubernetes"} 5"#,
+        r#"coredns_dns_responses_total{server="kernel",zone=".",view="",rcode="NXDOMAIN",plugin="kubernetes"} 0"#,
+        "# UNIT coredns_dns_request_size_bytes bytes",
+        r#"coredns_dns_request_size_bytes_bucket{le="100",server="dns://169.254.20.10:53",zone=".",view="",proto="udp"} 1"#,
+        r#"coredns_dns_request_size_bytes_bucket{le="+Inf",server="dns://169.254.20.10:53",zone=".",view="",proto="udp"} 3"#,
+        r#"coredns_dns_request_size_bytes_sum{server="dns://169.254.20.10:53",zone=".",view="",proto="udp"} 250.5"#,
+        r#"coredns_cache_hits_total{server="dns://169.254.20.10:53",zones=".",view="",type="denial"} 6"#,
+        r#"coredns_cache_requests_total{server="dns://169.254.20.10:53",zones=".",view=""} 11"#,
+        r#"coredns_proxy_conn_cache_hits_total{to="192.0.2.53:853",proxy_name="forward",proto="tcp-tls"} 3"#,
+        r#"coredns_forward_responses_total{to="192.0.2.53:853",rcode="SERVFAIL"} 3"#,
+        r#"coredns_forward_healthcheck_failures_total{to="192.0.2.53:853"} 2"#,
+        "coredns_forward_healthcheck_broken_total 3",
     ] {
         assert!(
             text.lines().any(|have| have == line),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::*;
-use crate::registry::tool;
+use crate::unpacked_program::DOCKER_REGISTRY;
 
 /// An htpasswd line for the user `user` with the password `secret`, with the lowest cost.
 const HTPASSWD: &str = "user:$2y$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW\n";
@@ -73,7 +73,7 @@ impl RealRegistry {
     /// Starts a registry with an empty store in a folder of the test. `auth` is a part of its
     /// configuration.
     fn start(name: &str, auth: &str) -> RealRegistry {
-        let program = tool::program();
+        let program = DOCKER_REGISTRY.path();
         assert!(
             program.exists(),
             "docker-registry is not there: run `cargo xtask setup`"

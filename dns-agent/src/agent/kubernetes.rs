@@ -125,30 +125,29 @@ impl ApiReader {
                 .into_iter()
                 .collect(),
         });
-        let Some(mut choice) = self.search.next(None).await else {
+        let Some(mut service) = self.search.next(None).await else {
             return ended;
         };
         loop {
-            let service = &choice.service;
             info!("takes Service {service} for the cluster's DNS, if it exists");
-            let message = UrgentMessage::DnsService(choice.clone());
+            let message = UrgentMessage::DnsService(service.clone());
             if self.publisher.urgent.send(message).await.is_err() {
                 return ended;
             }
             // The facts' reader is stopped before the next message, so that no fact about an
             // earlier Service arrives after it.
             let mut facts = JoinSet::new();
-            let mut follower = self.start_follower(service, &mut facts);
+            let mut follower = self.start_follower(&service, &mut facts);
             let next = tokio::select! {
                 Some(Ok(name)) = facts.join_next() => return name,
                 () = follower.send_plans(&self.publisher) => return ended,
-                next = self.search.next(Some(&choice)) => next,
+                next = self.search.next(Some(&service)) => next,
             };
             self.reader_number = follower.reader_number;
             drop(follower);
             facts.shutdown().await;
             match next {
-                Some(next) => choice = next,
+                Some(next) => service = next,
                 None => return ended,
             }
         }

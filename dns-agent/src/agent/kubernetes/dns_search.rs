@@ -57,17 +57,6 @@ pub(super) enum DnsSearch {
     Searching(Box<ServiceSearch>),
 }
 
-/// The Service that was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct DnsChoice {
-    /// The kernel answers at this Service's addresses.
-    pub(super) service: ObjectKey,
-    /// The resolver sends queries that pass to this Service. It differs from `service` only if
-    /// `service` is outside [`SYSTEM_NAMESPACES`], because a tenant must not receive the queries of
-    /// others while CoreDNS can't be proven behind the Service that is preferred.
-    pub(super) forward_to: ObjectKey,
-}
-
 /// Searches all Services.
 pub(super) struct ServiceSearch {
     client: Client,
@@ -156,12 +145,9 @@ impl DnsSearch {
 
     /// Waits for the next choice: the first one, or another one than before. Without any Service,
     /// this is the one that most distributions have. `None` if the source has ended.
-    pub(super) async fn next(&mut self, before: Option<&DnsChoice>) -> Option<DnsChoice> {
+    pub(super) async fn next(&mut self, before: Option<&ObjectKey>) -> Option<ObjectKey> {
         match self {
-            DnsSearch::Given(given) if before.is_none() => Some(DnsChoice {
-                service: given.clone(),
-                forward_to: given.clone(),
-            }),
+            DnsSearch::Given(given) if before.is_none() => Some(given.clone()),
             DnsSearch::Given(_) => std::future::pending().await,
             DnsSearch::Searching(search) => search.next(before).await,
         }
@@ -192,12 +178,12 @@ impl DnsSearch {
 }
 
 impl ServiceSearch {
-    async fn next(&mut self, before: Option<&DnsChoice>) -> Option<DnsChoice> {
+    async fn next(&mut self, before: Option<&ObjectKey>) -> Option<ObjectKey> {
         loop {
-            if let Some(choice) = self.choose()
-                && before != Some(&choice)
+            if let Some(service) = self.choose()
+                && before != Some(&service)
             {
-                return Some(choice);
+                return Some(service);
             }
             let again_at = self.next_look();
             let probes = self.probes.values_mut().map(|(probe, _)| probe);
@@ -219,7 +205,7 @@ impl ServiceSearch {
 
     /// Chooses a Service by what is known now, and starts and stops probes. `None` before Services
     /// are listed.
-    fn choose(&mut self) -> Option<DnsChoice> {
+    fn choose(&mut self) -> Option<ObjectKey> {
         let now = Instant::now();
         let candidates = self.candidates.known()?;
         let ranked = rank(candidates);
@@ -228,19 +214,13 @@ impl ServiceSearch {
             self.found = None;
             let usual = ObjectKey::new("kube-system", "kube-dns");
             self.send_notes();
-            return Some(DnsChoice {
-                service: usual.clone(),
-                forward_to: usual,
-            });
+            return Some(usual);
         };
         if !self.needs_proof() {
             let found = self.found.as_ref().map(|(key, _)| key);
             let service = keep_or_replace(candidates, found).unwrap_or(preferred);
             self.found = Some((service.clone(), ProofState::new(now)));
-            return Some(DnsChoice {
-                forward_to: service.clone(),
-                service,
-            });
+            return Some(service);
         }
         if let (Some((_, state)), Some(proof)) = (&mut self.found, &mut self.found_proof) {
             state.update(proof.borrow_and_update().clone(), now);
@@ -270,14 +250,7 @@ impl ServiceSearch {
             }
         }
         self.send_notes();
-        let is_system = SYSTEM_NAMESPACES.contains(&&*service.namespace);
-        Some(DnsChoice {
-            forward_to: match is_system {
-                true => service.clone(),
-                false => preferred,
-            },
-            service,
-        })
+        Some(service)
     }
 
     /// Probes these Services, and no others.
@@ -409,10 +382,17 @@ impl ProofState {
     }
 }
 
-/// The candidates, the one that is preferred most first.
+/// The candidates, the one that is preferred most first. Services of operators and tenants are left
+/// out if there is another one, even if CoreDNS isn't proven behind that: a tenant must not decide
+/// how this node's resolver answers others.
 fn rank(candidates: &BTreeMap<ObjectKey, DnsService>) -> Vec<ObjectKey> {
     let mut ranked: Vec<Preference> = candidates.values().map(Preference::of).collect();
     ranked.sort();
+    if let Some(first) = ranked.first()
+        && first.class != PreferenceClass::Other
+    {
+        ranked.retain(|it| it.class != PreferenceClass::Other);
+    }
     ranked.into_iter().map(|it| it.key).collect()
 }
 

@@ -8,11 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use zerohop_kubernetes::{Feed, ZoneSettings};
+use zerohop_kubernetes::{Feed, ObjectKey, ZoneSettings};
 use zerohop_kubernetes_api::{FeedHealth, SourceHealth};
 use zerohop_resolver::UpstreamServers;
 
-use super::{config_versions::Hold, dns_search::DnsChoice};
+use super::config_versions::Hold;
 use crate::agent::kernel_plane::{Freshness, StaleReason};
 use crate::config::{DnsAddresses, KubernetesConfig};
 
@@ -27,7 +27,7 @@ const PATH_FEEDS: [Feed; 4] = [
 /// The intake's state about the Kubernetes API: the current plan and the health of its feeds.
 pub(super) struct ApiFreshness {
     /// The Service of the cluster's DNS. `None`: not known yet.
-    pub(super) dns_choice: Option<DnsChoice>,
+    pub(super) dns_service: Option<ObjectKey>,
     /// The addresses of node caches at which the kernel answers.
     pub(super) cache_addresses: Vec<IpAddr>,
     /// Which addresses of the cluster's DNS are served addresses.
@@ -64,7 +64,7 @@ impl ApiFreshness {
     /// The state before the first plan.
     pub(super) fn new(kubernetes: &KubernetesConfig, cluster_dns: UpstreamServers) -> ApiFreshness {
         ApiFreshness {
-            dns_choice: None,
+            dns_service: None,
             cache_addresses: Vec::new(),
             dns_addresses: kubernetes.dns_addresses,
             max_age: kubernetes.max_age,
@@ -80,8 +80,8 @@ impl ApiFreshness {
 
     /// Forgets what is known of another Service, because this one is the cluster's DNS from now on.
     /// The kernel may not answer before the next plan.
-    pub(super) fn set_dns_choice(&mut self, choice: DnsChoice) {
-        self.dns_choice = Some(choice);
+    pub(super) fn set_dns_service(&mut self, service: ObjectKey) {
+        self.dns_service = Some(service);
         self.cache_addresses.clear();
         self.policy_feed_health.clear();
         self.planned_feeds.clear();

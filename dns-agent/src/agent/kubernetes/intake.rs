@@ -20,7 +20,6 @@ use zerohop_zone::{Provider, ZoneData as _};
 
 use super::{
     config_versions::Hold,
-    dns_search::DnsChoice,
     freshness::{ApiFreshness, PlanChange},
 };
 use crate::{
@@ -44,7 +43,7 @@ const DNS_PORT: u16 = 53;
 pub(super) enum UrgentMessage {
     /// The Service of the cluster's DNS: the first one, or another one than before. The facts of
     /// the one before don't count any more.
-    DnsService(DnsChoice),
+    DnsService(ObjectKey),
     /// A new plan.
     Plan(AnswerPlan),
     /// An event of a feed of facts for NetworkPolicies.
@@ -289,9 +288,9 @@ impl Intake for KubernetesIntake {
         while let Ok(message) = self.urgent.try_recv() {
             change.may_change_clients = true;
             match message {
-                UrgentMessage::DnsService(choice) => {
+                UrgentMessage::DnsService(service) => {
                     self.client_policy.restart();
-                    self.api.set_dns_choice(choice);
+                    self.api.set_dns_service(service);
                     change.ends_answers = true;
                 }
                 UrgentMessage::Plan(plan) => {
@@ -354,15 +353,13 @@ impl Intake for KubernetesIntake {
     /// be delegated to CoreDNS. Also tells the resolver.
     fn served_addresses(&self) -> Option<Vec<SocketAddr>> {
         let index = read_lock(&self.index);
-        let choice = self.api.dns_choice.as_ref();
-        let (services, endpoints) = choice
-            .map(|choice| index.dns_addresses(&choice.service))
+        let (services, endpoints) = (self.api.dns_service.as_ref())
+            .map(|service| index.dns_addresses(service))
             .unwrap_or_default();
         let caches = self.api.cache_addresses.iter();
         let caches: Vec<_> = caches.map(|it| SocketAddr::new(*it, DNS_PORT)).collect();
         if let Some(cluster_dns) = &self.api.cluster_dns {
-            let forwarded = choice.map(|choice| index.dns_addresses(&choice.forward_to));
-            cluster_dns.set(&forwarded.unwrap_or_default().0);
+            cluster_dns.set(&services);
         }
         match self.api.dns_addresses {
             DnsAddresses::Given => None,

@@ -75,6 +75,7 @@ pub use self::{
     live_routes::{GroupStatus, GroupUse, LiveRoutes},
     lookup::UpstreamLookup,
     query::is_transfer,
+    routing::RouteExplanation,
     traffic::{
         AddressFamily, CacheEntryKind, CacheTrafficCounts, ConnectionProtocol, DnsServerCounts,
         HistogramCounts, ReplySource, TrafficCounts, TrafficZone, UpstreamCounts,

@@ -1,11 +1,11 @@
 //! Which servers receive a query that the local data doesn't decide, and which queries a route
 //! answers or rewrites.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 use domain::base::{header::Flags, iana::OptRcode};
 use zerohop_routes::{CacheRules, FixedAnswer, Way};
-use zerohop_zone::{Apex, Name, Record, ZoneData, render_sections, reverse_range};
+use zerohop_zone::{Apex, Name, Record, Rtype, ZoneData, render_sections, reverse_range};
 
 use super::{
     Resolver, Upstreams,
@@ -27,6 +27,22 @@ pub(super) struct QueryDestination {
     pub(super) group: Option<Arc<LiveGroup>>,
     /// What the name's route says about caching. `None`: nothing.
     pub(super) cache_rules: Option<CacheRules>,
+}
+
+/// How a route treats a question, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteExplanation {
+    /// The routes leave it to the cluster's DNS.
+    ClusterDns,
+    /// This name is looked up instead.
+    Rewritten(Name),
+    /// It is answered without a server.
+    Answered,
+    /// The servers that are configured here are asked.
+    Forwarded(String),
+    /// The servers that are configured here have not answered from this node yet, so the cluster's
+    /// DNS is asked.
+    NotProven(String),
 }
 
 /// Whether a name belongs to the cluster, so that replies about it are never cached.
@@ -58,6 +74,66 @@ impl Resolver {
             // A rewritten name is not rewritten again.
             QueryAction::Forward(query) => self.follow_route(query, routes, data, rotation),
             action => action,
+        }
+    }
+}
+
+impl Resolver {
+    /// How a route treats a question. `None` if no route is known, or if the name is in a local
+    /// zone.
+    pub fn explain_route(&self, name: &Name, rtype: Rtype) -> Option<RouteExplanation> {
+        let routes = self.upstreams.routes.table();
+        let mut is_local = false;
+        let data = &self.data;
+        data.with_data(&mut |data| is_local = is_in_zone(name, data.zones()));
+        if routes.is_empty() || is_local {
+            return None;
+        }
+        Some(match routes.way(&Query::for_target(name, rtype)) {
+            Way::ClusterDns => RouteExplanation::ClusterDns,
+            Way::Rewritten(rewriting) => RouteExplanation::Rewritten(rewriting.name),
+            Way::Answer(_) => RouteExplanation::Answered,
+            Way::Forward(forwarding) => {
+                let origin = forwarding.group.origin.clone();
+                let group = routes.group(forwarding.group);
+                match group.is_some_and(|group| group.is_proven()) {
+                    true => RouteExplanation::Forwarded(origin),
+                    false => RouteExplanation::NotProven(origin),
+                }
+            }
+        })
+    }
+}
+
+impl RouteExplanation {
+    /// Whether records of the answer may stand in no zone, although no server was asked.
+    pub fn makes_records(&self) -> bool {
+        matches!(
+            self,
+            RouteExplanation::Rewritten(_) | RouteExplanation::Answered
+        )
+    }
+}
+
+impl fmt::Display for RouteExplanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RouteExplanation::ClusterDns => f.write_str(
+                "the routes leave it to the cluster's DNS: `dns-agent status` says why for each \
+                 server block",
+            ),
+            RouteExplanation::Rewritten(name) => {
+                write!(f, "`rewrite` in the Corefile: {name} is looked up instead")
+            }
+            RouteExplanation::Answered => {
+                f.write_str("`hosts` or `template` in the Corefile answers it")
+            }
+            RouteExplanation::Forwarded(origin) => write!(f, "forwarded by {origin}"),
+            RouteExplanation::NotProven(origin) => write!(
+                f,
+                "to be forwarded by {origin}, but these servers have not answered from this node \
+                 yet, so the cluster's DNS is asked"
+            ),
         }
     }
 }

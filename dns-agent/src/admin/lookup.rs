@@ -17,7 +17,7 @@ use tokio::{
 };
 
 pub use self::report::{AnsweringPlane, KernelReport, KernelState, Lookup, RecordReport};
-use zerohop_resolver::{NoResponse, Records, UpstreamLookup, is_transfer};
+use zerohop_resolver::{NoResponse, Records, RouteExplanation, UpstreamLookup, is_transfer};
 use zerohop_zone::{Answer, Apex, Name, Origin, Rdata, Record, Rtype, ZoneData};
 
 use super::state::{AdminState, KernelExplanation};
@@ -61,11 +61,17 @@ impl AdminState {
             forwarded,
         } = answered;
         let needs_upstream = !forwarded.is_empty();
+        let route = self.resolver.explain_route(name, rtype);
+        let has_made_records = route.as_ref().is_some_and(RouteExplanation::makes_records);
         let [answer, authority, additional] = sections.map(|records| -> Vec<RecordReport> {
             let records = records.iter();
             let reports = records.map(|record| {
-                if needs_upstream && !is_in_zones(&data, record) {
+                if is_in_zones(&data, record) {
+                    object_record(record, providers.origin_of(record))
+                } else if needs_upstream {
                     upstream_record(record)
+                } else if has_made_records {
+                    routed_record(record)
                 } else {
                     object_record(record, providers.origin_of(record))
                 }
@@ -121,6 +127,7 @@ impl AdminState {
             why,
             kernel: kernel.report(),
             upstreams,
+            route: route.map(|route| route.to_string()),
             notes,
         }
     }
@@ -274,6 +281,7 @@ fn object_record(record: &Record, origin: Origin) -> RecordReport {
             Origin::Settings | Origin::Unknown => Vec::new(),
         },
         upstream: false,
+        route: false,
     }
 }
 
@@ -283,6 +291,15 @@ fn upstream_record(record: &Record) -> RecordReport {
         settings: false,
         objects: Vec::new(),
         upstream: true,
+        route: false,
+    }
+}
+
+fn routed_record(record: &Record) -> RecordReport {
+    RecordReport {
+        upstream: false,
+        route: true,
+        ..upstream_record(record)
     }
 }
 

@@ -272,6 +272,7 @@ fn a_lookup_is_printed_as_text() {
         objects: vec![object("Service", "db"), object("EndpointSlice", "db-1")],
         settings: false,
         upstream: false,
+        route: false,
     };
     let lookup = Lookup {
         name: "db.z.".to_owned(),
@@ -284,12 +285,14 @@ fn a_lookup_is_printed_as_text() {
             objects: Vec::new(),
             settings: true,
             upstream: false,
+            route: false,
         }],
         additional: vec![RecordReport {
             record: "ns.dns.z. 5 IN A 192.0.2.7".to_owned(),
             objects: Vec::new(),
             settings: false,
             upstream: true,
+            route: false,
         }],
         plane: AnsweringPlane::Agent,
         why: Some("lease_stale: late".to_owned()),
@@ -299,6 +302,7 @@ fn a_lookup_is_printed_as_text() {
             outcome_edns: None,
         },
         upstreams: vec!["192.0.2.53:53".parse().unwrap()],
+        route: Some("forwarded by Corefile, line 6".to_owned()),
         notes: vec!["this and that".to_owned()],
     };
     assert_eq!(
@@ -314,6 +318,7 @@ additional ns.dns.z. 5 IN A 192.0.2.7
              from the upstream
 plane      agent
 why        lease_stale: late
+route      forwarded by Corefile, line 6
 upstream   192.0.2.53:53
 note       this and that
 "

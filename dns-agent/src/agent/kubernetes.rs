@@ -28,6 +28,7 @@ use zerohop_kubernetes::{Feed, ObjectKey};
 use zerohop_kubernetes_api::{
     Client, KubernetesSource, PolicyScope, ReceivedEvent, SourceHealth, SourceOptions,
 };
+use zerohop_routes::Routes;
 
 pub(super) use self::intake::{KubernetesIntake, KubernetesSender};
 use self::{
@@ -130,6 +131,8 @@ impl ApiReader {
         };
         loop {
             info!("takes Service {service} for the cluster's DNS, if it exists");
+            // Until this Service's configuration is known, its DNS answers.
+            self.routes.follow_corefile(&Routes::default());
             let message = UrgentMessage::DnsService(service.clone());
             if self.publisher.urgent.send(message).await.is_err() {
                 return ended;

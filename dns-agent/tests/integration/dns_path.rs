@@ -2,11 +2,15 @@
 
 use std::time::{Duration, SystemTime};
 
-use dns_agent::admin::status::{SourceStatus, Status};
+use dns_agent::admin::{
+    client,
+    status::{SourceStatus, Status},
+};
 use domain::base::iana::Rtype;
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 use zerohop_contract::corefiles::{ALTERED_NODE_LOCAL_DNS, NODE_LOCAL_DNS};
+use zerohop_zone::Name;
 
 use crate::{
     agent::RunningAgent,
@@ -376,6 +380,7 @@ fn coredns_pod(app: &str, address: &str, map: &str) -> Value {
     let mut pod = pod("kube-system", app, address, json!({"k8s-app": app}));
     pod["spec"] = json!({
         "nodeName": "other",
+        "dnsPolicy": "Default",
         "containers": [{
             "name": "coredns",
             "args": ["-conf", "/etc/coredns/Corefile"],
@@ -499,8 +504,9 @@ async fn names_outside_the_cluster_follow_an_edited_corefile() {
     ];
     let edited = |server: &FakeUpstream| {
         let text = format!(
-            ".:53 {{\n kubernetes cluster.local\n forward . /etc/resolv.conf\n}}\n\
-             corp.example {{\n forward . {}\n}}\n",
+            ".:53 {{\n kubernetes cluster.local\n forward . /etc/resolv.conf\n\
+             rewrite name www.example {WEB}\n hosts {{\n 10.0.0.1 db.example\n fallthrough\n }}\n\
+             }}\ncorp.example {{\n forward . {}\n}}\n",
             server.address
         );
         config_map("cluster-dns", &text)
@@ -519,9 +525,36 @@ async fn names_outside_the_cluster_follow_an_edited_corefile() {
     let status = running.status().await;
     let route = &status.resolver.routes;
     assert!(
-        route.iter().any(|group| group.origin == "Corefile, line 6"),
+        route
+            .iter()
+            .any(|group| group.origin == "Corefile, line 11"),
         "{status}"
     );
+    for (name, route, is_route) in [
+        (
+            "db.example",
+            "`hosts` or `template` in the Corefile answers it",
+            true,
+        ),
+        (
+            "www.example",
+            "`rewrite` in the Corefile: web.shop.svc.cluster.local.",
+            true,
+        ),
+        ("a.corp.example", "forwarded by Corefile, line 11", false),
+    ] {
+        let name = Name::parse(name).unwrap();
+        let lookup = client::lookup(running.admin, &name, Rtype::A)
+            .await
+            .unwrap();
+        let explained = lookup.route.as_ref().unwrap();
+        assert!(explained.starts_with(route), "{lookup}");
+        assert!(
+            lookup.answer.iter().all(|record| record.route == is_route),
+            "{lookup}"
+        );
+        assert!(!lookup.answer.is_empty(), "{lookup}");
+    }
     // Another server is asked after it has answered, although the old one still answers.
     server
         .send_event(MAP, "MODIFIED", edited(&servers[1]))

@@ -33,6 +33,10 @@ pub struct Lookup {
     /// repetitions. Those for one name are in order of preference: each is queried only if those
     /// before it send no complete response. Empty when no upstream is needed, or none is known.
     pub upstreams: Vec<SocketAddr>,
+    /// How the routes for names outside the cluster treat the question. `None` if none is known, or
+    /// if the name is in a zone.
+    #[serde(default)]
+    pub route: Option<String>,
     /// Remarks, such as the results of forwarding.
     pub notes: Vec<String>,
 }
@@ -49,6 +53,9 @@ pub struct RecordReport {
     /// Whether the record is from an upstream's response.
     #[serde(default)]
     pub upstream: bool,
+    /// Whether a route has made the record, from `hosts` or by restoring a rewritten name.
+    #[serde(default)]
+    pub route: bool,
 }
 
 /// The plane that answers.
@@ -107,6 +114,7 @@ impl fmt::Display for Lookup {
             // `why` explains the kernel program's outcome.
             kernel: _,
             upstreams,
+            route,
             notes,
         } = self;
         let rcode = rcode.as_deref().unwrap_or("no answer yet");
@@ -128,6 +136,9 @@ impl fmt::Display for Lookup {
         if let Some(why) = why {
             write_line(f, "why", why)?;
         }
+        if let Some(route) = route {
+            write_line(f, "route", route)?;
+        }
         for upstream in upstreams {
             write_line(f, "upstream", &upstream.to_string())?;
         }
@@ -142,6 +153,9 @@ impl RecordReport {
         let objects: Vec<String> = self.objects.iter().map(ToString::to_string).collect();
         if self.upstream {
             return "  from the upstream".to_owned();
+        }
+        if self.route {
+            return "  from the Corefile".to_owned();
         }
         match (objects.as_slice(), self.settings) {
             (_, true) => "  from the settings".to_owned(),

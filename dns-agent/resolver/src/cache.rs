@@ -18,7 +18,7 @@ use std::{
 use domain::base::iana::{OptRcode, Rtype};
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter, sync::Cache};
 use tokio::time::Instant;
-use zerohop_routes::{CacheRules, StaleMode, StaleRules};
+use zerohop_routes::{CacheRules, KeptAnswers, StaleMode, StaleRules};
 use zerohop_zone::{Apex, Name};
 
 use self::failures::FailureCache;
@@ -94,15 +94,8 @@ struct ReplyLimits {
     min_ttl: u32,
     max_ttl: u32,
     max_negative_ttl: u32,
-    /// Which replies are kept.
-    kept: KeptReplies,
+    kept: KeptAnswers,
     stale: StaleRules,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct KeptReplies {
-    positive: bool,
-    negative: bool,
 }
 
 struct Stores {
@@ -185,6 +178,17 @@ impl ReplyCache {
         }
     }
 
+    /// Lowers and raises the TTLs of a message without an OPT record, as the settings and its route
+    /// say. A message that can't be parsed may be changed in part.
+    pub(super) fn limit_ttls(
+        &self,
+        message: &mut [u8],
+        qtype: Rtype,
+        rules: Option<CacheRules>,
+    ) {
+        reply::limit_ttls(message, qtype, &self.settings.limits(rules));
+    }
+
     /// Lowers and raises the TTLs of a reply as the settings and its route say, and stores it if it
     /// may be stored. The reply has no OPT record.
     pub(super) fn store(
@@ -252,8 +256,9 @@ impl CacheSettings {
     /// The limits of replies about names of a route.
     fn limits(&self, rules: Option<CacheRules>) -> ReplyLimits {
         let native = CacheRules {
-            max_ttl: Some(self.max_ttl),
-            max_negative_ttl: Some(self.max_negative_ttl.unwrap_or(DEFAULT_MAX_NEGATIVE_TTL)),
+            max_ttl: self.max_ttl,
+            max_negative_ttl: self.max_negative_ttl.unwrap_or(DEFAULT_MAX_NEGATIVE_TTL),
+            kept: KeptAnswers::All,
             stale: None,
         };
         let rules = rules.unwrap_or(native);
@@ -263,13 +268,10 @@ impl CacheSettings {
         };
         ReplyLimits {
             min_ttl: self.min_ttl,
-            max_ttl: rules.max_ttl.unwrap_or(u32::MAX).min(self.max_ttl),
-            max_negative_ttl: (rules.max_negative_ttl.unwrap_or(u32::MAX))
+            max_ttl: rules.max_ttl.min(self.max_ttl),
+            max_negative_ttl: (rules.max_negative_ttl)
                 .min(self.max_negative_ttl.unwrap_or(u32::MAX)),
-            kept: KeptReplies {
-                positive: rules.max_ttl.is_some(),
-                negative: rules.max_negative_ttl.is_some(),
-            },
+            kept: rules.kept,
             stale: rules.stale.unwrap_or(own_stale),
         }
     }

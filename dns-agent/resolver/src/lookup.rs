@@ -420,7 +420,7 @@ impl Resolver {
             servers,
             place,
             group,
-            ..
+            cache_rules,
         }) = found
         else {
             return (Err(NoResponse::ClusterDnsUnknown), NamePlace::Cluster);
@@ -453,6 +453,15 @@ impl Resolver {
         context.lookups[index].outcome = Some(match &result {
             Ok(response) => Ok(response.rcode().to_string()),
             Err(reason) => Err(*reason),
+        });
+        if place == NamePlace::Cluster {
+            return (result, place);
+        }
+        // Replies that are not kept have these TTLs too.
+        let result = result.map(|response| {
+            let mut message = response.message().to_vec();
+            self.cache.limit_ttls(&mut message, query.qtype, cache_rules);
+            Arc::new(response.with_message(message))
         });
         (result, place)
     }

@@ -308,6 +308,14 @@ impl Response {
         }
     }
 
+    /// The response with another message, which differs in TTLs only.
+    pub(super) fn with_message(&self, message: Vec<u8>) -> Response {
+        Response {
+            message,
+            extended_rcode: self.extended_rcode,
+        }
+    }
+
     /// Whether the upstream truncated the response.
     pub fn is_truncated(&self) -> bool {
         self.header().tc()

@@ -68,7 +68,7 @@ impl RouteBlock {
                 HostsDecision::Next => {}
                 HostsDecision::Answer(mut answer) => {
                     for record in &mut answer.records {
-                        record.ttl = record.ttl.min(cache.max_ttl.unwrap_or(u32::MAX));
+                        record.ttl = record.ttl.min(cache.max_ttl);
                     }
                     return Way::Answer(answer);
                 }

@@ -81,13 +81,28 @@ pub enum UpstreamPolicy {
 /// How replies are cached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheRules {
-    /// The largest TTL of a record, in seconds. `None`: positive answers are not cached.
-    pub max_ttl: Option<u32>,
-    /// How long a negative answer is kept at most, in seconds. `None`: negative answers are not
-    /// cached.
-    pub max_negative_ttl: Option<u32>,
+    /// The largest TTL of a record in a reply to a client, in seconds, whether or not the reply is
+    /// kept.
+    pub max_ttl: u32,
+    /// How long a negative answer is kept at most, in seconds.
+    pub max_negative_ttl: u32,
+    /// Which answers are kept.
+    pub kept: KeptAnswers,
     /// Whether and how expired replies are used.
     pub stale: Option<StaleRules>,
+}
+
+/// Which answers are kept in the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeptAnswers {
+    /// All.
+    All,
+    /// Those with records of the type that was asked for.
+    Positive,
+    /// Those that the name or its records don't exist.
+    Negative,
+    /// None.
+    None,
 }
 
 /// How expired replies are used.
@@ -139,12 +154,25 @@ impl ForwardGroup {
 }
 
 impl CacheRules {
-    /// Nothing is cached.
+    /// Nothing is cached, and TTLs stay as they are.
     pub const OFF: CacheRules = CacheRules {
-        max_ttl: None,
-        max_negative_ttl: None,
+        max_ttl: u32::MAX,
+        max_negative_ttl: u32::MAX,
+        kept: KeptAnswers::None,
         stale: None,
     };
+}
+
+impl KeptAnswers {
+    /// Whether positive answers are kept.
+    pub fn has_positive(self) -> bool {
+        matches!(self, KeptAnswers::All | KeptAnswers::Positive)
+    }
+
+    /// Whether negative answers are kept.
+    pub fn has_negative(self) -> bool {
+        matches!(self, KeptAnswers::All | KeptAnswers::Negative)
+    }
 }
 
 impl UpstreamPolicy {

@@ -19,8 +19,8 @@ use zerohop_zone::{Name, Record, Rtype};
 
 pub use block::{Exclusion, RouteBlock};
 pub use forward::{
-    CacheRules, Forward, ForwardGroup, ForwardServer, ForwardTransport, GroupTrust, StaleMode,
-    StaleRules, UpstreamPolicy,
+    CacheRules, Forward, ForwardGroup, ForwardServer, ForwardTransport, GroupTrust, KeptAnswers,
+    StaleMode, StaleRules, UpstreamPolicy,
 };
 pub use hosts::{HostsRules, UnsupportedTypes};
 pub use name_pattern::NamePattern;

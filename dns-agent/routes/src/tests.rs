@@ -209,7 +209,7 @@ fn hosts_have_addresses() {
     let mut hosts = block(&["."]);
     hosts.hosts = Some(rules);
     let cache = CacheRules {
-        max_ttl: Some(30),
+        max_ttl: 30,
         ..CacheRules::OFF
     };
     hosts.caching = vec![(names(&["."]), cache)];
@@ -314,8 +314,9 @@ fn names_are_rewritten_and_restored() {
 fn the_first_entry_with_a_name_says_how_it_is_cached() {
     let mut caching = block(&["."]);
     let rules = |max_ttl| CacheRules {
-        max_ttl: Some(max_ttl),
-        max_negative_ttl: None,
+        max_ttl,
+        max_negative_ttl: 30,
+        kept: KeptAnswers::Positive,
         stale: Some(StaleRules {
             limit: Duration::from_secs(60),
             mode: StaleMode::AtOnce,

@@ -11,8 +11,8 @@ use tracing::{info, warn};
 use zerohop_kubernetes::read_servers;
 use zerohop_resolver::LiveRoutes;
 use zerohop_routes::{
-    CacheRules, Forward, ForwardGroup, ForwardServer, ForwardTransport, GroupTrust, RouteBlock,
-    Routes,
+    CacheRules, Forward, ForwardGroup, ForwardServer, ForwardTransport, GroupTrust, KeptAnswers,
+    RouteBlock, Routes,
 };
 use zerohop_sources::{files::read_text, path_watch::PathWatch};
 use zerohop_zone::Name;
@@ -34,8 +34,9 @@ const DNS_PORT: u16 = 53;
 
 /// What the operator's settings say about caching where a route says nothing.
 const NATIVE_CACHE: CacheRules = CacheRules {
-    max_ttl: Some(u32::MAX),
-    max_negative_ttl: Some(300),
+    max_ttl: u32::MAX,
+    max_negative_ttl: 300,
+    kept: KeptAnswers::All,
     stale: None,
 };
 

@@ -239,6 +239,23 @@ async fn hosts_and_templates_are_answered() {
 }
 
 #[tokio::test]
+async fn replies_that_are_not_kept_have_the_ttl_of_the_route() {
+    let (server, questions) = recording().await;
+    let caching = "cache 20 {\n disable success \n }";
+    let block = format!("corp.example {{\n {}\n {caching}\n}}", forward(&server));
+    let routed = RoutedResolver::new("forward . 192.0.2.9", &block).await;
+    routed.wait_for_servers("corp.example").await;
+    questions.lock().unwrap().clear();
+    for _ in 0..2 {
+        let reply = routed.ask("a.corp.example").await;
+        // The last record ends with its TTL, the length of its data, and the data.
+        let ttl = reply[reply.len() - 10..][..4].try_into().unwrap();
+        assert_eq!(u32::from_be_bytes(ttl), 20);
+    }
+    assert_eq!(questions.lock().unwrap().len(), 2);
+}
+
+#[tokio::test]
 async fn targets_of_aliases_follow_the_routes() {
     let server = FakeUpstream::answering(FORWARDED).await;
     let plugins = format!("rewrite name example.org one.z\n{}", forward(&server));

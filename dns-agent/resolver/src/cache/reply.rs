@@ -117,8 +117,8 @@ impl StoredReply {
             kind,
         } = MessageTtls::limit(message, qtype, limits)?;
         let is_kept = match kind {
-            AnswerKind::Positive => limits.kept.positive,
-            AnswerKind::Negative => limits.kept.negative,
+            AnswerKind::Positive => limits.kept.has_positive(),
+            AnswerKind::Negative => limits.kept.has_negative(),
         };
         if !is_kept {
             return None;
@@ -318,6 +318,12 @@ impl MessageTtls {
             kind,
         })
     }
+}
+
+/// Lowers and raises the TTLs of a message as the limits say. A message that can't be parsed may be
+/// changed in part.
+pub(super) fn limit_ttls(message: &mut [u8], qtype: Rtype, limits: &ReplyLimits) {
+    MessageTtls::limit(message, qtype, limits);
 }
 
 /// A parser of a message from this position on.

@@ -26,7 +26,7 @@ use hickory_proto::{
 };
 use proptest::prelude::*;
 use tokio::time::Instant;
-use zerohop_routes::{CacheRules, StaleMode, StaleRules};
+use zerohop_routes::{CacheRules, KeptAnswers, StaleMode, StaleRules};
 use zerohop_zone::{Apex, Name, ZoneData as _};
 
 use super::{CacheKey, CacheSettings, Found, ReplyCache, ReplyOrigin, StoredReply, TtlSource};
@@ -169,6 +169,7 @@ fn parse_rules(text: &str) -> CacheRules {
     let mut words = text.split_whitespace();
     let mut mode = StaleMode::IfUpstreamsFail;
     let mut limit = None;
+    let (mut is_positive_kept, mut is_negative_kept) = (false, false);
     while let Some(word) = words.next() {
         if word == "at-once" {
             mode = StaleMode::AtOnce;
@@ -176,13 +177,19 @@ fn parse_rules(text: &str) -> CacheRules {
         }
         let seconds = words.next().unwrap().parse().unwrap();
         match word {
-            "positive" => rules.max_ttl = Some(seconds),
-            "negative" => rules.max_negative_ttl = Some(seconds),
+            "positive" => (rules.max_ttl, is_positive_kept) = (seconds, true),
+            "negative" => (rules.max_negative_ttl, is_negative_kept) = (seconds, true),
             "stale" => limit = Some(Duration::from_secs(seconds.into())),
             _ => panic!("what is {word:?}?"),
         }
     }
     rules.stale = limit.map(|limit| StaleRules { limit, mode });
+    rules.kept = match (is_positive_kept, is_negative_kept) {
+        (true, true) => KeptAnswers::All,
+        (true, false) => KeptAnswers::Positive,
+        (false, true) => KeptAnswers::Negative,
+        (false, false) => KeptAnswers::None,
+    };
     rules
 }
 

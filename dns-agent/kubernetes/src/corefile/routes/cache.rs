@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use zerohop_routes::{CacheRules, StaleMode, StaleRules};
+use zerohop_routes::{CacheRules, KeptAnswers, StaleMode, StaleRules};
 use zerohop_zone::Name;
 
 use super::super::cache::{DEFAULT_CAPS, parse_seconds};
@@ -54,13 +54,21 @@ pub(super) fn read(
             _ => return Err(unknown_option(option)),
         }
     }
+    // CoreDNS lowers the TTLs of replies that it doesn't keep too.
+    let rules = |kept| CacheRules {
+        max_ttl: success,
+        max_negative_ttl: denial,
+        kept,
+        stale,
+    };
     let rules_in = |zone: &Name| {
         let is_off = |off: &[Name]| off.iter().any(|off| zone.is_at_or_below(off));
-        CacheRules {
-            max_ttl: (!is_off(&without_success)).then_some(success),
-            max_negative_ttl: (!is_off(&without_denial)).then_some(denial),
-            stale,
-        }
+        rules(match (is_off(&without_success), is_off(&without_denial)) {
+            (false, false) => KeptAnswers::All,
+            (false, true) => KeptAnswers::Positive,
+            (true, false) => KeptAnswers::Negative,
+            (true, true) => KeptAnswers::None,
+        })
     };
     let mut exceptions: Vec<Name> = [without_success.clone(), without_denial.clone()].concat();
     // A longer zone comes first.
@@ -70,23 +78,17 @@ pub(super) fn read(
         let mut zones = zones.iter();
         zones.any(|zone| exception.is_at_or_below(zone) || zone.is_at_or_below(exception))
     });
-    let mut rules: Vec<(Vec<Name>, CacheRules)> = Vec::new();
+    let mut entries: Vec<(Vec<Name>, CacheRules)> = Vec::new();
     for exception in inside {
         let within = |zone: &&Name| zone.is_at_or_below(&exception);
         let mut names: Vec<Name> = zones.iter().filter(within).cloned().collect();
         if names.is_empty() {
             names.push(exception.clone());
         }
-        let rule = rules_in(&exception);
-        rules.push((names, rule));
+        entries.push((names, rules_in(&exception)));
     }
-    let others = CacheRules {
-        max_ttl: Some(success),
-        max_negative_ttl: Some(denial),
-        stale,
-    };
-    rules.push((zones, others));
-    Ok(rules)
+    entries.push((zones, rules(KeptAnswers::All)));
+    Ok(entries)
 }
 
 fn read_stale(option: &CorefileLine, args: &[String]) -> Result<StaleRules, CorefileProblem> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use zerohop_routes::{CacheRules, ForwardServer, StaleMode, StaleRules, Way};
+use zerohop_routes::{CacheRules, ForwardServer, KeptAnswers, StaleMode, StaleRules, Way};
 use zerohop_zone::{Name, Rtype};
 
 use super::super::CorefileRoutes;
@@ -339,11 +339,13 @@ fn rewritten_names_are_looked_up() {
 
 #[test]
 fn cache_says_how_replies_are_kept() {
-    let rules = |max_ttl, max_negative_ttl, stale| CacheRules {
+    let rules = |max_ttl, max_negative_ttl, kept, stale| CacheRules {
         max_ttl,
         max_negative_ttl,
+        kept,
         stale,
     };
+    let all = KeptAnswers::All;
     let stale = |seconds, mode| {
         Some(StaleRules {
             limit: Duration::from_secs(seconds),
@@ -351,34 +353,34 @@ fn cache_says_how_replies_are_kept() {
         })
     };
     for (line, expected) in [
-        ("", rules(None, None, None)),
-        ("cache", rules(Some(3600), Some(1800), None)),
-        ("cache 30", rules(Some(30), Some(30), None)),
-        ("cache 30 other.example", rules(None, None, None)),
-        ("cache 30 example", rules(Some(30), Some(30), None)),
+        ("", CacheRules::OFF),
+        ("cache", rules(3600, 1800, all, None)),
+        ("cache 30", rules(30, 30, all, None)),
+        ("cache 30 other.example", CacheRules::OFF),
+        ("cache 30 example", rules(30, 30, all, None)),
         (
             "cache 900 {\n denial 9984 30 \n }",
-            rules(Some(900), Some(30), None),
+            rules(900, 30, all, None),
         ),
         (
             "cache 30 {\n disable denial \n }",
-            rules(Some(30), None, None),
+            rules(30, 30, KeptAnswers::Positive, None),
         ),
         (
             "cache 30 {\n disable success a.example \n }",
-            rules(None, Some(30), None),
+            rules(30, 30, KeptAnswers::Negative, None),
         ),
         (
             "cache 30 {\n disable success cluster.local \n }",
-            rules(Some(30), Some(30), None),
+            rules(30, 30, all, None),
         ),
         (
             "cache 30 {\n serve_stale \n }",
-            rules(Some(30), Some(30), stale(3600, StaleMode::AtOnce)),
+            rules(30, 30, all, stale(3600, StaleMode::AtOnce)),
         ),
         (
             "cache 30 {\n serve_stale 1m verify \n }",
-            rules(Some(30), Some(30), stale(60, StaleMode::IfUpstreamsFail)),
+            rules(30, 30, all, stale(60, StaleMode::IfUpstreamsFail)),
         ),
     ] {
         let routes = read(corefile_with(&format!("forward . 10.0.0.2\n{line}")));

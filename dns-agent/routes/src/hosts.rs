@@ -96,7 +96,9 @@ impl HostsRules {
     }
 
     pub(super) fn decide(&self, name: &Name, rtype: Rtype) -> HostsDecision {
-        if !is_within(name, &self.zones) {
+        // CoreDNS answers PTR questions from the addresses. If the name is not the reverse name of
+        // one of them, the next rule counts, with or without `fallthrough`.
+        if !is_within(name, &self.zones) || rtype == Rtype::PTR {
             return HostsDecision::Next;
         }
         let falls_through = is_within(name, &self.through);

@@ -1,6 +1,7 @@
 //! Lookups of names that the local data doesn't decide: from the cache, or from upstreams.
 
 use std::{
+    borrow::Cow,
     net::{IpAddr, SocketAddr},
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
@@ -327,8 +328,31 @@ impl Resolver {
         reply.answer(query, Instant::now(), TtlSource::Stale)
     }
 
+    /// The query that upstreams receive. The cluster's DNS rewrites names itself, so it receives
+    /// what the client has sent: it might rewrite a rewritten name once more.
+    fn query_for_upstreams<'a>(&self, query: &'a Query) -> Cow<'a, Query> {
+        let Some(unrewritten) = query.unrewritten() else {
+            return Cow::Borrowed(query);
+        };
+        let mut found = None;
+        self.data.with_data(&mut |data| {
+            found = Some(self.upstreams.destination(query, data.zones()));
+        });
+        match found {
+            Some(destination) if !destination.is_group_used() => {
+                if let Some(group) = &destination.group {
+                    let routes = &self.upstreams.routes;
+                    routes.want_proof(group, &query.name, query.qtype);
+                }
+                Cow::Owned(unrewritten)
+            }
+            _ => Cow::Borrowed(query),
+        }
+    }
+
     /// Forwards a query, and keeps the reply or the failure in the cache.
     async fn ask_upstreams(&self, query: &Query, context: &mut LookupContext<'_>) -> Asked {
+        let query = &*self.query_for_upstreams(query);
         let upstream_query = UpstreamQuery::forwarding(query);
         let (response, place) = self.query_upstreams(query, &upstream_query, context).await;
         if place == NamePlace::Outside && context.cache_use == CacheUse::Answered {

@@ -154,6 +154,17 @@ impl Query {
         }
     }
 
+    /// The query as the client has sent it. `None` if no route has rewritten its name.
+    pub(super) fn unrewritten(&self) -> Option<Query> {
+        let client = self.client_question.as_ref()?;
+        Some(Query {
+            question: client.question.clone(),
+            name: client.name.clone(),
+            client_question: None,
+            ..self.clone()
+        })
+    }
+
     /// The response code for a parsed query that the resolver doesn't answer: BADVERS, FORMERR or
     /// REFUSED. `None` if it accepts the query.
     pub(super) fn refusal_code(&self) -> Option<OptRcode> {

@@ -45,6 +45,14 @@ pub enum RouteExplanation {
     NotProven(String),
 }
 
+impl QueryDestination {
+    /// Whether the servers are those of the name's group.
+    pub(super) fn is_group_used(&self) -> bool {
+        let group = self.group.as_ref();
+        group.is_some_and(|group| self.servers.as_ref() == Some(&group.set))
+    }
+}
+
 /// Whether a name belongs to the cluster, so that replies about it are never cached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NamePlace {

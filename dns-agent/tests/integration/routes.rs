@@ -34,6 +34,8 @@ const LOCAL: [u8; 4] = [10, 0, 0, 1];
 struct RoutedResolver {
     served: ResolverUnderTest,
     routes: LiveRoutes,
+    /// The questions that the cluster's DNS has received.
+    cluster_questions: Arc<Mutex<Vec<Vec<u8>>>>,
     _cluster: FakeUpstream,
     _tasks: JoinSet<()>,
 }
@@ -42,7 +44,7 @@ impl RoutedResolver {
     /// `plugins` stand in a server block for all names, beside `kubernetes z`, and `blocks` are
     /// other server blocks.
     async fn new(plugins: &str, blocks: &str) -> RoutedResolver {
-        let cluster = FakeUpstream::answering(CLUSTER).await;
+        let (cluster, cluster_questions) = recording(CLUSTER).await;
         let routes = LiveRoutes::new(Routes::default());
         let upstreams = Upstreams {
             cluster: Some(ClusterDns {
@@ -61,6 +63,7 @@ impl RoutedResolver {
         RoutedResolver {
             served,
             routes,
+            cluster_questions,
             _cluster: cluster,
             _tasks: tasks,
         }
@@ -86,13 +89,13 @@ impl RoutedResolver {
     }
 }
 
-/// A server that writes down the questions that it receives.
-async fn recording() -> (FakeUpstream, Arc<Mutex<Vec<Vec<u8>>>>) {
+/// A server that gives this address, and writes down the questions that it receives.
+async fn recording(address: [u8; 4]) -> (FakeUpstream, Arc<Mutex<Vec<Vec<u8>>>>) {
     let questions = Arc::new(Mutex::new(Vec::new()));
     let received = questions.clone();
     let answer = move |query: &[u8]| {
         received.lock().unwrap().push(query[12..].to_vec());
-        without_delay(address_reply(query, FORWARDED))
+        without_delay(address_reply(query, address))
     };
     (FakeUpstream::new(answer, |_| Vec::new()).await, questions)
 }
@@ -110,7 +113,7 @@ fn answers_the_question(reply: &[u8]) -> bool {
 
 #[tokio::test]
 async fn a_server_is_asked_after_it_has_answered_from_here() {
-    let (root, stub) = (FakeUpstream::answering(FORWARDED).await, recording().await);
+    let (root, stub) = (FakeUpstream::answering(FORWARDED).await, recording(FORWARDED).await);
     let block = format!("corp.example {{\n {}\n}}", forward(&stub.0));
     let routed = RoutedResolver::new(&forward(&root), &block).await;
     let first = routed.ask("a.corp.example").await;
@@ -178,7 +181,7 @@ async fn a_server_that_leads_back_is_not_asked() {
 
 #[tokio::test]
 async fn rewritten_names_are_answered_under_the_name_that_was_asked() {
-    let (server, questions) = recording().await;
+    let (server, questions) = recording(FORWARDED).await;
     let plugins = format!(
         "rewrite name www.example one.z
         rewrite name many.example many.z
@@ -224,6 +227,26 @@ async fn rewritten_names_are_answered_under_the_name_that_was_asked() {
 }
 
 #[tokio::test]
+async fn the_cluster_dns_receives_the_name_that_was_asked() {
+    let silent = FakeUpstream::silent().await;
+    // The first rule ends the rewriting, so its result is not rewritten by the second one. The
+    // cluster's DNS would do that with a question for the result.
+    let plugins = format!(
+        "rewrite stop name a.example b.example
+        rewrite name b.example one.z
+        {}",
+        forward(&silent)
+    );
+    let routed = RoutedResolver::new(&plugins, "").await;
+    assert_eq!(last_address(&routed.ask("a.example").await), CLUSTER);
+    let received = std::mem::take(&mut *routed.cluster_questions.lock().unwrap());
+    let asked: Vec<_> = (received.iter())
+        .filter(|question| question.starts_with(b"\x01"))
+        .collect();
+    assert_eq!(asked, [&query(7, "a.example", Rtype::A)[12..]]);
+}
+
+#[tokio::test]
 async fn hosts_and_templates_are_answered() {
     let server = FakeUpstream::answering(FORWARDED).await;
     let plugins = format!(
@@ -240,7 +263,7 @@ async fn hosts_and_templates_are_answered() {
 
 #[tokio::test]
 async fn replies_that_are_not_kept_have_the_ttl_of_the_route() {
-    let (server, questions) = recording().await;
+    let (server, questions) = recording(FORWARDED).await;
     let caching = "cache 20 {\n disable success \n }";
     let block = format!("corp.example {{\n {}\n {caching}\n}}", forward(&server));
     let routed = RoutedResolver::new("forward . 192.0.2.9", &block).await;

@@ -87,6 +87,14 @@ pub(super) enum CacheUse {
     Bypassed,
 }
 
+/// What upstreams have responded, and how they were chosen.
+struct AskedServers {
+    result: Result<Arc<Response>, NoResponse>,
+    place: NamePlace,
+    /// The number of the route table by which they were chosen.
+    routes: u64,
+}
+
 /// The outcome of a query to upstreams.
 enum Asked {
     /// They answered: with data, or that there is none.
@@ -273,8 +281,12 @@ impl Resolver {
         context: &mut LookupContext<'_>,
     ) -> Result<Arc<Response>, Option<ExtendedError>> {
         let upstream_query = UpstreamQuery::forwarding(query);
-        let (response, place) = self.query_upstreams(query, &upstream_query, context).await;
-        let response = response.map_err(|reason| {
+        let AskedServers {
+            result,
+            place,
+            routes,
+        } = self.query_upstreams(query, &upstream_query, context).await;
+        let response = result.map_err(|reason| {
             if reason == NoResponse::NoAnswer {
                 self.keep_failure(query, OptRcode::SERVFAIL, place);
             }
@@ -285,7 +297,7 @@ impl Resolver {
             return Ok(response);
         }
         let relay = self.relay(query, &response, context.rotation);
-        Ok(match self.keep(query, relay) {
+        Ok(match self.keep(query, relay, routes) {
             Relay::Whole { message, .. } => Arc::new(Response::stored(message)),
             Relay::Unusable | Relay::Other(_) => response,
         })
@@ -354,14 +366,18 @@ impl Resolver {
     async fn ask_upstreams(&self, query: &Query, context: &mut LookupContext<'_>) -> Asked {
         let query = &*self.query_for_upstreams(query);
         let upstream_query = UpstreamQuery::forwarding(query);
-        let (response, place) = self.query_upstreams(query, &upstream_query, context).await;
+        let AskedServers {
+            result,
+            place,
+            routes,
+        } = self.query_upstreams(query, &upstream_query, context).await;
         if place == NamePlace::Outside && context.cache_use == CacheUse::Answered {
             increment(&self.counters.cache_misses);
         }
         let fail = |rcode: OptRcode, error: Option<ExtendedError>| {
             Asked::Failed(QueryAction::Send(query.error_reply_about(rcode, error)))
         };
-        let response = match response {
+        let response = match result {
             Ok(response) => response,
             Err(NoResponse::NoUpstream) => return fail(OptRcode::REFUSED, None),
             Err(reason) => {
@@ -375,7 +391,8 @@ impl Resolver {
             self.keep_failure(query, response.rcode(), place);
             return Asked::Failed(query.finish(self.relay(query, &response, context.rotation)));
         }
-        match self.keep(query, self.relay(query, &response, context.rotation)) {
+        let relay = self.relay(query, &response, context.rotation);
+        match self.keep(query, relay, routes) {
             // Whether the response can be used may depend on the client's transport, so the failure
             // is not kept.
             Relay::Unusable => Asked::Failed(query.finish(Relay::Unusable)),
@@ -389,8 +406,9 @@ impl Resolver {
     }
 
     /// Stores a reply in the cache, with TTLs as the cache's settings say, unless its name belongs
-    /// to the cluster by now. Returns the reply.
-    fn keep(&self, query: &Query, mut relay: Relay) -> Relay {
+    /// to the cluster by now, or there are other routes than those by which upstreams were chosen.
+    /// Returns the reply.
+    fn keep(&self, query: &Query, mut relay: Relay, routes: u64) -> Relay {
         let Relay::Whole {
             message,
             extended_rcode: 0,
@@ -403,7 +421,6 @@ impl Resolver {
         };
         self.data.with_data(&mut |data| {
             let zones = data.zones();
-            let routes = self.upstreams.routes.table().number();
             let destination = self.upstreams.destination(query, zones);
             if destination.place == NamePlace::Outside {
                 let rules = destination.cache_rules;
@@ -435,20 +452,26 @@ impl Resolver {
         query: &Query,
         upstream_query: &UpstreamQuery,
         context: &mut LookupContext<'_>,
-    ) -> (Result<Arc<Response>, NoResponse>, NamePlace) {
+    ) -> AskedServers {
         let mut found = None;
         self.data.with_data(&mut |data| {
             found = Some(self.upstreams.destination(query, data.zones()));
         });
-        let Some(QueryDestination {
+        let Some(destination) = found else {
+            return AskedServers {
+                result: Err(NoResponse::ClusterDnsUnknown),
+                place: NamePlace::Cluster,
+                routes: 0,
+            };
+        };
+        let is_group_used = destination.is_group_used();
+        let QueryDestination {
             servers,
             place,
             group,
             cache_rules,
-        }) = found
-        else {
-            return (Err(NoResponse::ClusterDnsUnknown), NamePlace::Cluster);
-        };
+            routes,
+        } = destination;
         let index = context.lookups.len();
         let addresses = servers.as_ref().map(ServerSet::addresses);
         context.lookups.push(UpstreamLookup {
@@ -459,8 +482,8 @@ impl Resolver {
         if let Some(group) = &group
             && !group.is_proven()
         {
-            let routes = &self.upstreams.routes;
-            routes.want_proof(group, &query.name, query.qtype);
+            let live = &self.upstreams.routes;
+            live.want_proof(group, &query.name, query.qtype);
         }
         let result = match &servers {
             Some(servers) => {
@@ -471,23 +494,27 @@ impl Resolver {
             }
             None => Err(NoResponse::ClusterDnsUnknown),
         };
-        if let Some(group) = group.filter(|group| servers.as_ref() == Some(&group.set)) {
+        if let Some(group) = group.filter(|_| is_group_used) {
             group.record_outcome(&result);
         }
         context.lookups[index].outcome = Some(match &result {
             Ok(response) => Ok(response.rcode().to_string()),
             Err(reason) => Err(*reason),
         });
-        if place == NamePlace::Cluster {
-            return (result, place);
-        }
         // Replies that are not kept have these TTLs too.
-        let result = result.map(|response| {
+        let limited = |response: Arc<Response>| {
             let mut message = response.message().to_vec();
             self.cache.limit_ttls(&mut message, query.qtype, cache_rules);
             Arc::new(response.with_message(message))
-        });
-        (result, place)
+        };
+        AskedServers {
+            result: match place {
+                NamePlace::Cluster => result,
+                NamePlace::Outside => result.map(limited),
+            },
+            place,
+            routes,
+        }
     }
 }
 

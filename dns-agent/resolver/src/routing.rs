@@ -27,6 +27,8 @@ pub(super) struct QueryDestination {
     pub(super) group: Option<Arc<LiveGroup>>,
     /// What the name's route says about caching. `None`: nothing.
     pub(super) cache_rules: Option<CacheRules>,
+    /// The number of the route table that was used.
+    pub(super) routes: u64,
 }
 
 /// How a route treats a question, for people.
@@ -160,20 +162,22 @@ impl Upstreams {
                         place: NamePlace::Outside,
                         group,
                         cache_rules: Some(forwarding.cache),
+                        routes: routes.number(),
                     };
                 }
                 // The local data and the routes answer other names before this.
-                _ if routes.knows_coredns() => return self.cluster_destination(),
+                _ if routes.knows_coredns() => return self.cluster_destination(&routes),
                 _ => {}
             }
         }
         match self.place_of(name, zones) {
-            NamePlace::Cluster if self.cluster.is_some() => self.cluster_destination(),
+            NamePlace::Cluster if self.cluster.is_some() => self.cluster_destination(&routes),
             place => QueryDestination {
                 servers: self.servers_for_outside_names(),
                 place,
                 group: None,
                 cache_rules: None,
+                routes: routes.number(),
             },
         }
     }
@@ -223,12 +227,13 @@ impl Upstreams {
         }
     }
 
-    fn cluster_destination(&self) -> QueryDestination {
+    fn cluster_destination(&self, routes: &RouteTable) -> QueryDestination {
         QueryDestination {
             servers: self.cluster_servers(),
             place: NamePlace::Cluster,
             group: None,
             cache_rules: None,
+            routes: routes.number(),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
@@ -244,6 +244,29 @@ async fn the_cluster_dns_receives_the_name_that_was_asked() {
         .filter(|question| question.starts_with(b"\x01"))
         .collect();
     assert_eq!(asked, [&query(7, "a.example", Rtype::A)[12..]]);
+}
+
+#[tokio::test]
+async fn replies_by_earlier_routes_are_not_kept() {
+    let other = FakeUpstream::answering([192, 0, 2, 2]).await;
+    let other = format!(".:53 {{\n kubernetes z\n cache 30\n {}\n}}", forward(&other));
+    let routes: Arc<OnceLock<LiveRoutes>> = Arc::default();
+    let live = routes.clone();
+    // The routes change while the question waits for its answer.
+    let answer = move |query: &[u8]| {
+        if query[12..].starts_with(b"\x05early")
+            && let Some(live) = live.get()
+        {
+            live.follow(CorefileRoutes::read(&other.clone().into()).routes);
+        }
+        without_delay(address_reply(query, FORWARDED))
+    };
+    let server = FakeUpstream::new(answer, |_| Vec::new()).await;
+    let routed = RoutedResolver::new(&forward(&server), "").await;
+    routed.wait_for_servers("example").await;
+    routes.set(routed.routes.clone()).unwrap();
+    assert_eq!(last_address(&routed.ask("early.example").await), FORWARDED);
+    assert_eq!(last_address(&routed.ask("early.example").await), CLUSTER);
 }
 
 #[tokio::test]

@@ -169,7 +169,7 @@ impl Resolver {
         mut chase: Chase,
         context: &mut LookupContext<'_>,
     ) -> QueryAction {
-        let query = Query::for_target(&chase.target, chase.query.qtype);
+        let query = chase.query.for_target(&chase.target);
         let response = match self.follow_target(query, context).await {
             Ok(response) => Some(response),
             Err(error) => {
@@ -203,13 +203,13 @@ impl Resolver {
             QueryAction::Forward(query) if query.client_question.is_none() => {
                 self.look_up_target(&query, context).await
             }
-            QueryAction::Send(message) => Ok(Arc::new(Response::stored(message))),
+            QueryAction::Send(message) => read_reply(&message),
             action => {
                 // A chain of rewritten targets may be endless.
                 context.rewritten_targets_left =
                     (context.rewritten_targets_left.checked_sub(1)).ok_or(None)?;
                 let message = Box::pin(self.run_action(action, context)).await;
-                Ok(Arc::new(Response::stored(message.ok_or(None)?)))
+                read_reply(&message.ok_or(None)?)
             }
         }
     }
@@ -516,6 +516,12 @@ impl Resolver {
             routes,
         }
     }
+}
+
+/// Reads a reply of this resolver, which may have an OPT record.
+fn read_reply(message: &[u8]) -> Result<Arc<Response>, Option<ExtendedError>> {
+    let response = Response::of_reply(message).ok_or(None)?;
+    Ok(Arc::new(response))
 }
 
 /// What a SERVFAIL reply says about the lack of a response.

@@ -120,10 +120,13 @@ impl Query {
         self.header.ad() || self.edns.is_some_and(|edns| edns.dnssec_ok)
     }
 
-    /// The query for the target of an alias, with RD set and without an OPT record.
-    pub(super) fn for_target(target: &Name, qtype: Rtype) -> Query {
+    /// The query for the target of an alias of this query, with RD set, and with this query's DO
+    /// and CD bits. Without DO it has no OPT record.
+    pub(super) fn for_target(&self, target: &Name) -> Query {
+        let qtype = self.qtype;
         let mut header = Header::new();
         header.set_rd(true);
+        header.set_cd(self.header.cd());
         let numbers = [qtype.to_int(), Class::IN.to_int()];
         let numbers = numbers.map(u16::to_be_bytes);
         Query {
@@ -132,7 +135,7 @@ impl Query {
             name: target.clone(),
             qtype,
             qclass: Class::IN,
-            edns: None,
+            edns: self.edns.filter(|edns| edns.dnssec_ok),
             transport: Transport::Tcp,
             client_question: None,
         }

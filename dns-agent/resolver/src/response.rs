@@ -300,6 +300,12 @@ impl Response {
         Some(response)
     }
 
+    /// The response that a reply of this resolver stands for. `None` if it is malformed.
+    pub(super) fn of_reply(message: &[u8]) -> Option<Response> {
+        let question = question_end(message)?.checked_sub(HEADER_LEN)?;
+        Response::without_opt(message, question)
+    }
+
     /// The response that a stored message without an OPT record stands for.
     pub(super) fn stored(message: Vec<u8>) -> Response {
         Response {

@@ -11,6 +11,10 @@ use std::{
 
 use domain::base::iana::Rtype;
 use tokio::{task::JoinSet, time::sleep};
+use zerohop_contract::{
+    addresses::{POD, SERVED},
+    packet::QueryPacket,
+};
 use zerohop_kubernetes::CorefileRoutes;
 use zerohop_resolver::{
     CacheSettings, ClusterDns, GroupUse, LiveRoutes, UpstreamServers, Upstreams,
@@ -267,6 +271,24 @@ async fn replies_by_earlier_routes_are_not_kept() {
     routes.set(routed.routes.clone()).unwrap();
     assert_eq!(last_address(&routed.ask("early.example").await), FORWARDED);
     assert_eq!(last_address(&routed.ask("early.example").await), CLUSTER);
+}
+
+#[tokio::test]
+async fn targets_of_aliases_are_asked_for_with_do() {
+    let (server, questions) = recording(FORWARDED).await;
+    let routed = RoutedResolver::new(&forward(&server), "").await;
+    routed.wait_for_servers("example").await;
+    questions.lock().unwrap().clear();
+    // `out.z` is an alias.
+    for dnssec_ok in [0, 1] {
+        let query = QueryPacket::new(POD[0], SERVED[0], "out.z", Rtype::A.to_int());
+        let query = query.with_edns(1232, dnssec_ok, &[]).message();
+        let reply = ask(routed.address(), &query).await;
+        assert_eq!(header_word(&reply, 6), 2);
+        let received = std::mem::take(&mut *questions.lock().unwrap());
+        let has_do: Vec<_> = received.iter().map(|it| it.ends_with(&[0x80, 0, 0, 0])).collect();
+        assert_eq!(has_do, [dnssec_ok == 1]);
+    }
 }
 
 #[tokio::test]

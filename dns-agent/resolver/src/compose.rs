@@ -9,9 +9,12 @@ use domain::{
     },
     dep::octseq::Parser,
 };
-use zerohop_zone::{Sections, Window};
+use zerohop_zone::{Sections, Window, render_sections};
 
-use super::query::{Edns, HEADER_LEN, Query, Transport};
+use super::{
+    query::{Edns, HEADER_LEN, Query, Transport},
+    records::Records,
+};
 
 /// The longest datagram without EDNS, in bytes (RFC 1035 section 4.2.1).
 const PLAIN_UDP_LIMIT: usize = 512;
@@ -105,13 +108,42 @@ impl Query {
                 // NOERROR.
                 Header::for_message_slice_mut(&mut message).set_rcode(Rcode::SERVFAIL);
             }
-            truncate_message(&mut message, self.limit());
+            self.fit_message(&mut message, self.limit());
             return message;
         };
         let options = error.map_or_else(Vec::new, ExtendedError::option);
-        truncate_message(&mut message, self.limit() - OPT_LEN - options.len());
+        self.fit_message(&mut message, self.limit() - OPT_LEN - options.len());
         push_opt(&mut message, edns, extended_rcode, &options);
         message
+    }
+
+    /// Shortens a message to at most `limit` bytes: compresses its names, which an upstream may not
+    /// have done, and truncates it if that is not enough.
+    fn fit_message(&self, message: &mut Vec<u8>, limit: usize) {
+        if message.len() > limit
+            && let Some(shorter) = self.compress(message)
+            && shorter.len() < message.len()
+        {
+            *message = shorter;
+        }
+        truncate_message(message, limit);
+    }
+
+    /// The message with compressed names. `None` if it can't be parsed, or has records of other
+    /// classes than IN.
+    fn compress(&self, message: &[u8]) -> Option<Vec<u8>> {
+        let Records { sections, count } = Records::read(message)?;
+        let [answer, authority, additional] = &sections;
+        if count != answer.len() + authority.len() + additional.len() {
+            return None;
+        }
+        let client = self.client_question.as_deref();
+        let (question, name) = client.map_or((&self.question, &self.name), |client| {
+            (&client.question, &client.name)
+        });
+        let header = *Header::for_message_slice(message.get(..HEADER_LEN)?);
+        let sections = render_sections(name, [answer, authority, additional], 0);
+        Some(assemble(header, question, &sections))
     }
 
     /// The part of the zone data that fits a reply. `rotation` is as in

@@ -13,7 +13,7 @@ use domain::base::iana::Rtype;
 use tokio::{task::JoinSet, time::sleep};
 use zerohop_contract::{
     addresses::{POD, SERVED},
-    packet::QueryPacket,
+    packet::{QueryPacket, wire_name},
 };
 use zerohop_kubernetes::CorefileRoutes;
 use zerohop_resolver::{
@@ -24,7 +24,7 @@ use zerohop_zone::Name;
 
 use crate::support::{
     FakeUpstream, ResolverUnderTest, address_reply, ask, ask_over_tcp, header_word, last_address,
-    query, rcode, without_delay,
+    query, rcode, reply, without_delay,
 };
 
 /// The address that the cluster's DNS gives.
@@ -289,6 +289,30 @@ async fn targets_of_aliases_are_asked_for_with_do() {
         let has_do: Vec<_> = received.iter().map(|it| it.ends_with(&[0x80, 0, 0, 0])).collect();
         assert_eq!(has_do, [dnssec_ok == 1]);
     }
+}
+
+#[tokio::test]
+async fn names_that_a_server_did_not_compress_are_compressed_if_the_reply_is_too_long() {
+    const COUNT: u8 = 15;
+    let answer = |query: &[u8]| {
+        let name = wire_name("a-host-with-a-long-name.example");
+        if !query[12..].starts_with(&name) {
+            return without_delay(address_reply(query, FORWARDED));
+        }
+        let mut reply = reply(query, 0x8180);
+        reply[7] = COUNT;
+        for index in 0..COUNT {
+            let numbers = [0, 1, 0, 1, 0, 0, 0, 60, 0, 4];
+            reply.extend([&name[..], &numbers, &[192, 0, 2, index]].concat());
+        }
+        without_delay(reply)
+    };
+    let server = FakeUpstream::new(answer, |_| Vec::new()).await;
+    let routed = RoutedResolver::new(&forward(&server), "").await;
+    routed.wait_for_servers("example").await;
+    let reply = routed.ask("a-host-with-a-long-name.example").await;
+    assert_eq!((header_word(&reply, 6), reply[2] & 2), (COUNT.into(), 0));
+    assert!(reply.len() <= 512);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use k8s_openapi::api::core::v1 as core;
 use zerohop_routes::{
-    CacheRules, Exclusion, Forward, ForwardGroup, ForwardServer, ForwardTransport, GroupTrust,
+    CacheRules, Forward, ForwardGroup, ForwardServer, ForwardTransport, GroupTrust, KeptAnswers,
     RouteBlock, Routes, UpstreamPolicy,
 };
 use zerohop_zone::{Name, reverse_zones};
@@ -25,8 +25,9 @@ const DEFAULT_DOMAIN: &str = "cluster.local";
 /// kube-dns's dnsmasq keeps records until their TTLs end, and no negative answers
 /// (`--no-negcache`).
 const CACHE: CacheRules = CacheRules {
-    max_ttl: Some(u32::MAX),
-    max_negative_ttl: None,
+    max_ttl: u32::MAX,
+    max_negative_ttl: u32::MAX,
+    kept: KeptAnswers::Positive,
     stale: None,
 };
 
@@ -106,9 +107,12 @@ impl KubeDnsServer {
             reverse_zones(v6),
         ]
         .concat();
+        blocks.push(block(&Name::root(), upstreams, "upstreamNameservers"));
+        // dnsmasq takes the longest domain, so these count below a stub domain too.
         blocks.push(RouteBlock {
-            exclusions: vec![Exclusion::Names(own)],
-            ..block(&Name::root(), upstreams, "upstreamNameservers")
+            zones: own.clone(),
+            cluster_zones: own,
+            ..RouteBlock::default()
         });
         Ok(Routes::new(blocks))
     }
@@ -120,13 +124,13 @@ fn block(zone: &Name, servers: Vec<ForwardServer>, key: &str) -> RouteBlock {
         forwards: vec![Forward {
             zone: zone.clone(),
             except: Vec::new(),
-            group: ForwardGroup {
+            group: Some(ForwardGroup {
                 servers,
                 policy: UpstreamPolicy::Fastest,
                 transport: ForwardTransport::UdpAndTcp,
                 trust: GroupTrust::AfterAnswer,
                 origin: format!("kube-dns, {key}, {zone}"),
-            },
+            }),
         }],
         caching: vec![(vec![Name::root()], CACHE)],
         ..RouteBlock::default()

@@ -58,7 +58,7 @@ pub use policy::{
     OtherPolicy, Policy, PolicyKind, PolicyPod,
 };
 pub use provenance::Provenance;
-pub use resolv_conf::read_servers;
+pub use resolv_conf::{MAX_NODE_SERVERS, read_servers};
 pub use selector::{Labels, Selector, SelectorError};
 pub use selectors::Selectors;
 pub use settings::{

@@ -7,8 +7,9 @@ use k8s_openapi::api::core::v1 as core;
 /// Where a container has its `resolv.conf`.
 pub(crate) const RESOLV_CONF: &str = "/etc/resolv.conf";
 
-/// The most servers that the kubelet writes (Kubernetes, `pkg/apis/core/validation`).
-const MAX_SERVERS: usize = 3;
+/// The most servers that the kubelet writes into a pod's file (Kubernetes,
+/// `pkg/apis/core/validation`).
+pub const MAX_NODE_SERVERS: usize = 3;
 
 /// Which servers a pod's `resolv.conf` names (Kubernetes, `pkg/kubelet/network/dns`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,7 +60,7 @@ impl PodResolvConf {
     }
 }
 
-/// The servers in a text, as CoreDNS and the kubelet read it. Addresses with a scope are left out.
+/// The servers in a text, in their order. Addresses with a scope are left out.
 pub fn read_servers(text: &str) -> Vec<IpAddr> {
     let mut servers: Vec<IpAddr> = Vec::new();
     for line in text.lines() {
@@ -73,6 +74,5 @@ pub fn read_servers(text: &str) -> Vec<IpAddr> {
             servers.push(server);
         }
     }
-    servers.truncate(MAX_SERVERS);
     servers
 }

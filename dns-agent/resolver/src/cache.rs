@@ -119,7 +119,8 @@ pub(super) enum Found {
     Nothing,
 }
 
-/// The identity of a query: name in lower case, type, DO and CD. The class is IN.
+/// The identity of a query: name in lower case, type, DO and CD, and whether a route has rewritten
+/// the name. The class is IN.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct CacheKey(Box<[u8]>);
 
@@ -180,12 +181,7 @@ impl ReplyCache {
 
     /// Lowers and raises the TTLs of a message without an OPT record, as the settings and its route
     /// say. A message that can't be parsed may be changed in part.
-    pub(super) fn limit_ttls(
-        &self,
-        message: &mut [u8],
-        qtype: Rtype,
-        rules: Option<CacheRules>,
-    ) {
+    pub(super) fn limit_ttls(&self, message: &mut [u8], qtype: Rtype, rules: Option<CacheRules>) {
         reply::limit_ttls(message, qtype, &self.settings.limits(rules));
     }
 
@@ -315,7 +311,10 @@ impl CacheKey {
             return None;
         }
         let dnssec_ok = query.edns.is_some_and(|edns| edns.dnssec_ok);
-        let flags = u8::from(dnssec_ok) | u8::from(query.header.cd()) << 1;
+        // A rewritten name may be answered otherwise than the same name of a client.
+        let is_rewritten = query.client_question.is_some();
+        let flags =
+            u8::from(dnssec_ok) | u8::from(query.header.cd()) << 1 | u8::from(is_rewritten) << 2;
         let name = query.name.wire();
         let mut key = Vec::with_capacity(name.len() + 3);
         key.extend(name.iter().map(u8::to_ascii_lowercase));

@@ -72,7 +72,7 @@ pub use self::{
     canary::Canary,
     counters::{ResolverCounters, ResolverCounts},
     forward::UpstreamServers,
-    live_routes::{GroupStatus, GroupUse, LiveRoutes},
+    live_routes::{FollowedRoutes, GroupStatus, GroupUse, LiveRoutes},
     lookup::UpstreamLookup,
     query::is_transfer,
     routing::RouteExplanation,
@@ -230,17 +230,15 @@ impl Resolver {
         self.data.with_data(&mut |data| {
             self.cache.follow_names(data.zones(), routes.number());
             action = match respond(bytes, data, transport, rotation) {
+                // An upstream has forwarded this resolver's loop probe back.
+                QueryAction::Forward(query) if self.probe.detect(&query.name) => {
+                    QueryAction::Send(query.error_reply(OptRcode::REFUSED))
+                }
                 QueryAction::Forward(query) => self.follow_route(query, &routes, data, rotation),
                 action => action,
             };
         });
-        match action {
-            // An upstream has forwarded this resolver's loop probe back.
-            QueryAction::Forward(query) if self.probe.detect(&query.name) => {
-                QueryAction::Send(query.error_reply(OptRcode::REFUSED))
-            }
-            action => action,
-        }
+        action
     }
 
     /// The reply to a question, with the limits of TCP, as if nothing were in the cache. Appends

@@ -5,33 +5,28 @@
 //! cluster's DNS answers the names of a group until the group has answered a question, and again
 //! after several questions in succession without an answer.
 
+mod group;
+
 use std::{
     collections::HashMap,
     convert::Infallible,
     net::{Ipv4Addr, SocketAddr},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
-    },
+    sync::{Arc, PoisonError, RwLock},
 };
 
+use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
-use tokio::{sync::Notify, task::JoinSet};
-use tracing::{info, warn};
-use zerohop_routes::{ForwardGroup, GroupTrust, Routes, Way};
+use tokio::{
+    sync::Notify,
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+use zerohop_routes::{ForwardGroup, Routes, Way};
 use zerohop_zone::{Name, Rtype};
 
-use super::{
-    Resolver,
-    loops::describe_loop,
-    query::Query,
-    response::{NoResponse, Response, UpstreamQuery},
-    upstream::ServerSet,
-};
-
-/// A group that has answered doesn't count any more after this many questions in succession without
-/// an answer.
-const MAX_FAILURES: u32 = 3;
+pub(super) use self::group::LiveGroup;
+use self::group::{ProofDue, ProofQuestion};
+use super::{Resolver, query::Query, response::UpstreamQuery};
 
 /// Routes that may change while in use. Clones share them.
 #[derive(Clone, Debug, Default)]
@@ -40,43 +35,31 @@ pub struct LiveRoutes(Arc<SharedRoutes>);
 #[derive(Debug, Default)]
 struct SharedRoutes {
     table: RwLock<Arc<RouteTable>>,
-    /// Notified when a question for an unproven group has arrived.
+    /// Notified when a question for a group that isn't used has arrived.
     is_proof_wanted: Notify,
 }
 
 /// The routes, and the state of their groups.
 #[derive(Debug, Default)]
 pub(super) struct RouteTable {
-    /// Those that the operator has given. They come first, and their groups count at once.
+    /// Those that the operator has given. They come first, and their groups are used at once.
     configured: Routes,
-    /// Those that CoreDNS has.
-    followed: Routes,
+    followed: FollowedRoutes,
     groups: HashMap<ForwardGroup, Arc<LiveGroup>>,
-    /// Each table has another number.
+    /// Each table with other routes has another number.
     number: u64,
 }
 
-/// A group of servers in use.
-#[derive(Debug)]
-pub(super) struct LiveGroup {
-    pub(super) set: ServerSet,
-    trust: GroupTrust,
-    origin: String,
-    has_answered: AtomicBool,
-    /// Questions in succession without an answer.
-    failures: AtomicU32,
-    proof: Mutex<GroupProof>,
-}
-
-/// Whether a group that has not answered yet is asked a question.
-#[derive(Debug, Default)]
-enum GroupProof {
+/// The routes that CoreDNS has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum FollowedRoutes {
+    /// They are not followed.
     #[default]
-    NotWanted,
-    /// This question has arrived for the group.
-    Wanted(Name, Rtype),
-    /// The group is being asked.
-    Running,
+    Off,
+    /// They are followed, and aren't known now: the cluster's DNS answers.
+    Unknown,
+    /// These.
+    Known(Routes),
 }
 
 /// A group of servers, for people.
@@ -96,38 +79,46 @@ pub struct GroupStatus {
 pub enum GroupUse {
     /// It receives them.
     Used,
-    /// The cluster's DNS receives them, because the group has not answered yet.
+    /// The cluster's DNS receives them, because the group has not answered from here.
     NotProven,
+}
+
+/// Groups that are to be asked.
+#[derive(Default)]
+struct DueProofs {
+    now: Vec<(Arc<LiveGroup>, Vec<ProofQuestion>)>,
+    /// When the next one is due. `None`: not before another question arrives.
+    next: Option<Instant>,
 }
 
 impl LiveRoutes {
     /// Routes that the operator has given.
     pub fn new(configured: Routes) -> LiveRoutes {
         let routes = LiveRoutes::default();
-        routes.replace(|before| (configured, before.followed.clone()));
+        routes.replace(configured, FollowedRoutes::Off);
         routes
     }
 
     /// Replaces the routes that CoreDNS has. Groups that stay keep their state.
-    pub fn follow(&self, followed: Routes) {
-        self.replace(|before| (before.configured.clone(), followed));
+    pub fn follow(&self, followed: FollowedRoutes) {
+        self.replace(self.table().configured.clone(), followed);
     }
 
     /// The groups, in the order of the routes.
     pub fn status(&self) -> Vec<GroupStatus> {
         let table = self.table();
-        let routes = [&table.configured, &table.followed];
-        let groups = routes.into_iter().flat_map(Routes::groups);
-        let groups = groups.filter_map(|group| table.groups.get(group));
-        let status = |group: &Arc<LiveGroup>| GroupStatus {
-            servers: group.set.addresses(),
-            origin: group.origin.clone(),
-            state: match group.is_proven() {
-                true => GroupUse::Used,
-                false => GroupUse::NotProven,
-            },
+        let status = |group: &ForwardGroup| {
+            let live = table.groups.get(group)?;
+            Some(GroupStatus {
+                servers: live.set.addresses(),
+                origin: group.origin.clone(),
+                state: match live.is_used() {
+                    true => GroupUse::Used,
+                    false => GroupUse::NotProven,
+                },
+            })
         };
-        groups.map(status).collect()
+        table.route_groups().filter_map(status).collect()
     }
 
     pub(super) fn table(&self) -> Arc<RouteTable> {
@@ -135,109 +126,120 @@ impl LiveRoutes {
         table.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Waits until a question for an unproven group has arrived.
-    pub(super) async fn wait_for_unproven(&self) {
-        self.0.is_proof_wanted.notified().await;
-    }
-
-    /// Remembers a question for a group that has not answered yet.
+    /// Remembers a question for a group that isn't used.
     pub(super) fn want_proof(&self, group: &LiveGroup, name: &Name, rtype: Rtype) {
-        let mut proof = group.lock_proof();
-        if matches!(*proof, GroupProof::NotWanted) {
-            *proof = GroupProof::Wanted(name.clone(), rtype);
+        if group.want_proof(name, rtype) {
             self.0.is_proof_wanted.notify_one();
         }
     }
 
-    fn replace(&self, routes: impl FnOnce(&RouteTable) -> (Routes, Routes)) {
-        let table = self.0.table.write();
-        let mut table = table.unwrap_or_else(PoisonError::into_inner);
-        let (configured, followed) = routes(&table);
-        if (&configured, &followed) == (&table.configured, &table.followed) {
-            return;
-        }
-        let mut groups = HashMap::new();
-        for routes in [&configured, &followed] {
-            for group in routes.groups() {
-                let Some(live) = LiveGroup::new(group) else {
-                    continue;
-                };
-                let mut known = table.groups.values();
-                let known = known.find(|known| known.set == live.set);
-                if known.is_some_and(|known| known.is_proven()) {
-                    live.has_answered.store(true, Relaxed);
-                }
-                groups.insert(group.clone(), Arc::new(live));
-            }
-        }
-        *table = Arc::new(RouteTable {
+    fn replace(&self, configured: Routes, followed: FollowedRoutes) {
+        let before = self.table();
+        let is_same = (&before.configured, &before.followed) == (&configured, &followed);
+        let mut table = RouteTable {
             configured,
             followed,
-            groups,
-            number: table.number + 1,
-        });
+            groups: HashMap::new(),
+            // Only places in the Corefile may differ.
+            number: before.number + u64::from(!is_same),
+        };
+        let mut groups = HashMap::new();
+        for group in table.route_groups() {
+            let Some(new) = LiveGroup::new(group) else {
+                continue;
+            };
+            let mut known = before.groups.values();
+            let known = known.find(|known| (&known.set, known.trust) == (&new.set, new.trust));
+            let live = known.cloned().unwrap_or_else(|| Arc::new(new));
+            groups.insert(group.clone(), live);
+        }
+        table.groups = groups;
+        *self.0.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
     }
 }
 
 impl Resolver {
-    /// Asks groups that have not answered yet the questions that arrive for them, until dropped.
+    /// Asks groups that aren't used the questions that arrive for them, until dropped.
     pub async fn prove_groups(self: &Arc<Self>) -> Infallible {
         let mut proofs = JoinSet::new();
+        let routes = &self.upstreams.routes;
         loop {
-            let table = self.upstreams.routes.table();
-            for (group, name, rtype) in table.take_unproven() {
+            let due = routes.table().take_due_proofs(Instant::now());
+            for (group, questions) in due.now {
                 let resolver = self.clone();
                 proofs.spawn(async move {
-                    resolver.prove(&group, &name, rtype).await;
-                    *group.lock_proof() = GroupProof::NotWanted;
+                    resolver.prove(&group, questions).await;
+                    group.end_attempt(Instant::now());
                 });
             }
-            self.upstreams.routes.wait_for_unproven().await;
-            while proofs.try_join_next().is_some() {}
+            let next = async {
+                match due.next {
+                    Some(next) => sleep_until(next).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = routes.0.is_proof_wanted.notified() => {}
+                () = next => {}
+                // Another question may have arrived meanwhile.
+                Some(_) = proofs.join_next() => {}
+            }
         }
     }
 
-    async fn prove(&self, group: &LiveGroup, name: &Name, rtype: Rtype) {
+    async fn prove(&self, group: &LiveGroup, questions: Vec<ProofQuestion>) {
         for server in group.set.datagram_addresses() {
             if self.leads_back(server).await {
-                warn!("{}", describe_loop(server));
                 return;
             }
         }
-        let query = UpstreamQuery::asking(name, rtype);
         let client = Ipv4Addr::LOCALHOST.into();
-        let result = self.forwarder.query_servers(&group.set, &query, client);
-        group.record_outcome(&result.await);
+        let proofs = questions.into_iter().map(async |(name, rtype)| {
+            let query = UpstreamQuery::asking(&name, rtype);
+            let result = self.forwarder.query_servers(&group.set, &query, client);
+            group.record_outcome((name, rtype), &result.await);
+        });
+        join_all(proofs).await;
     }
 }
 
 impl RouteTable {
-    /// Whether nothing is known about any name.
+    /// Whether no route says anything about any name.
     pub(super) fn is_empty(&self) -> bool {
-        self.configured.is_empty() && self.followed.is_empty()
+        self.configured.is_empty() && self.followed == FollowedRoutes::Off
     }
 
-    /// The number of the table, which no earlier table had.
+    /// The number of the table. No earlier table with other routes had it.
     pub(super) fn number(&self) -> u64 {
         self.number
     }
 
-    /// Whether the routes of CoreDNS are known.
-    pub(super) fn knows_coredns(&self) -> bool {
-        !self.followed.is_empty()
+    /// The routes of CoreDNS, if they are known.
+    pub(super) fn known(&self) -> Option<&Routes> {
+        match &self.followed {
+            FollowedRoutes::Known(routes) => Some(routes),
+            FollowedRoutes::Off | FollowedRoutes::Unknown => None,
+        }
     }
 
-    /// How a query is answered that the local data doesn't decide.
-    pub(super) fn way(&self, query: &Query) -> Way<'_> {
-        let (name, rtype) = (&query.name, query.qtype);
-        let routes = if self.configured.has_block_for(name) {
-            &self.configured
-        } else {
-            &self.followed
-        };
-        match &query.client_question {
-            None => routes.way(name, rtype),
-            Some(_) => routes.way_after_rewriting(name, rtype),
+    /// How a query is answered that the local data doesn't decide. `None`: no route says it.
+    /// `cluster_domains` are the cluster's domains as far as the settings say.
+    pub(super) fn way(&self, query: &Query, cluster_domains: &[Name]) -> Option<Way<'_>> {
+        let name = &query.name;
+        if let Some(zone) = self.configured.zone_of(name) {
+            let known = self.known().map_or(&[][..], Routes::cluster_zones);
+            let mut own = known.iter().chain(cluster_domains);
+            // A zone above the cluster's domain doesn't take the cluster's names.
+            let is_clusters = own.any(|own| name.is_at_or_below(own) && own.is_at_or_below(zone));
+            return Some(match is_clusters {
+                true => Way::ClusterDns,
+                false => way_in(&self.configured, query),
+            });
+        }
+        match &self.followed {
+            FollowedRoutes::Off => None,
+            FollowedRoutes::Unknown => Some(Way::ClusterDns),
+            FollowedRoutes::Known(routes) => Some(way_in(routes, query)),
         }
     }
 
@@ -252,85 +254,29 @@ impl RouteTable {
         groups.flat_map(|it| it.set.datagram_addresses()).collect()
     }
 
-    /// Takes the questions that have arrived for groups that have not answered yet.
-    fn take_unproven(&self) -> Vec<(Arc<LiveGroup>, Name, Rtype)> {
-        let with_question = self.groups.values().filter_map(|group| {
-            let mut proof = group.lock_proof();
-            match std::mem::replace(&mut *proof, GroupProof::Running) {
-                GroupProof::Wanted(name, rtype) => Some((group.clone(), name, rtype)),
-                other => {
-                    *proof = other;
-                    None
+    fn route_groups(&self) -> impl Iterator<Item = &ForwardGroup> {
+        let followed = self.known().into_iter().flat_map(Routes::groups);
+        self.configured.groups().chain(followed)
+    }
+
+    fn take_due_proofs(&self, now: Instant) -> DueProofs {
+        let mut due = DueProofs::default();
+        for group in self.groups.values() {
+            match group.take_questions(now) {
+                ProofDue::No => {}
+                ProofDue::Now(questions) => due.now.push((group.clone(), questions)),
+                ProofDue::At(time) => {
+                    due.next = Some(due.next.map_or(time, |next| next.min(time)));
                 }
             }
-        });
-        with_question.collect()
+        }
+        due
     }
 }
 
-impl LiveGroup {
-    /// `None` if a server's name is not the name of a certificate.
-    fn new(group: &ForwardGroup) -> Option<LiveGroup> {
-        let set = ServerSet::of_group(group);
-        let set = set.inspect_err(|error| warn!("{}: {error:#}", group.origin));
-        Some(LiveGroup {
-            set: set.ok()?,
-            trust: group.trust,
-            origin: group.origin.clone(),
-            has_answered: AtomicBool::new(group.trust == GroupTrust::Given),
-            failures: AtomicU32::new(0),
-            proof: Mutex::default(),
-        })
-    }
-
-    pub(super) fn is_proven(&self) -> bool {
-        self.has_answered.load(Relaxed)
-    }
-
-    /// Records how a question to the group has ended.
-    pub(super) fn record_outcome(&self, result: &Result<Arc<Response>, NoResponse>) {
-        match result {
-            Ok(response) if response.is_answer() => self.record_answer(),
-            Err(NoResponse::NoAnswer) => self.record_failure(),
-            // The servers are reached, or were not asked.
-            Ok(_) | Err(_) => {}
-        }
-    }
-
-    /// Records that the group has answered a question.
-    fn record_answer(&self) {
-        self.failures.store(0, Relaxed);
-        if !self.has_answered.swap(true, Relaxed) {
-            let servers = self.describe_servers();
-            info!(
-                "{}: {servers} answers from this node, so the agent asks it and no longer the \
-                 cluster's DNS for its names",
-                self.origin
-            );
-        }
-    }
-
-    /// Records that the group has not answered a question in time.
-    fn record_failure(&self) {
-        let failures = self.failures.fetch_add(1, Relaxed).saturating_add(1);
-        let may_end = self.trust == GroupTrust::AfterAnswer;
-        if may_end && failures >= MAX_FAILURES && self.has_answered.swap(false, Relaxed) {
-            let servers = self.describe_servers();
-            warn!(
-                "{}: {servers} has not answered {failures} questions in succession, so the \
-                 cluster's DNS is asked for its names until it answers again",
-                self.origin
-            );
-        }
-    }
-
-    fn lock_proof(&self) -> MutexGuard<'_, GroupProof> {
-        self.proof.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn describe_servers(&self) -> String {
-        let servers = self.set.addresses();
-        let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
-        servers.join(", ")
+fn way_in<'a>(routes: &'a Routes, query: &Query) -> Way<'a> {
+    match &query.client_question {
+        None => routes.way(&query.name, query.qtype),
+        Some(_) => routes.way_after_rewriting(&query.name, query.qtype),
     }
 }

@@ -480,7 +480,7 @@ impl Resolver {
             outcome: None,
         });
         if let Some(group) = &group
-            && !group.is_proven()
+            && !group.is_used()
         {
             let live = &self.upstreams.routes;
             live.want_proof(group, &query.name, query.qtype);
@@ -490,13 +490,14 @@ impl Resolver {
                 let response =
                     (self.forwarder).query_servers(servers, upstream_query, context.client);
                 let response = timeout_at(context.deadline, response).await;
+                // A client that has stopped waiting says nothing about the servers.
+                if let (Some(group), true, Ok(result)) = (&group, is_group_used, &response) {
+                    group.record_outcome((query.name.clone(), query.qtype), result);
+                }
                 response.unwrap_or(Err(NoResponse::NoAnswer))
             }
             None => Err(NoResponse::ClusterDnsUnknown),
         };
-        if let Some(group) = group.filter(|_| is_group_used) {
-            group.record_outcome(&result);
-        }
         context.lookups[index].outcome = Some(match &result {
             Ok(response) => Ok(response.rcode().to_string()),
             Err(reason) => Err(*reason),
@@ -504,7 +505,8 @@ impl Resolver {
         // Replies that are not kept have these TTLs too.
         let limited = |response: Arc<Response>| {
             let mut message = response.message().to_vec();
-            self.cache.limit_ttls(&mut message, query.qtype, cache_rules);
+            self.cache
+                .limit_ttls(&mut message, query.qtype, cache_rules);
             Arc::new(response.with_message(message))
         };
         AskedServers {

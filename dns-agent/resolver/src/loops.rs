@@ -5,7 +5,8 @@
 //! upstream has forwarded it back. Probes are sent at the start, after upstream timeouts (every
 //! loop causes timeouts), after a change of the upstreams, and repeatedly while a loop is known.
 //!
-//! A detected loop is only reported to the operator, because [`super::forward`] ends each loop.
+//! A detected loop is reported to the operator, and a group of servers that leads back isn't used
+//! ([`super::live_routes`]). Nothing more is done, because [`super::forward`] ends each loop.
 //! Therefore a client that learns the probe's name can only cause a wrong report.
 
 use std::{

@@ -120,25 +120,31 @@ impl Query {
         self.header.ad() || self.edns.is_some_and(|edns| edns.dnssec_ok)
     }
 
-    /// The query for the target of an alias of this query, with RD set, and with this query's DO
-    /// and CD bits. Without DO it has no OPT record.
-    pub(super) fn for_target(&self, target: &Name) -> Query {
-        let qtype = self.qtype;
+    /// A query of this agent itself, with RD set and without an OPT record.
+    pub(super) fn of_question(name: &Name, qtype: Rtype) -> Query {
         let mut header = Header::new();
         header.set_rd(true);
-        header.set_cd(self.header.cd());
         let numbers = [qtype.to_int(), Class::IN.to_int()];
         let numbers = numbers.map(u16::to_be_bytes);
         Query {
             header,
-            question: [target.wire(), numbers.as_flattened()].concat().into(),
-            name: target.clone(),
+            question: [name.wire(), numbers.as_flattened()].concat().into(),
+            name: name.clone(),
             qtype,
             qclass: Class::IN,
-            edns: self.edns.filter(|edns| edns.dnssec_ok),
+            edns: None,
             transport: Transport::Tcp,
             client_question: None,
         }
+    }
+
+    /// The query for the target of an alias of this query, with RD set, and with this query's DO
+    /// and CD bits. Without DO it has no OPT record.
+    pub(super) fn for_target(&self, target: &Name) -> Query {
+        let mut query = Query::of_question(target, self.qtype);
+        query.header.set_cd(self.header.cd());
+        query.edns = self.edns.filter(|edns| edns.dnssec_ok);
+        query
     }
 
     /// The query for the name that a route has given instead of this query's name.

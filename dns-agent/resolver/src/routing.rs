@@ -72,13 +72,12 @@ impl Resolver {
         data: &dyn ZoneData,
         rotation: usize,
     ) -> QueryAction {
-        if routes.is_empty() || is_in_zone(&query.name, data.zones()) {
-            return QueryAction::Forward(query);
-        }
-        let rewriting = match routes.way(&query) {
-            Way::ClusterDns | Way::Forward(_) => return QueryAction::Forward(query),
-            Way::Answer(answer) => return QueryAction::Send(query.fixed_reply(&answer, rotation)),
-            Way::Rewritten(rewriting) => rewriting,
+        let rewriting = match self.upstreams.way(routes, &query, data.zones()) {
+            None | Some(Way::ClusterDns | Way::Forward(_)) => return QueryAction::Forward(query),
+            Some(Way::Answer(answer)) => {
+                return QueryAction::Send(query.fixed_reply(&answer, rotation));
+            }
+            Some(Way::Rewritten(rewriting)) => rewriting,
         };
         match respond_to_query(query.rewritten(rewriting), data, rotation) {
             // A rewritten name is not rewritten again.
@@ -86,27 +85,22 @@ impl Resolver {
             action => action,
         }
     }
-}
 
-impl Resolver {
-    /// How a route treats a question. `None` if no route is known, or if the name is in a local
-    /// zone.
+    /// How a route treats a question. `None` if no route says it, or if the name is in a local zone.
     pub fn explain_route(&self, name: &Name, rtype: Rtype) -> Option<RouteExplanation> {
         let routes = self.upstreams.routes.table();
-        let mut is_local = false;
+        let query = Query::of_question(name, rtype);
+        let mut way = None;
         let data = &self.data;
-        data.with_data(&mut |data| is_local = is_in_zone(name, data.zones()));
-        if routes.is_empty() || is_local {
-            return None;
-        }
-        Some(match routes.way(&Query::for_target(name, rtype)) {
+        data.with_data(&mut |data| way = self.upstreams.way(&routes, &query, data.zones()));
+        Some(match way? {
             Way::ClusterDns => RouteExplanation::ClusterDns,
             Way::Rewritten(rewriting) => RouteExplanation::Rewritten(rewriting.name),
             Way::Answer(_) => RouteExplanation::Answered,
             Way::Forward(forwarding) => {
                 let origin = forwarding.group.origin.clone();
                 let group = routes.group(forwarding.group);
-                match group.is_some_and(|group| group.is_proven()) {
+                match group.is_some_and(|group| group.is_used()) {
                     true => RouteExplanation::Forwarded(origin),
                     false => RouteExplanation::NotProven(origin),
                 }
@@ -152,25 +146,22 @@ impl Upstreams {
     /// The servers for a query, given the local zones.
     pub(super) fn destination(&self, query: &Query, zones: &[Apex]) -> QueryDestination {
         let routes = self.routes.table();
-        let name = &query.name;
-        if !routes.is_empty() && !is_in_zone(name, zones) {
-            match routes.way(query) {
-                Way::Forward(forwarding) => {
-                    let group = routes.group(forwarding.group).cloned();
-                    return QueryDestination {
-                        servers: self.servers_of_group(group.as_deref()),
-                        place: NamePlace::Outside,
-                        group,
-                        cache_rules: Some(forwarding.cache),
-                        routes: routes.number(),
-                    };
-                }
-                // The local data and the routes answer other names before this.
-                _ if routes.knows_coredns() => return self.cluster_destination(&routes),
-                _ => {}
+        match self.way(&routes, query, zones) {
+            Some(Way::Forward(forwarding)) => {
+                let group = routes.group(forwarding.group).cloned();
+                return QueryDestination {
+                    servers: self.servers_of_group(group.as_deref()),
+                    place: NamePlace::Outside,
+                    group,
+                    cache_rules: Some(forwarding.cache),
+                    routes: routes.number(),
+                };
             }
+            // The local data and the routes answer or rewrite other names before this.
+            Some(_) if self.cluster.is_some() => return self.cluster_destination(&routes),
+            Some(_) | None => {}
         }
-        match self.place_of(name, zones) {
+        match self.place_of(&query.name, zones) {
             NamePlace::Cluster if self.cluster.is_some() => self.cluster_destination(&routes),
             place => QueryDestination {
                 servers: self.servers_for_outside_names(),
@@ -180,6 +171,18 @@ impl Upstreams {
                 routes: routes.number(),
             },
         }
+    }
+
+    /// How the routes answer a query, given the local zones. `None`: they don't say it.
+    fn way<'a>(&self, routes: &'a RouteTable, query: &Query, zones: &[Apex]) -> Option<Way<'a>> {
+        if routes.is_empty() || is_in_zone(&query.name, zones) {
+            return None;
+        }
+        // Any name may belong to the cluster.
+        if self.cluster.is_some() && zones.is_empty() && routes.known().is_none() {
+            return None;
+        }
+        routes.way(query, self.cluster_domains())
     }
 
     /// The servers that may lead back to this resolver, and that can be asked over UDP: those for
@@ -249,21 +252,21 @@ impl Upstreams {
         }
     }
 
-    /// The servers of a group if it has answered, and otherwise those of the cluster's DNS, if
-    /// there are any. A group with a server of the cluster's DNS is not used: it leads back.
+    /// The servers of a group if it is used, and otherwise those of the cluster's DNS. A group with
+    /// a server of the cluster's DNS is not used: it leads back.
     fn servers_of_group(&self, group: Option<&LiveGroup>) -> Option<ServerSet> {
+        let cluster = self.cluster_servers();
+        let group = group.filter(|group| group.is_used());
         let Some(group) = group else {
-            return self.cluster_servers();
-        };
-        let Some(cluster) = self.cluster_servers() else {
-            return Some(group.set.clone());
+            return cluster;
         };
         let own = self.excluded_cluster_servers();
-        let leads_back =
-            |server: &SocketAddr| cluster.addresses().contains(server) || own.contains(server);
-        match group.is_proven() && !group.set.addresses().iter().any(leads_back) {
-            true => Some(group.set.clone()),
-            false => Some(cluster),
+        let of_cluster = cluster.iter().flat_map(ServerSet::addresses);
+        let of_cluster: Vec<SocketAddr> = of_cluster.chain(own).collect();
+        let mut servers = group.set.addresses().into_iter();
+        match servers.any(|server| of_cluster.contains(&server)) {
+            true => cluster,
+            false => Some(group.set.clone()),
         }
     }
 }

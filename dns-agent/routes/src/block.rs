@@ -18,7 +18,9 @@ use crate::{
 pub struct RouteBlock {
     /// The zones.
     pub zones: Vec<Name>,
-    /// The questions that the cluster's DNS answers.
+    /// The cluster's zones, whose names the cluster's DNS answers.
+    pub cluster_zones: Vec<Name>,
+    /// Other questions that the cluster's DNS answers.
     pub exclusions: Vec<Exclusion>,
     /// The rules that replace names.
     pub rewrites: Vec<RewriteStep>,
@@ -47,7 +49,9 @@ pub enum Exclusion {
 
 impl RouteBlock {
     pub(super) fn excludes(&self, name: &Name, rtype: Rtype) -> bool {
-        self.exclusions.iter().any(|it| it.covers(name, rtype))
+        is_within(name, &self.cluster_zones)
+            || self.exclusions.iter().any(|it| it.covers(name, rtype))
+            || (self.compares_texts() && !has_plain_text(name))
     }
 
     /// How a question is answered without rewriting.
@@ -74,13 +78,19 @@ impl RouteBlock {
                 }
             }
         }
-        match self.forwards.iter().find(|forward| forward.takes(name)) {
-            Some(forward) => Way::Forward(Forwarding {
-                group: &forward.group,
-                cache,
-            }),
+        let forward = self.forwards.iter().find(|forward| forward.takes(name));
+        match forward.and_then(|forward| forward.group.as_ref()) {
+            Some(group) => Way::Forward(Forwarding { group, cache }),
             None => Way::ClusterDns,
         }
+    }
+
+    /// Whether rules compare the text of names.
+    fn compares_texts(&self) -> bool {
+        let mut exclusions = self.exclusions.iter();
+        !self.rewrites.is_empty()
+            || !self.templates.is_empty()
+            || exclusions.any(|it| matches!(it, Exclusion::Pattern(_)))
     }
 
     fn cache_rules(&self, name: &Name) -> CacheRules {
@@ -88,6 +98,13 @@ impl RouteBlock {
         let found = entries.find(|(zones, _)| is_within(name, zones));
         found.map_or(CacheRules::OFF, |(_, rules)| *rules)
     }
+}
+
+/// Whether CoreDNS writes the name as this crate does. They differ in some characters that they
+/// escape.
+fn has_plain_text(name: &Name) -> bool {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_*".contains(byte);
+    name.labels().all(|label| label.iter().all(is_plain))
 }
 
 impl Exclusion {

@@ -1,6 +1,12 @@
 //! Forwarding to groups of upstream servers, and caching of what they reply.
 
-use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    net::SocketAddr,
+    str::FromStr,
+    time::Duration,
+};
 
 use zerohop_zone::Name;
 
@@ -13,12 +19,12 @@ pub struct Forward {
     pub zone: Name,
     /// Names at or below these are not taken, except the zone's own.
     pub except: Vec<Name>,
-    /// The servers.
-    pub group: ForwardGroup,
+    /// The servers. `None`: the cluster's DNS, because it isn't known how CoreDNS forwards.
+    pub group: Option<ForwardGroup>,
 }
 
-/// Upstream servers that know the same names.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// Upstream servers that know the same names. Two groups are equal if they differ only in `origin`.
+#[derive(Clone, Debug)]
 pub struct ForwardGroup {
     /// The servers, in their order.
     pub servers: Vec<ForwardServer>,
@@ -123,6 +129,20 @@ pub enum StaleMode {
     AtOnce,
 }
 
+impl PartialEq for ForwardGroup {
+    fn eq(&self, other: &ForwardGroup) -> bool {
+        self.identity() == other.identity()
+    }
+}
+
+impl Eq for ForwardGroup {}
+
+impl Hash for ForwardGroup {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.identity().hash(state);
+    }
+}
+
 impl Forward {
     pub(super) fn takes(&self, name: &Name) -> bool {
         name.is_at_or_below(&self.zone) && (*name == self.zone || !is_within(name, &self.except))
@@ -130,6 +150,17 @@ impl Forward {
 }
 
 impl ForwardGroup {
+    fn identity(
+        &self,
+    ) -> (
+        &[ForwardServer],
+        UpstreamPolicy,
+        ForwardTransport,
+        GroupTrust,
+    ) {
+        (&self.servers, self.policy, self.transport, self.trust)
+    }
+
     /// The group with the servers of the node's `resolv.conf` in their place.
     pub fn with_node_servers(&self, node: &[SocketAddr]) -> ForwardGroup {
         let servers = self.servers.iter().flat_map(|server| match server {

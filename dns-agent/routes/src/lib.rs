@@ -34,6 +34,8 @@ pub struct Routes {
     blocks: Vec<RouteBlock>,
     /// The index of each zone's block.
     by_zone: HashMap<Name, usize>,
+    /// The cluster's zones of all blocks.
+    cluster_zones: Vec<Name>,
 }
 
 /// How a question is answered.
@@ -77,7 +79,12 @@ impl Routes {
                 by_zone.entry(zone.clone()).or_insert(index);
             }
         }
-        Routes { blocks, by_zone }
+        let cluster_zones = blocks.iter().flat_map(|block| &block.cluster_zones);
+        Routes {
+            cluster_zones: cluster_zones.cloned().collect(),
+            blocks,
+            by_zone,
+        }
     }
 
     /// Whether all questions go to the cluster's DNS.
@@ -93,24 +100,17 @@ impl Routes {
     /// The groups of servers, in the order of their blocks.
     pub fn groups(&self) -> impl Iterator<Item = &ForwardGroup> {
         let forwards = self.blocks.iter().flat_map(|block| &block.forwards);
-        forwards.map(|forward| &forward.group)
+        forwards.filter_map(|forward| forward.group.as_ref())
     }
 
-    /// The same routes with other groups of servers. `change` gets the block, and the entry with
-    /// the group that is replaced.
-    pub fn with_groups(&self, change: impl Fn(&RouteBlock, &Forward) -> ForwardGroup) -> Routes {
-        let mut routes = self.clone();
-        for (block, new) in self.blocks.iter().zip(&mut routes.blocks) {
-            for (forward, new) in block.forwards.iter().zip(&mut new.forwards) {
-                new.group = change(block, forward);
-            }
-        }
-        routes
+    /// The cluster's zones, whose names the cluster's DNS answers.
+    pub fn cluster_zones(&self) -> &[Name] {
+        &self.cluster_zones
     }
 
-    /// Whether a block has a zone of this name.
-    pub fn has_block_for(&self, name: &Name) -> bool {
-        self.block_of(name).is_some()
+    /// The longest zone of a name that a block has.
+    pub fn zone_of(&self, name: &Name) -> Option<&Name> {
+        self.find_zone(name).map(|(zone, _)| zone)
     }
 
     /// How a question is answered.
@@ -146,10 +146,14 @@ impl Routes {
 
     /// The block with the longest zone of a name.
     fn block_of(&self, name: &Name) -> Option<&RouteBlock> {
-        let mut suffixes = name.suffixes();
-        let index = suffixes.find_map(|suffix| self.by_zone.get(suffix));
-        let index = index.or_else(|| self.by_zone.get(&Name::root()))?;
+        let (_, index) = self.find_zone(name)?;
         self.blocks.get(*index)
+    }
+
+    fn find_zone(&self, name: &Name) -> Option<(&Name, &usize)> {
+        let mut suffixes = name.suffixes();
+        let found = suffixes.find_map(|suffix| self.by_zone.get_key_value(suffix));
+        found.or_else(|| self.by_zone.get_key_value(&Name::root()))
     }
 }
 

@@ -29,6 +29,10 @@ impl NamePattern {
         if has_class_operator(text) {
             return Err("a class has an operator or another class".to_owned());
         }
+        // Go reads these as other characters.
+        if ["\\<", "\\>", "\\b{"].iter().any(|it| text.contains(it)) {
+            return Err("it has an assertion that Go doesn't have".to_owned());
+        }
         let regex = Regex::new(text).map_err(|error| error.to_string())?;
         Ok(NamePattern::Regex(regex))
     }
@@ -98,7 +102,12 @@ fn has_class_operator(text: &str) -> bool {
                 chars.next();
             }
             '[' if is_inside && chars.peek() != Some(&':') => return true,
-            '[' => is_inside = true,
+            '[' => {
+                is_inside = true;
+                // A bracket that comes first is a character of the class.
+                chars.next_if_eq(&'^');
+                chars.next_if_eq(&']');
+            }
             ']' => is_inside = false,
             '&' | '-' | '~' if is_inside && chars.peek() == Some(&c) => return true,
             _ => {}
@@ -113,7 +122,16 @@ mod tests {
 
     #[test]
     fn expressions_that_go_reads_differently_are_refused() {
-        for text in [r"^[a-w&&x]+\.", "[a--b]", "[a~~b]", "[a[b]]", "[[a]", "x("] {
+        for text in [
+            r"^[a-w&&x]+\.",
+            "[a--b]",
+            "[a~~b]",
+            "[a[b]]",
+            "[[a]",
+            "x(",
+            "[]a[b]",
+            r"\<a",
+        ] {
             assert!(NamePattern::from_regex(text).is_err(), "{text}");
         }
         for text in [

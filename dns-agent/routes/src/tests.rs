@@ -19,13 +19,13 @@ fn forward(last: u8) -> Forward {
     Forward {
         zone: Name::root(),
         except: Vec::new(),
-        group: ForwardGroup {
+        group: Some(ForwardGroup {
             servers: vec![ForwardServer::Plain(([192, 0, 2, last], 53).into())],
             policy: UpstreamPolicy::Fastest,
             transport: ForwardTransport::UdpAndTcp,
             trust: GroupTrust::Given,
             origin: String::new(),
-        },
+        }),
     }
 }
 
@@ -101,8 +101,9 @@ fn a_name_belongs_to_the_block_with_the_longest_zone() {
 #[test]
 fn excluded_questions_go_to_the_cluster_dns() {
     let mut excluding = block(&["."]);
+    excluding.cluster_zones = names(&["cluster.local"]);
     excluding.exclusions = vec![
-        Exclusion::Names(names(&["cluster.local"])),
+        Exclusion::Names(names(&["other.example"])),
         Exclusion::Pattern(NamePattern::Prefix("localhost.".into())),
         Exclusion::Type(Rtype::AAAA, names(&["six.example"])),
     ];
@@ -111,6 +112,9 @@ fn excluded_questions_go_to_the_cluster_dns() {
         &Routes::new(vec![excluding]),
         &[
             ("web.cluster.local", Rtype::A, "cluster"),
+            ("x.other.example", Rtype::A, "cluster"),
+            // CoreDNS may write this name in another way than the pattern.
+            ("a\\@b.example", Rtype::A, "cluster"),
             ("localhost.example", Rtype::A, "cluster"),
             ("a.six.example", Rtype::AAAA, "cluster"),
             ("a.six.example", Rtype::A, &server),
@@ -153,6 +157,27 @@ fn entries_of_forward_take_names_in_their_order() {
         &[
             ("x.b.example", Rtype::A, &one(8)),
             ("a.example", Rtype::A, &one(7)),
+        ],
+    );
+}
+
+#[test]
+fn unknown_servers_are_those_of_the_cluster_dns() {
+    let mut unknown = block(&["."]);
+    unknown.forwards[0].group = None;
+    unknown.templates = vec![TemplateRule {
+        zones: names(&["."]),
+        rtype: Some(Rtype::AAAA),
+        patterns: vec![NamePattern::Prefix("".into())],
+        rcode: 0,
+        through: Vec::new(),
+    }];
+    // Rules before the servers count.
+    check(
+        &Routes::new(vec![unknown]),
+        &[
+            ("a.example", Rtype::A, "cluster"),
+            ("a.example", Rtype::AAAA, "0"),
         ],
     );
 }
@@ -340,7 +365,7 @@ fn the_first_entry_with_a_name_says_how_it_is_cached() {
 
 #[test]
 fn the_nodes_servers_take_their_place_in_a_group() {
-    let mut group = forward(1).group;
+    let mut group = forward(1).group.unwrap();
     group.servers.insert(0, ForwardServer::NodeResolvConf);
     let node = [([192, 0, 2, 8], 53).into(), ([192, 0, 2, 9], 53).into()];
     let addresses: Vec<_> = group.with_node_servers(&node).addresses().collect();

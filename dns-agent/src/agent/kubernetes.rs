@@ -24,16 +24,16 @@ use tokio::{
 };
 use tracing::{info, warn};
 use zerohop_datapath::pins;
-use zerohop_kubernetes::{Feed, ObjectKey};
+use zerohop_kubernetes::{CoreDnsServer, Feed, ObjectKey};
 use zerohop_kubernetes_api::{
     Client, KubernetesSource, PolicyScope, ReceivedEvent, SourceHealth, SourceOptions,
 };
-use zerohop_routes::Routes;
+use zerohop_resolver::FollowedRoutes;
 
 pub(super) use self::intake::{KubernetesIntake, KubernetesSender};
 use self::{
     config_versions::Hold,
-    coredns_configs::{ConfigsReading, CoreDnsConfigs, PodWatch, Proof},
+    coredns_configs::{ConfigsReading, CoreDnsConfigs, CorefileVersion, PodWatch, Proof},
     dns_path::DnsPath,
     dns_search::DnsSearch,
     intake::{AnswerPlan, ObjectEvent, ReaderNumber, UrgentMessage},
@@ -132,7 +132,7 @@ impl ApiReader {
         loop {
             info!("takes Service {service} for the cluster's DNS, if it exists");
             // Until this Service's configuration is known, its DNS answers.
-            self.routes.follow_corefile(&Routes::default());
+            self.routes.follow_cluster_dns(&FollowedRoutes::Unknown);
             let message = UrgentMessage::DnsService(service.clone());
             if self.publisher.urgent.send(message).await.is_err() {
                 return ended;
@@ -342,6 +342,7 @@ impl KubernetesFollower {
             return self.hold_plan();
         };
         self.next_look = None;
+        let holds_of_pods = unknown.clone();
         let mut holds = unknown;
         let dns_path = dns_path.unwrap_or_default();
         let read = self
@@ -367,17 +368,39 @@ impl KubernetesFollower {
         plan.reasons.extend(note);
         let kube_dns = self.kube_dns.read(&dns_path);
         if configs.is_empty() {
-            if kube_dns.routes.is_empty() && !kube_dns.reasons.is_empty() {
+            if kube_dns.routes.is_none() && !kube_dns.reasons.is_empty() {
                 self.next_look = Some(Instant::now() + LOOK_INTERVAL);
             }
-            plan.routes = kube_dns.routes;
+            if let Some(routes) = kube_dns.routes {
+                plan.routes = FollowedRoutes::Known(routes);
+            }
             plan.reasons.extend(kube_dns.reasons);
         }
-        holds.extend(self.corefiles.holds(|server, config_before| {
+        let plan_before = |server: &CoreDnsServer, config_before: &CorefileVersion| {
             let mut before = configs.clone();
             before.insert(server.clone(), config_before.clone());
-            Plan::new(config, &dns, &before, &caches).answers_like(&plan)
-        }));
+            Plan::new(config, &dns, &before, &caches)
+        };
+        holds.extend(
+            (self.corefiles)
+                .holds(|server, before| plan_before(server, before).answers_like(&plan)),
+        );
+        // CoreDNS may still forward names by another Corefile, or it isn't known by which.
+        let of_routes = (self.corefiles)
+            .holds(|server, before| plan_before(server, before).routes == plan.routes);
+        let has_unknown = !configs.is_empty() && !holds_of_pods.is_empty();
+        if has_unknown || !of_routes.is_empty() {
+            plan.routes = FollowedRoutes::Unknown;
+            plan.reasons.extend(of_routes.iter().map(|hold| {
+                format!(
+                    "{}: meanwhile the cluster's DNS answers all names outside the cluster",
+                    hold.reason
+                )
+            }));
+            let ends = of_routes.iter().filter_map(|hold| hold.until);
+            let next = ends.chain(self.next_look.map(Instant::into_std)).min();
+            self.next_look = next.map(Instant::from_std);
+        }
         for (index, key) in keys.iter().enumerate() {
             let Some(watched) = &mut self.caches else {
                 continue;
@@ -422,7 +445,7 @@ impl KubernetesFollower {
         holds: Vec<Hold>,
         cache_addresses: Vec<IpAddr>,
     ) -> AnswerPlan {
-        self.routes.follow_corefile(&plan.routes);
+        self.routes.follow_cluster_dns(&plan.routes);
         self.last_plan = Some(plan.clone());
         if plan.reasons != self.logged_reasons {
             for reason in &plan.reasons {

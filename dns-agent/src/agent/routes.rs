@@ -8,8 +8,8 @@ use std::{
 };
 
 use tracing::{info, warn};
-use zerohop_kubernetes::read_servers;
-use zerohop_resolver::LiveRoutes;
+use zerohop_kubernetes::{MAX_NODE_SERVERS, read_servers};
+use zerohop_resolver::{FollowedRoutes, LiveRoutes};
 use zerohop_routes::{
     CacheRules, Forward, ForwardGroup, ForwardServer, ForwardTransport, GroupTrust, KeptAnswers,
     RouteBlock, Routes,
@@ -42,10 +42,10 @@ const NATIVE_CACHE: CacheRules = CacheRules {
 
 /// Publishes routes to the resolver whenever one of their parts changes. Clones share the parts.
 #[derive(Clone, Debug)]
-pub(super) struct RouteFollower(Arc<FollowedRoutes>);
+pub(super) struct RouteFollower(Arc<RouteSettings>);
 
 #[derive(Debug)]
-struct FollowedRoutes {
+struct RouteSettings {
     live: LiveRoutes,
     /// The servers of `--upstream`. They replace those of the Corefile for all names that have no
     /// zone of their own.
@@ -56,7 +56,7 @@ struct FollowedRoutes {
 
 #[derive(Debug, Default)]
 struct RouteParts {
-    corefile: Routes,
+    corefile: FollowedRoutes,
     node_servers: Vec<SocketAddr>,
 }
 
@@ -71,7 +71,7 @@ impl RouteFollower {
             trust: GroupTrust::Given,
             origin: "--upstream".to_owned(),
         });
-        RouteFollower(Arc::new(FollowedRoutes {
+        RouteFollower(Arc::new(RouteSettings {
             live: LiveRoutes::new(Routes::new(stub_domains)),
             given,
             outside_names: config.outside_names,
@@ -84,39 +84,77 @@ impl RouteFollower {
         &self.0.live
     }
 
-    /// Replaces the routes of the Corefile.
-    pub(super) fn follow_corefile(&self, routes: &Routes) {
-        self.update(|parts| parts.corefile = routes.clone());
+    /// Replaces the routes of CoreDNS or of kube-dns.
+    pub(super) fn follow_cluster_dns(&self, routes: &FollowedRoutes) {
+        self.update(|parts| {
+            let has_changed = parts.corefile != *routes;
+            if has_changed {
+                parts.corefile.clone_from(routes);
+            }
+            has_changed
+        });
     }
 
     fn follow_node_servers(&self, servers: Vec<IpAddr>) {
         let servers = servers.into_iter();
         let servers = servers.map(|address| SocketAddr::new(address, DNS_PORT));
-        self.update(|parts| parts.node_servers = servers.collect());
+        let servers = servers.collect();
+        self.update(|parts| {
+            parts.node_servers = servers;
+            true
+        });
     }
 
-    fn update(&self, change: impl FnOnce(&mut RouteParts)) {
+    /// Changes parts, and publishes the routes if `change` says that they have changed.
+    fn update(&self, change: impl FnOnce(&mut RouteParts) -> bool) {
         let mut parts = self.0.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut parts);
-        if self.0.outside_names == OutsideNames::ClusterDns {
+        if !change(&mut parts) || self.0.outside_names == OutsideNames::ClusterDns {
             return;
         }
         let RouteParts {
             corefile,
             node_servers,
         } = &*parts;
-        let routes = corefile.with_groups(|block, forward| match &self.0.given {
-            Some(given) if is_for_all_names(block, forward) => given.clone(),
-            _ => forward.group.with_node_servers(node_servers),
+        self.0.live.follow(match corefile {
+            FollowedRoutes::Known(routes) => {
+                FollowedRoutes::Known(self.0.complete(routes, node_servers))
+            }
+            other => other.clone(),
         });
-        self.0.live.follow(routes);
     }
 }
 
-/// Whether an entry takes all names that have no block of their own.
-fn is_for_all_names(block: &RouteBlock, forward: &Forward) -> bool {
-    let root = Name::root();
-    forward.zone == root && block.zones.contains(&root)
+impl RouteSettings {
+    /// The routes with the servers of the node, and with those of `--upstream`.
+    fn complete(&self, routes: &Routes, node_servers: &[SocketAddr]) -> Routes {
+        let root = Name::root();
+        let mut blocks = routes.blocks().to_vec();
+        for group in blocks.iter_mut().flat_map(|block| &mut block.forwards) {
+            let group = &mut group.group;
+            *group = group.as_ref().map(|it| it.with_node_servers(node_servers));
+        }
+        let Some(given) = &self.given else {
+            return Routes::new(blocks);
+        };
+        let forward = Forward {
+            zone: root.clone(),
+            except: Vec::new(),
+            group: Some(given.clone()),
+        };
+        match blocks.iter_mut().find(|block| block.zones.contains(&root)) {
+            Some(block) => {
+                block.forwards.retain(|forward| forward.zone != root);
+                block.forwards.push(forward);
+            }
+            None => blocks.push(RouteBlock {
+                zones: vec![root.clone()],
+                forwards: vec![forward],
+                caching: vec![(vec![root], NATIVE_CACHE)],
+                ..RouteBlock::default()
+            }),
+        }
+        Routes::new(blocks)
+    }
 }
 
 fn stub_block(stub: &StubDomain) -> RouteBlock {
@@ -133,7 +171,7 @@ fn stub_block(stub: &StubDomain) -> RouteBlock {
         forwards: vec![Forward {
             zone: zone.clone(),
             except: Vec::new(),
-            group,
+            group: Some(group),
         }],
         caching: vec![(vec![Name::root()], NATIVE_CACHE)],
         ..RouteBlock::default()
@@ -189,7 +227,8 @@ async fn read(path: &Path) -> Result<Vec<IpAddr>, String> {
     };
     match read_servers(&text).as_slice() {
         [] => Err("it names no server".to_owned()),
-        servers => Ok(servers.to_vec()),
+        // The kubelet writes as many into a pod's file.
+        servers => Ok(servers.iter().take(MAX_NODE_SERVERS).copied().collect()),
     }
 }
 

@@ -555,9 +555,14 @@ async fn names_outside_the_cluster_follow_an_edited_corefile() {
         );
         assert!(!lookup.answer.is_empty(), "{lookup}");
     }
-    // Another server is asked after it has answered, although the old one still answers.
+    // CoreDNS runs with the old Corefile until its pod is restarted, because there is no `reload`.
     server
         .send_event(MAP, "MODIFIED", edited(&servers[1]))
+        .await;
+    wait_for_stub(&running, CLUSTER_DNS).await;
+    let pod = coredns_pod("kube-dns", "10.244.0.9", "cluster-dns");
+    server
+        .send_event(DNS_PODS, "MODIFIED", started(pod, 110))
         .await;
     wait_for_stub(&running, STUB[1]).await;
     // Without the server block, the cluster's DNS answers.

@@ -17,7 +17,7 @@ use zerohop_contract::{
 };
 use zerohop_kubernetes::CorefileRoutes;
 use zerohop_resolver::{
-    CacheSettings, ClusterDns, GroupUse, LiveRoutes, UpstreamServers, Upstreams,
+    CacheSettings, ClusterDns, FollowedRoutes, GroupUse, LiveRoutes, UpstreamServers, Upstreams,
 };
 use zerohop_routes::Routes;
 use zerohop_zone::Name;
@@ -33,6 +33,11 @@ const CLUSTER: [u8; 4] = [10, 9, 9, 9];
 const FORWARDED: [u8; 4] = [192, 0, 2, 1];
 /// The address of `one.z`.
 const LOCAL: [u8; 4] = [10, 0, 0, 1];
+
+/// The routes of a Corefile.
+fn known(corefile: &str) -> FollowedRoutes {
+    FollowedRoutes::Known(CorefileRoutes::read(&corefile.into()).routes)
+}
 
 /// A resolver that follows a Corefile, beside the cluster's DNS.
 struct RoutedResolver {
@@ -60,7 +65,7 @@ impl RoutedResolver {
         };
         let served = ResolverUnderTest::caching(upstreams, CacheSettings::default());
         let corefile = format!(".:53 {{\n kubernetes z\n cache 30\n {plugins}\n}}\n{blocks}");
-        routes.follow(CorefileRoutes::read(&corefile.into()).routes);
+        routes.follow(known(&corefile));
         let mut tasks = JoinSet::new();
         let resolver = served.resolver.clone();
         tasks.spawn(async move { match resolver.prove_groups().await {} });
@@ -117,7 +122,10 @@ fn answers_the_question(reply: &[u8]) -> bool {
 
 #[tokio::test]
 async fn a_server_is_asked_after_it_has_answered_from_here() {
-    let (root, stub) = (FakeUpstream::answering(FORWARDED).await, recording(FORWARDED).await);
+    let (root, stub) = (
+        FakeUpstream::answering(FORWARDED).await,
+        recording(FORWARDED).await,
+    );
     let block = format!("corp.example {{\n {}\n}}", forward(&stub.0));
     let routed = RoutedResolver::new(&forward(&root), &block).await;
     let first = routed.ask("a.corp.example").await;
@@ -169,9 +177,7 @@ async fn a_server_that_leads_back_is_not_asked() {
         ".:53 {{\n kubernetes z\n forward . {}\n}}",
         routed.address()
     );
-    routed
-        .routes
-        .follow(CorefileRoutes::read(&own.into()).routes);
+    routed.routes.follow(known(&own));
     for id in 0..20 {
         let message = query(id, &format!("n{id}.example"), Rtype::A);
         assert_eq!(
@@ -253,7 +259,10 @@ async fn the_cluster_dns_receives_the_name_that_was_asked() {
 #[tokio::test]
 async fn replies_by_earlier_routes_are_not_kept() {
     let other = FakeUpstream::answering([192, 0, 2, 2]).await;
-    let other = format!(".:53 {{\n kubernetes z\n cache 30\n {}\n}}", forward(&other));
+    let other = format!(
+        ".:53 {{\n kubernetes z\n cache 30\n {}\n}}",
+        forward(&other)
+    );
     let routes: Arc<OnceLock<LiveRoutes>> = Arc::default();
     let live = routes.clone();
     // The routes change while the question waits for its answer.
@@ -261,7 +270,7 @@ async fn replies_by_earlier_routes_are_not_kept() {
         if query[12..].starts_with(b"\x05early")
             && let Some(live) = live.get()
         {
-            live.follow(CorefileRoutes::read(&other.clone().into()).routes);
+            live.follow(known(&other));
         }
         without_delay(address_reply(query, FORWARDED))
     };
@@ -286,7 +295,10 @@ async fn targets_of_aliases_are_asked_for_with_do() {
         let reply = ask(routed.address(), &query).await;
         assert_eq!(header_word(&reply, 6), 2);
         let received = std::mem::take(&mut *questions.lock().unwrap());
-        let has_do: Vec<_> = received.iter().map(|it| it.ends_with(&[0x80, 0, 0, 0])).collect();
+        let has_do: Vec<_> = received
+            .iter()
+            .map(|it| it.ends_with(&[0x80, 0, 0, 0]))
+            .collect();
         assert_eq!(has_do, [dnssec_ok == 1]);
     }
 }
@@ -359,4 +371,36 @@ async fn targets_of_aliases_follow_the_routes() {
     let routed = RoutedResolver::new(&plugins, "").await;
     assert_eq!(rcode(&routed.ask("out.z").await), 2);
     assert_eq!(rcode(&routed.ask("example.org").await), 2);
+}
+
+/// A rewritten name and the same name of a client don't share a reply: CoreDNS may treat the name of
+/// a client in another way.
+#[tokio::test]
+async fn a_rewritten_name_has_replies_of_its_own() {
+    let server = FakeUpstream::answering(FORWARDED).await;
+    let plugins = format!(
+        "rewrite name a.example b.example
+        rewrite ttl b.example 5
+        {}",
+        forward(&server)
+    );
+    let routed = RoutedResolver::new(&plugins, "").await;
+    routed.wait_for_servers("example").await;
+    assert_eq!(last_address(&routed.ask("a.example").await), FORWARDED);
+    assert_eq!(last_address(&routed.ask("b.example").await), CLUSTER);
+}
+
+/// If it isn't known how CoreDNS answers names outside the cluster, it answers them, whatever
+/// servers the operator has given for them.
+#[tokio::test]
+async fn unknown_routes_lead_to_the_cluster_dns() {
+    let server = FakeUpstream::answering(FORWARDED).await;
+    let routed = RoutedResolver::new(&forward(&server), "").await;
+    routed.wait_for_servers("example").await;
+    routed.routes.follow(FollowedRoutes::Unknown);
+    assert_eq!(last_address(&routed.ask("a.example").await), CLUSTER);
+    // A group that has answered before is asked again after it has answered once more.
+    let corefile = format!(".:53 {{\n kubernetes z\n {}\n}}", forward(&server));
+    routed.routes.follow(known(&corefile));
+    routed.wait_for_servers("example").await;
 }

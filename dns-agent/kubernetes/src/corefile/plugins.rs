@@ -58,6 +58,14 @@ const ONCE_PER_BLOCK: [&str; 13] = [
     "tsig",
 ];
 
+/// The zones that `local` answers.
+pub(super) const LOCAL_ZONES: [&str; 4] = [
+    "localhost",
+    "0.in-addr.arpa",
+    "127.in-addr.arpa",
+    "255.in-addr.arpa",
+];
+
 /// Reads the plugins of a server block.
 pub(super) struct PluginReader<'a> {
     pub(super) config: &'a CoreDnsConfig,
@@ -310,13 +318,7 @@ fn read_hosted_zones(head: &CorefileLine) -> Result<Vec<CorefileFinding>, Corefi
 fn read_local(head: &CorefileLine) -> Vec<CorefileFinding> {
     let cause = "`local` answers names that begin with `localhost`, which pass";
     let absent = CorefileFinding::about_absent_names(&head.place, cause, vec![Name::root()]);
-    let zones = [
-        "localhost",
-        "0.in-addr.arpa",
-        "127.in-addr.arpa",
-        "255.in-addr.arpa",
-    ];
-    let zones = zones.iter().filter_map(|zone| parse_name(zone).ok());
+    let zones = LOCAL_ZONES.iter().filter_map(|zone| parse_name(zone).ok());
     let cause = "`local` answers these zones";
     vec![
         absent,

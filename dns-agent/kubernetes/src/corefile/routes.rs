@@ -13,12 +13,12 @@ use zerohop_routes::{Exclusion, NamePattern, RouteBlock, Routes};
 use zerohop_zone::{Name, Rtype};
 
 use super::blocks::{self, ServerBlock};
-use super::finding::CorefileProblem;
+use super::finding::{CorefileProblem, join_for_people};
 use super::kubernetes::KubernetesPlugin;
 use super::parser::{Corefile, Directive};
 use super::plugins;
 use super::reload;
-use super::zones::{reverse_trees, zones_or_default};
+use super::zones::{parse_name, reverse_trees, zones_or_default};
 use crate::coredns_config::CoreDnsConfig;
 
 /// How CoreDNS answers names outside the cluster.
@@ -127,8 +127,12 @@ impl BlockReader<'_> {
             // CH, `tls` concerns other transports, `transfer` answers AXFR and IXFR, and `nsid`
             // adds an option. `check_binds` compares the addresses of all blocks.
             "bind" | "bufsize" | "chaos" | "nsid" | "tls" | "transfer" => {}
-            // `autopath` changes answers for absent names of the cluster only.
-            "autopath" => {}
+            // It changes answers for absent names of the cluster only.
+            "autopath" if args.last().is_some_and(|it| it == "@kubernetes") => {}
+            // The search path in a file may have other domains.
+            "autopath" if !args.is_empty() => {
+                self.exclude_zones(directive, &args[..args.len() - 1])?;
+            }
             "loadbalance" if args.is_empty() || args == ["round_robin"] => {
                 if !directive.body.is_empty() {
                     return Err(head.problem("`loadbalance` orders the addresses of answers"));
@@ -141,6 +145,11 @@ impl BlockReader<'_> {
             "local" => {
                 let pattern = NamePattern::Prefix("localhost.".into());
                 self.block.exclusions.push(Exclusion::Pattern(pattern));
+                let zones = plugins::LOCAL_ZONES.iter();
+                let zones = zones.filter_map(|zone| parse_name(zone).ok());
+                self.block
+                    .exclusions
+                    .push(Exclusion::Names(zones.collect()));
             }
             "acl" | "auto" | "etcd" | "k8s_external" => self.exclude_zones(directive, args)?,
             "file" if !args.is_empty() => self.exclude_zones(directive, &args[1..])?,
@@ -150,14 +159,17 @@ impl BlockReader<'_> {
             "kubernetes" => {
                 let plugin = KubernetesPlugin::read(directive, &self.block_zones)?;
                 let zones = plugin.multicluster.into_iter().map(|(_, zone)| zone);
-                let zones = plugin.zones.into_iter().chain(zones).collect();
-                self.block.exclusions.push(Exclusion::Names(zones));
+                let zones = plugin.zones.into_iter().chain(zones);
+                self.block.cluster_zones.extend(zones);
             }
             "cache" => self.block.caching = cache::read(directive, &self.block_zones)?,
-            "forward" => match forward::read(directive, self.config) {
-                Ok(forward) => self.block.forwards.push(forward),
-                Err((problem, zone)) => self.exclude_names(&problem, vec![zone]),
-            },
+            "forward" => {
+                let (forward, problem) = forward::read(directive, self.config)?;
+                if let Some(problem) = problem {
+                    self.explain(&problem, std::slice::from_ref(&forward.zone));
+                }
+                self.block.forwards.push(forward);
+            }
             "hosts" => {
                 let hosts = hosts::read(directive, self.config, &self.block_zones)?;
                 self.block.exclusions.extend(hosts.exclusions);
@@ -195,15 +207,19 @@ impl BlockReader<'_> {
     }
 
     fn exclude_names(&mut self, problem: &CorefileProblem, names: Vec<Name>) {
-        let affected = match names.as_slice() {
+        self.explain(problem, &names);
+        self.block.exclusions.push(Exclusion::Names(names));
+    }
+
+    /// Adds the reason why the cluster's DNS answers these names.
+    fn explain(&mut self, problem: &CorefileProblem, names: &[Name]) {
+        let affected = match names {
+            [] => return,
             [zone] if *zone == Name::root() => "all names of its server block".to_owned(),
-            names => format!("names in {}", super::finding::join_for_people(names)),
+            names => format!("names in {}", join_for_people(names)),
         };
         let reason = format!("{problem}, so the cluster's DNS answers {affected}");
-        if !names.is_empty() {
-            self.reasons.push(reason);
-        }
-        self.block.exclusions.push(Exclusion::Names(names));
+        self.reasons.push(reason);
     }
 
     fn exclude_type(&mut self, rtype: Rtype, names: Vec<Name>) {

@@ -69,7 +69,8 @@ fn a_pod_that_runs_kube_dns_is_recognised() {
 #[test]
 fn names_go_to_the_stub_domains_and_upstreams() {
     let config = json!({
-        "stubDomains": r#"{"acme.local": ["1.2.3.4", "1.2.3.5:99"], "b.acme.local": ["fd00::1"]}"#,
+        "stubDomains": r#"{"acme.local": ["1.2.3.4", "1.2.3.5:99"], "b.acme.local": ["fd00::1"],
+            "local": ["1.2.3.6"]}"#,
         "upstreamNameservers": r#"["8.8.8.8"]"#,
     });
     for (name, expected) in [
@@ -78,6 +79,7 @@ fn names_go_to_the_stub_domains_and_upstreams() {
         ("example.org", "[Plain(8.8.8.8:53)]"),
         ("web.shop.svc.corp.local", "cluster"),
         ("1.0.0.10.in-addr.arpa", "cluster"),
+        ("a.local", "[Plain(1.2.3.6:53)]"),
     ] {
         assert_eq!(servers(&config, name, Rtype::A), expected, "{name}");
     }

@@ -18,13 +18,15 @@ use super::{
 /// Follows the ConfigMap of kube-dns while the pods of the DNS Service run it.
 pub(super) struct KubeDnsConfig {
     maps: ConfigMapWatches,
+    /// How the pods that were ready last run kube-dns.
+    last: Option<KubeDnsServer>,
 }
 
 /// How kube-dns answers names outside the cluster.
 #[derive(Debug, Default)]
 pub(super) struct KubeDnsReading {
-    /// Empty: the cluster's DNS answers them.
-    pub(super) routes: Routes,
+    /// `None`: the pods don't run kube-dns, or its configuration isn't known.
+    pub(super) routes: Option<Routes>,
     /// Sentences for operators.
     pub(super) reasons: Vec<String>,
 }
@@ -33,6 +35,7 @@ impl KubeDnsConfig {
     pub(super) fn new(client: Client) -> KubeDnsConfig {
         KubeDnsConfig {
             maps: ConfigMapWatches::new(client),
+            last: None,
         }
     }
 
@@ -49,7 +52,10 @@ impl KubeDnsConfig {
     /// Adjusts the watch to the current pods, and reads the configuration. Nothing is known unless
     /// all ready pods run kube-dns alike.
     pub(super) fn read(&mut self, path: &DnsPath) -> KubeDnsReading {
-        let Some(server) = common_server(path) else {
+        if has_ready_pod(path) {
+            self.last = common_server(path);
+        }
+        let Some(server) = self.last.clone() else {
             self.maps.watch(&BTreeSet::new());
             return KubeDnsReading::default();
         };
@@ -64,7 +70,7 @@ impl KubeDnsConfig {
             Err(reason) => format!("{reason}, so {answers}"),
         };
         KubeDnsReading {
-            routes: routes.unwrap_or_default(),
+            routes: routes.ok(),
             reasons: vec![reason],
         }
     }
@@ -76,6 +82,11 @@ impl KubeDnsConfig {
         let data = reading.texts.get(map).and_then(Option::as_ref);
         server.routes(data.map(Arc::as_ref))
     }
+}
+
+fn has_ready_pod(path: &DnsPath) -> bool {
+    let mut servers = path.servers.iter().flatten();
+    servers.any(|server| server.readiness == Readiness::Ready)
 }
 
 /// How all ready pods run kube-dns. `None` if one doesn't, or if they differ.

@@ -10,7 +10,7 @@ use zerohop_kubernetes::{
     ZoneSettings,
 };
 use zerohop_kubernetes_api::{PodScope, SourceOptions};
-use zerohop_routes::Routes;
+use zerohop_resolver::FollowedRoutes;
 use zerohop_zone::{AbsentNames, Name, reverse_network, reverse_range, reverse_zones};
 
 use super::coredns_configs::{CorefileVersion, missing_corefile};
@@ -25,8 +25,8 @@ pub(super) struct Plan {
     pub(super) options: Option<SourceOptions>,
     /// Conclusions from the Corefiles and their reasons, for the log and the status.
     pub(super) reasons: Vec<String>,
-    /// How names outside the cluster are answered. Empty: by the cluster's DNS.
-    pub(super) routes: Routes,
+    /// How names outside the cluster are answered.
+    pub(super) routes: FollowedRoutes,
 }
 
 /// Where the cluster's DNS is.
@@ -85,7 +85,10 @@ impl Plan {
     /// The plan for pods that run with two configurations: what differs passes.
     fn agreed_with(mut self, other: Plan) -> Plan {
         if self.routes != other.routes {
-            self.routes = Routes::default();
+            let note = "CoreDNS's pods answer names outside the cluster by different Corefiles, so \
+                        the cluster's DNS answers them";
+            self.reasons.push(note.to_owned());
+            self.routes = FollowedRoutes::Unknown;
         }
         if self.answers_like(&other) {
             return self;
@@ -208,7 +211,10 @@ impl Plan {
         let reasons = reasons
             .map(|reason| format!("Corefile: {reason}"))
             .collect();
-        let routes = outside.routes;
+        let routes = match outside.routes.is_empty() {
+            true => FollowedRoutes::Unknown,
+            false => FollowedRoutes::Known(outside.routes),
+        };
         let Some(adopted) = adopted else {
             return Plan {
                 routes,
@@ -283,7 +289,7 @@ impl Plan {
             settings,
             options: Some(options),
             reasons: Vec::new(),
-            routes: Routes::default(),
+            routes: FollowedRoutes::Off,
         }
     }
 
@@ -299,7 +305,7 @@ impl Plan {
             },
             options: None,
             reasons,
-            routes: Routes::default(),
+            routes: FollowedRoutes::Unknown,
         }
     }
 }

@@ -82,7 +82,7 @@ pub(super) fn read(
     for exception in inside {
         let within = |zone: &&Name| zone.is_at_or_below(&exception);
         let mut names: Vec<Name> = zones.iter().filter(within).cloned().collect();
-        if names.is_empty() {
+        if zones.iter().any(|zone| exception.is_at_or_below(zone)) {
             names.push(exception.clone());
         }
         entries.push((names, rules_in(&exception)));

@@ -22,44 +22,48 @@ const TLS_PORT: u16 = 853;
 /// Schemes of transports that this agent doesn't have.
 const OTHER_SCHEMES: [&str; 5] = ["https://", "https3://", "quic://", "grpc://", "unix://"];
 
-/// The servers and their names. The error has the zone whose names the cluster's DNS answers.
+/// The servers and their names, and why it isn't known how CoreDNS forwards, if it isn't. Fails if
+/// not even the names are known.
 pub(super) fn read(
     directive: &Directive,
     config: &CoreDnsConfig,
-) -> Result<Forward, (CorefileProblem, Name)> {
+) -> Result<(Forward, Option<CorefileProblem>), CorefileProblem> {
     let head = &directive.head;
     let [zone, servers @ ..] = head.args() else {
-        return Err((head.problem("`forward` has no servers"), Name::root()));
+        return Err(head.problem("`forward` has no servers"));
     };
     let zone = std::slice::from_ref(zone);
-    let zones = parse_zones(zone).map_err(|cause| (head.problem(cause), Name::root()))?;
+    let zones = parse_zones(zone).map_err(|cause| head.problem(cause))?;
     // CoreDNS uses only the first zone of a network.
     let zone = zones.into_iter().next().unwrap_or_else(Name::root);
-    read_group(directive, servers, config)
-        .map(|(except, group)| Forward {
-            zone: zone.clone(),
-            except,
-            group,
-        })
-        .map_err(|problem| (problem, zone))
+    let except = directive.body.iter().filter(|it| it.name() == "except");
+    let except = except.map(|line| parse_zones(line.args()).map_err(|cause| line.problem(cause)));
+    let except = except.collect::<Result<Vec<_>, _>>()?.concat();
+    let (group, problem) = match read_group(directive, servers, config) {
+        Ok(group) => (Some(group), None),
+        Err(problem) => (None, Some(problem)),
+    };
+    let forward = Forward {
+        zone,
+        except,
+        group,
+    };
+    Ok((forward, problem))
 }
 
 fn read_group(
     directive: &Directive,
     servers: &[String],
     config: &CoreDnsConfig,
-) -> Result<(Vec<Name>, ForwardGroup), CorefileProblem> {
+) -> Result<ForwardGroup, CorefileProblem> {
     let head = &directive.head;
-    let mut except = Vec::new();
     let mut policy = UpstreamPolicy::Fastest;
     let mut transport = ForwardTransport::UdpAndTcp;
     let mut server_name = None;
     for option in &directive.body {
         let args: Vec<&str> = option.args().iter().map(String::as_str).collect();
         match (option.name(), args.as_slice()) {
-            ("except", [_, ..]) => {
-                except.extend(parse_zones(option.args()).map_err(|cause| option.problem(cause))?);
-            }
+            ("except", [_, ..]) => {}
             ("policy", ["random"]) => policy = UpstreamPolicy::Random,
             ("policy", ["round_robin"]) => policy = UpstreamPolicy::RoundRobin,
             ("policy", ["sequential"]) => policy = UpstreamPolicy::Sequential,
@@ -101,14 +105,13 @@ fn read_group(
     if group.is_empty() || servers.len() > MAX_SERVERS {
         return Err(head.problem("CoreDNS refuses this number of servers"));
     }
-    let group = ForwardGroup {
+    Ok(ForwardGroup {
         servers: group,
         policy,
         transport,
         trust: GroupTrust::AfterAnswer,
         origin: format!("Corefile, {}", head.place),
-    };
-    Ok((except, group))
+    })
 }
 
 /// Reads an argument: an address, or a file with addresses.
@@ -122,11 +125,16 @@ fn read_server(
         return Err(head.problem(format!("Zerohop doesn't have the transport of `{text}`")));
     }
     if let Some(server) = text.strip_prefix("tls://") {
-        let (address, own_name) = match server.split_once('%') {
-            Some((address, name)) => (address, Some(name)),
-            None => (server, None),
+        // As in CoreDNS, the port follows the name.
+        let (address, own_name, port) = match server.rsplit_once('%') {
+            Some((address, name)) => match name.rsplit_once(':') {
+                Some((name, port)) => (address, Some(name), port.parse().ok()),
+                None => (address, Some(name), Some(TLS_PORT)),
+            },
+            None => (server, None, Some(TLS_PORT)),
         };
-        let Some(address) = read_address(address, TLS_PORT) else {
+        let address = port.and_then(|port| read_address(address, port));
+        let Some(address) = address else {
             return Err(head.problem(format!("`{text}` is not an address")));
         };
         let name = own_name.or(server_name);
@@ -153,8 +161,9 @@ fn read_server(
 
 /// Reads an address, with or without a port. An address with a scope is not read.
 fn read_address(text: &str, default_port: u16) -> Option<SocketAddr> {
-    if let Ok(address) = text.parse() {
-        return Some(address);
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        let has_scope = matches!(address, SocketAddr::V6(address) if address.scope_id() != 0);
+        return (!has_scope).then_some(address);
     }
     let address = text.trim_start_matches('[').trim_end_matches(']');
     let address: IpAddr = address.parse().ok()?;

@@ -40,6 +40,11 @@ pub(super) fn read(
             ("fallthrough_unsupported", []) => unsupported = UnsupportedTypes::Through,
             ("ttl", [seconds, ..]) => ttl = read_ttl(line, seconds)?,
             ("no_reverse" | "reload", _) => {}
+            // CoreDNS refuses an entry after `fallthrough`.
+            _ if !through.is_empty() => {
+                let cause = format!("`{line}` in `hosts` follows `fallthrough`");
+                return Err(line.problem(cause));
+            }
             _ => {
                 entries.push_str(&line.to_string());
                 entries.push('\n');

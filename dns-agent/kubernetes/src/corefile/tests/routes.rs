@@ -108,6 +108,11 @@ fn forward_is_understood_or_left_to_the_cluster_dns() {
             "tls://1.1.1.1:853#1.1.1.1 fastest UdpAndTcp",
         ),
         (
+            "forward . tls://1.1.1.1%one.one:8853",
+            "tls://1.1.1.1:8853#one.one fastest UdpAndTcp",
+        ),
+        ("forward . [fe80::1%3]:53", "cluster"),
+        (
             "forward . tls://1.1.1.1%one.one",
             "tls://1.1.1.1:853#one.one fastest UdpAndTcp",
         ),
@@ -161,6 +166,20 @@ fn other_plugins_make_the_cluster_dns_answer() {
         ("dns64", "a.example", Rtype::AAAA, "cluster"),
         ("dns64", "a.example", Rtype::A, NODE),
         ("any", "a.example", Rtype::ANY, "cluster"),
+        ("local", "x.localhost", Rtype::A, "cluster"),
+        (
+            "autopath corp.example /search",
+            "x.corp.example",
+            Rtype::A,
+            "cluster",
+        ),
+        ("autopath corp.example /search", "x.example", Rtype::A, NODE),
+        (
+            "hosts {\n fallthrough \n 10.0.0.1 db.example \n }",
+            "a.example",
+            Rtype::A,
+            "cluster",
+        ),
         ("local", "localhost.example", Rtype::A, "cluster"),
         ("local", "a.example", Rtype::A, NODE),
         (
@@ -270,6 +289,14 @@ fn names_of_hosts_are_answered() {
             ("coredns-5d78c9869d-abcde", Rtype::A, "cluster"),
         ],
     );
+    // It isn't known how other names are forwarded.
+    check(
+        corefile_with(&hosts.replace("/etc/resolv.conf", "dns.example")),
+        &[
+            ("db.example", Rtype::A, "rcode 0, 1"),
+            ("x.db.example", Rtype::A, "cluster"),
+        ],
+    );
     let unknown = CoreDnsConfig::from(corefile_with(hosts));
     let routes = CorefileRoutes::read(&unknown);
     assert_eq!(way(&routes, "db.example", Rtype::A), "cluster");
@@ -373,6 +400,10 @@ fn cache_says_how_replies_are_kept() {
         (
             "cache 30 {\n disable success cluster.local \n }",
             rules(30, 30, all, None),
+        ),
+        (
+            "cache 30 a.example {\n disable success x.a.example \n }",
+            rules(30, 30, KeptAnswers::Negative, None),
         ),
         (
             "cache 30 {\n serve_stale \n }",

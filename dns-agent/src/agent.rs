@@ -21,6 +21,7 @@ mod kernel_plane;
 mod kubernetes;
 mod manifests;
 mod own_addresses;
+mod probes;
 mod publisher;
 mod routes;
 mod shutdown;
@@ -62,6 +63,7 @@ use self::{
 use crate::{
     admin,
     admin::metrics::Metrics,
+    admin::probes::ProbeStates,
     admin::state::AdminState,
     admin::status::{KubernetesStatus, ManifestsStatus, ResolverStatus, SourceStatus, Status},
     admin::status_board::StatusBoard,
@@ -218,6 +220,8 @@ impl Agent {
             publisher.kernel_plane().status_reader(),
         ));
         publisher.update_board(&board);
+        let labels = config.probes.iter().map(|probe| probe.label.clone());
+        let probe_states = Arc::new(ProbeStates::new(labels));
         let admin_state = Arc::new(AdminState {
             providers,
             listen: listen.clone(),
@@ -227,6 +231,7 @@ impl Agent {
             resolver_canaries,
             board: board.clone(),
             metrics,
+            probes: probe_states.clone(),
         });
 
         let mut tasks = Tasks::new();
@@ -256,6 +261,11 @@ impl Agent {
         if !listen.is_empty() {
             tasks.spawn(watch_for_loops(resolver.clone(), board.clone()));
             tasks.spawn(prove_groups(resolver.clone()));
+        }
+        for (probe, state) in config.probes.iter().zip(probe_states.iter()) {
+            let probing = probes::probe(probe.clone(), state.clone());
+            // `match` without arms: the task never ends on its own.
+            tasks.spawn(async { match probing.await {} });
         }
         match source {
             ConnectedSource::Manifests(path, sender) => {

@@ -30,7 +30,7 @@ pub use self::settings::RunSettings;
 pub use self::values::{
     Capacity, Cidr, DelegatedName, Domain, HookChoice, Interface, ListenAddress, MaxAge,
     NamespaceName, NetworkPolicy, NodeIp, ObjectName, OutsideNames, OutsideUpstream, PodsSetting,
-    QueryName, QueryType, ServedAddress, StaleAfter, StubDomain, Ttl, Upstream,
+    ProbeSetting, QueryName, QueryType, ServedAddress, StaleAfter, StubDomain, Ttl, Upstream,
 };
 use zerohop_datapath::Persistence;
 use zerohop_kubernetes::{
@@ -43,6 +43,9 @@ use zerohop_zone::Name;
 
 /// The most hosts files. Each is read by a thread of its own.
 const MAX_HOSTS_FILES: usize = 16;
+
+/// The most probes. Each has a path and metrics of its own.
+const MAX_PROBES: usize = 16;
 
 /// See [`KubernetesConfig::dns_settle_time`]. A rollout or a restart of an API server usually takes
 /// less time.
@@ -98,6 +101,8 @@ pub struct Config {
     pub upstream_case: NameCase,
     /// The address of the admin endpoints.
     pub admin: SocketAddr,
+    /// The probes. Their labels differ.
+    pub probes: Vec<ProbeSetting>,
     /// The duration of the kernel plane's lease: how long the kernel answers after the agent has
     /// stopped working.
     pub stale_after: Duration,
@@ -280,6 +285,7 @@ impl Config {
             let twice = twice.display();
             bail!("--hosts {twice} is given twice: give each file once");
         }
+        check_probes(&settings.probe)?;
         let persistence = if settings.persist {
             Persistence::Pinned
         } else {
@@ -336,12 +342,27 @@ impl Config {
             cache,
             upstream_case,
             admin: settings.admin.0,
+            probes: settings.probe,
             stale_after: settings.stale_after.0,
             bpffs: settings.bpffs,
             persistence,
             capacity: settings.capacity.map(|Capacity(names)| names),
         })
     }
+}
+
+/// Refuses too many probes, and labels that are given twice.
+fn check_probes(probes: &[ProbeSetting]) -> anyhow::Result<()> {
+    if probes.len() > MAX_PROBES {
+        bail!(
+            "--probe is given {} times: give at most {MAX_PROBES} probes",
+            probes.len()
+        );
+    }
+    if let Some(twice) = first_repeated(probes.iter().map(|it| &it.label)) {
+        bail!("two --probe have the label {twice}: give each probe a label of its own");
+    }
+    Ok(())
 }
 
 fn cache_settings(settings: &RunSettings) -> anyhow::Result<CacheSettings> {

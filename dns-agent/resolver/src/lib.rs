@@ -8,8 +8,8 @@
 //! their records. [`bailiwick`] drops records that
 //! don't belong to the question, and `chase` turns the rest into the client's answer. [`loops`]
 //! finds upstreams that forward queries back to this resolver. `canary` tests whether the resolver
-//! answers. `counters` counts its messages, and `traffic` counts what CoreDNS's metrics count.
-//! `compose` builds replies.
+//! answers, and `server_probe` whether another server does. `counters` counts its messages, and
+//! `traffic` counts what CoreDNS's metrics count. `compose` builds replies.
 //!
 //! `query`, `message`, `response`, `bailiwick` and `chase` handle untrusted input without I/O, time
 //! or randomness. Their entry points are public so that the fuzz targets can call them.
@@ -32,6 +32,7 @@ mod records;
 pub mod response;
 mod restore;
 mod routing;
+mod server_probe;
 mod shares;
 mod tcp;
 mod traffic;
@@ -76,6 +77,7 @@ pub use self::{
     lookup::UpstreamLookup,
     query::is_transfer,
     routing::RouteExplanation,
+    server_probe::{ProbeFailure, probe_server},
     traffic::{
         AddressFamily, CacheEntryKind, CacheTrafficCounts, ConnectionProtocol, DnsServerCounts,
         HistogramCounts, ReplySource, TrafficCounts, TrafficZone, UpstreamCounts,

@@ -30,6 +30,7 @@ use tokio::{
 use tracing::debug;
 
 pub use self::server_set::{ServerSet, UpstreamServer};
+pub(crate) use self::udp::open_socket;
 use self::{
     connections::TcpConnections,
     health::{EdnsUse, Observation},
@@ -249,8 +250,7 @@ impl UpstreamPool {
         server: SocketAddr,
         query: &UpstreamQuery,
     ) -> io::Result<Option<Reply>> {
-        let (Ok(_permit), Ok(socket)) =
-            (self.sockets.try_acquire(), udp::open_socket(server).await)
+        let (Ok(_permit), Ok(socket)) = (self.sockets.try_acquire(), open_socket(server).await)
         else {
             return Ok(None);
         };
@@ -305,7 +305,7 @@ impl UpstreamPool {
 /// # Errors
 /// When the server can't be reached, or this host lacks a resource.
 pub(super) async fn send_probe(server: SocketAddr, query: &UpstreamQuery) -> io::Result<()> {
-    let socket = udp::open_socket(server).await?;
+    let socket = open_socket(server).await?;
     let message = query.with_id(rand::random());
     udp::exchange(socket, server, &message, CaseCheck::Ignored)
         .await

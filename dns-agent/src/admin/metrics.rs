@@ -3,6 +3,7 @@
 mod coredns;
 mod page;
 mod panics;
+mod probes;
 mod process;
 mod readings;
 #[cfg(test)]
@@ -31,9 +32,10 @@ use zerohop_resolver::TrafficCounts;
 pub use self::panics::count_panics;
 use self::{
     coredns::{CoreDnsReadings, with_bounds_as_in_coredns},
+    probes::ProbeReadings,
     readings::Readings,
 };
-use super::status_board::StatusBoard;
+use super::{probes::ProbeStates, status_board::StatusBoard};
 
 /// Durations measured since the agent's start.
 #[derive(Debug)]
@@ -129,19 +131,26 @@ impl Metrics {
         histogram.observe(duration.as_secs_f64());
     }
 
-    /// All metrics as text, with the current state of `board`.
+    /// All metrics as text, with the current state of `board` and the results of `probes`.
     ///
     /// # Errors
     /// When a metric can't be encoded.
-    pub fn text(&self, board: &StatusBoard) -> Result<String, fmt::Error> {
+    pub fn text(&self, board: &StatusBoard, probes: &ProbeStates) -> Result<String, fmt::Error> {
         let (status, kernel) = board.read_with_kernel();
-        self.write(Readings { status, kernel }, board.traffic())
+        let readings = Readings { status, kernel };
+        self.write(readings, board.traffic(), ProbeReadings::new(probes))
     }
 
-    fn write(&self, readings: Readings, traffic: TrafficCounts) -> Result<String, fmt::Error> {
+    fn write(
+        &self,
+        readings: Readings,
+        traffic: TrafficCounts,
+        probes: ProbeReadings,
+    ) -> Result<String, fmt::Error> {
         let mut coredns = Registry::default();
         let traffic = CoreDnsReadings::new(&readings.status, &readings.kernel, traffic);
         coredns.register_collector(Box::new(traffic));
+        coredns.register_collector(Box::new(probes));
         let mut current = Registry::default();
         current.register_collector(Box::new(readings));
         let mut text = String::new();

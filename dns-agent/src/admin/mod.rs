@@ -1,9 +1,9 @@
 //! The admin endpoints: liveness, readiness, health, status, metrics, look-ups and dumps.
 //!
 //! [`health`] queries both planes. [`metrics`] encodes the metrics. [`lookup`] explains the answer
-//! to one question, and [`dump`] prints every record. These four read an [`AdminState`]. Status,
-//! liveness and readiness need only the [`status_board`], to which tasks write the [`status`].
-//! [`client`] sends requests to the endpoints of a running agent.
+//! to one question, [`dump`] prints every record, and [`probes`] reports on probed servers. These
+//! five read an [`AdminState`]. Status, liveness and readiness need only the [`status_board`], to
+//! which tasks write the [`status`]. [`client`] sends requests to the endpoints of a running agent.
 
 pub mod client;
 mod connections;
@@ -12,6 +12,7 @@ pub mod health;
 mod host;
 pub mod lookup;
 pub mod metrics;
+pub mod probes;
 pub mod state;
 pub mod status;
 pub mod status_board;
@@ -44,10 +45,14 @@ static KERNEL_PLANE_TURN: Mutex<()> = Mutex::const_new(());
 /// so only this machine gets them.
 const PUBLIC_PATHS: [&str; 4] = ["/metrics", "/healthz", "/livez", "/readyz"];
 
+/// Every peer may also request the paths that begin with this.
+const PUBLIC_PREFIX: &str = "/healthcheck/";
+
 fn router(admin_state: Arc<AdminState>) -> Router {
     let board = admin_state.board.clone();
     let state_routes = Router::new()
         .route("/healthz", get(healthz))
+        .route("/healthcheck/{label}", get(healthcheck))
         .route("/lookup/{name}/{type}", get(lookup))
         .route("/dump", get(dump_all))
         .route("/dump/{zone}", get(dump_zone))
@@ -62,15 +67,16 @@ fn router(admin_state: Arc<AdminState>) -> Router {
         .layer(from_fn(refuse_private_paths))
 }
 
-/// Refuses paths outside [`PUBLIC_PATHS`] to remote peers, and to requests whose host is neither
-/// `localhost` nor a loopback address. The check of the host prevents DNS rebinding: a web page's
-/// own host name may lead a browser here through `kubectl port-forward`.
+/// Refuses paths outside [`PUBLIC_PATHS`] and [`PUBLIC_PREFIX`] to remote peers, and to requests
+/// whose host is neither `localhost` nor a loopback address. The check of the host prevents DNS
+/// rebinding: a web page's own host name may lead a browser here through `kubectl port-forward`.
 async fn refuse_private_paths(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
     next: Next,
 ) -> Response {
-    if PUBLIC_PATHS.contains(&request.uri().path()) {
+    let path = request.uri().path();
+    if PUBLIC_PATHS.contains(&path) || path.starts_with(PUBLIC_PREFIX) {
         return next.run(request).await;
     }
     let body = if !connections::is_loopback_peer(peer) {
@@ -122,6 +128,18 @@ async fn healthz(State(admin_state): State<Arc<AdminState>>) -> Response {
     (code, body).into_response()
 }
 
+/// Fails if the last probe with this label failed, and before the first probe.
+async fn healthcheck(
+    State(admin_state): State<Arc<AdminState>>,
+    Path(label): Path<String>,
+) -> Response {
+    match admin_state.probes.report(&label) {
+        Ok(report) if report.is_ok => Json(report).into_response(),
+        Ok(report) => (StatusCode::SERVICE_UNAVAILABLE, Json(report)).into_response(),
+        Err(reason) => (StatusCode::NOT_FOUND, reason + "\n").into_response(),
+    }
+}
+
 /// Succeeds if nothing is missing. An agent that is only degraded is ready.
 async fn readyz(State(board): State<Arc<StatusBoard>>) -> Response {
     let missing = board.missing();
@@ -166,7 +184,12 @@ async fn lookup(
 async fn metrics_text(State(admin_state): State<Arc<AdminState>>) -> Response {
     const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     // On a blocking thread, because it locks the kernel plane.
-    let text = async { spawn_blocking(move || admin_state.metrics.text(&admin_state.board)).await };
+    let encode = move || {
+        admin_state
+            .metrics
+            .text(&admin_state.board, &admin_state.probes)
+    };
+    let text = async { spawn_blocking(encode).await };
     match take_turn(text).await {
         Ok(Ok(text)) => ([(CONTENT_TYPE, OPENMETRICS)], text).into_response(),
         Ok(Err(error)) => {

@@ -6,7 +6,7 @@ use zerohop_datapath::{canary::CanaryReport, explain::Explanation};
 use zerohop_resolver::{Canary, Resolver};
 use zerohop_zone::{Name, Providers, Rtype};
 
-use super::{metrics::Metrics, status_board::StatusBoard};
+use super::{metrics::Metrics, probes::ProbeStates, status_board::StatusBoard};
 
 /// What health, metrics, look-ups and dumps read.
 pub struct AdminState {
@@ -26,6 +26,8 @@ pub struct AdminState {
     pub board: Arc<StatusBoard>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// The results of the probes.
+    pub probes: Arc<ProbeStates>,
 }
 
 /// Explains what the kernel plane does with a query.

@@ -15,6 +15,7 @@ use zerohop_zone::{ObjectRef, Providers};
 
 use super::{
     lookup::{AnsweringPlane, KernelReport, KernelState, Lookup, RecordReport},
+    probes::ProbeStates,
     state::{KernelExplanation, KernelHealth},
     status::{
         HostsFileStatus, KernelStatus, ManifestsStatus, PlaneState, SourceStatus, Status,
@@ -55,6 +56,7 @@ fn admin_state(kernel: KernelExplanation) -> AdminState {
         resolver_canaries: Vec::new(),
         board,
         metrics: Arc::default(),
+        probes: Arc::new(ProbeStates::new(["coredns".to_owned()])),
     }
 }
 
@@ -160,7 +162,14 @@ async fn remote_peers_get_only_metrics_and_health() {
             let (code, body) = get_from(&admin_state, remote, path).await;
             assert_eq!(code, StatusCode::OK, "{path} from {remote}: {body}");
         }
-        for path in private.iter().chain(&["/other", "/metrics/", "//status"]) {
+        for (path, expected) in [("/healthcheck/coredns", 503), ("/healthcheck/other", 404)] {
+            let (code, body) = get_from(&admin_state, remote, path).await;
+            assert_eq!(code.as_u16(), expected, "{path} from {remote}: {body}");
+        }
+        for path in private
+            .iter()
+            .chain(&["/other", "/metrics/", "//status", "/healthcheck"])
+        {
             let (code, body) = get_from(&admin_state, remote, path).await;
             assert_eq!(code, StatusCode::FORBIDDEN, "{path} from {remote}");
             assert!(body.contains("loopback"), "{path} from {remote}: {body}");
@@ -200,6 +209,30 @@ async fn healthz_reports_both_planes() {
         get_from(&admin_state, "10.0.0.1:1", "/livez").await.0,
         StatusCode::OK
     );
+}
+
+#[tokio::test]
+async fn healthcheck_reports_the_last_probe() {
+    let admin_state = Arc::new(admin_state(KernelExplanation::Off));
+    let get = async |label| get_from(&admin_state, "10.0.0.1:1", label).await;
+    let (code, body) = get("/healthcheck/coredns").await;
+    assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE, "{body}");
+    assert!(body.contains("waiting for first probe"), "{body}");
+
+    let state = admin_state.probes.iter().next().unwrap();
+    state.record(Ok(Duration::from_millis(2)));
+    let (code, body) = get("/healthcheck/coredns").await;
+    let ok = r#"{"IsOk":true,"LatencySeconds":0.002,"Err":""}"#;
+    assert_eq!((code, body.as_str()), (StatusCode::OK, ok));
+
+    state.record(Err("answers with SERVFAIL".to_owned()));
+    let (code, body) = get("/healthcheck/coredns").await;
+    assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE, "{body}");
+    assert!(body.contains("answers with SERVFAIL"), "{body}");
+
+    let (code, body) = get("/healthcheck/CoreDNS").await;
+    assert_eq!(code, StatusCode::NOT_FOUND, "{body}");
+    assert!(body.ends_with("the labels are: coredns\n"), "{body}");
 }
 
 #[tokio::test]

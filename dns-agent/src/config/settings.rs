@@ -14,7 +14,7 @@ use zerohop_routes::UpstreamPolicy;
 use super::values::{
     CacheSize, CacheTtl, Capacity, Cidr, DelegatedName, Domain, Interface, ListenAddress, MaxAge,
     NamespaceName, NetworkPolicy, NodeIp, ObjectName, OutsideNames, OutsideUpstream, PodsSetting,
-    ServeStale, ServedAddress, StaleAfter, StubDomain, Ttl, Upstream,
+    ProbeSetting, ServeStale, ServedAddress, StaleAfter, StubDomain, Ttl, Upstream,
 };
 
 /// The default of `--admin`: where the admin endpoints of an agent listen, and where the other
@@ -376,10 +376,19 @@ pub struct RunSettings {
     )]
     pub serve_stale: ServeStale,
 
-    /// The address of the admin endpoints: /metrics, /readyz, /livez, /healthz
-    /// and, for clients on this machine only, /status, /lookup and /dump.
+    /// The address of the admin endpoints: /metrics, /readyz, /livez, /healthz,
+    /// /healthcheck and, for clients on this machine only, /status, /lookup and
+    /// /dump.
     #[arg(long, help_heading = "Endpoints", value_name = "IP:PORT", default_value = DEFAULT_ADMIN)]
     pub admin: ListenAddress,
+
+    /// A question to ask a DNS server every 5 seconds, or every SECONDS (1 to
+    /// 3600). SERVER is an IP[:PORT], and TYPE is A, AAAA, SRV or ANY, which is
+    /// used if none is given. /healthcheck/LABEL is 200 while the last reply had
+    /// NOERROR and a record, else 503. As in kube-dns's sidecar; at most 16.
+    #[arg(long, help_heading = "Endpoints")]
+    #[arg(value_name = "LABEL,SERVER,NAME[,SECONDS][,TYPE]")]
+    pub probe: Vec<ProbeSetting>,
 
     /// The first given setting of the group [`WITH_KUBERNETES`], in the order of the declaration.
     /// Set by `GivenSettings::parse`. A switch that is off does not count.

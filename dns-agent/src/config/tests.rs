@@ -228,6 +228,34 @@ fn wrong_values_are_refused_with_advice() {
     assert_refused(&["--namespace-labels", ""], &["--namespace-labels", "key"]);
     assert_refused(&["--pass", "a..b"], &["not a domain name"]);
     assert_refused(&["--capacity", "0"], &["give one from 1 to"]);
+    assert_refused(
+        &["--probe", "coredns,dns.example,web.example"],
+        &["--probe", "IP or IP:PORT"],
+    );
+}
+
+#[test]
+fn probes_have_different_labels_and_are_few() {
+    let parse = |labels: &[&str]| {
+        let probe = |label: &&str| format!("--probe={label},10.0.0.1,a.example,1");
+        let flags: Vec<String> = labels.iter().map(probe).collect();
+        let flags = flags.iter().map(String::as_str);
+        parse_config(&flags.chain(["--manifests=m"]).collect::<Vec<_>>())
+    };
+    let config = parse(&["a", "A", "b"]).unwrap();
+    let labels: Vec<_> = config.probes.iter().map(|it| it.label.as_str()).collect();
+    assert_eq!(labels, ["a", "A", "b"]);
+    let error = parse(&["a", "b", "a"]).unwrap_err();
+    assert!(error.contains("two --probe have the label a:"), "{error}");
+    let labels: Vec<String> = (0..17).map(|number| format!("l{number}")).collect();
+    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+    parse(&labels[..16]).unwrap();
+    let error = parse(&labels).unwrap_err();
+    assert!(error.contains("17 times: give at most 16"), "{error}");
+
+    let file = "manifests: m\nprobe: ['a,10.0.0.1,a.example,7,A']\n";
+    let config = Config::new(settings(file, &[])).unwrap();
+    assert_eq!(config.probes[0].interval, Duration::from_secs(7));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! line and the file, and its error says which values are valid.
 
 mod addresses;
+mod probe;
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -13,6 +14,7 @@ pub use zerohop_datapath::{HookChoice, Interface};
 pub use self::addresses::{
     ListenAddress, NodeIp, OutsideUpstream, ServedAddress, StubDomain, Upstream,
 };
+pub use self::probe::ProbeSetting;
 use zerohop_kubernetes::{ObjectKey, PodMode};
 use zerohop_zone::{Name, Rtype};
 

@@ -15,6 +15,7 @@ mod kubernetes;
 mod lookup;
 mod metrics;
 mod policies;
+mod probes;
 mod process;
 mod routes;
 mod support;

@@ -14,7 +14,7 @@ use crate::response::{CaseCheck, MAX_DATAGRAM, Reply};
 ///
 /// # Errors
 /// When this host lacks a resource.
-pub(super) async fn open_socket(server: SocketAddr) -> io::Result<UdpSocket> {
+pub(crate) async fn open_socket(server: SocketAddr) -> io::Result<UdpSocket> {
     let local: SocketAddr = match server {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),

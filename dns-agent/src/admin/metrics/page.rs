@@ -86,11 +86,28 @@ impl<'a> MetricsPage<'a> {
     ) -> fmt::Result {
         let mut metric = self.metric(name, Some(unit), help, MetricType::Histogram)?;
         for (labels, histogram) in samples {
-            let mut metric = metric.encode_family(&labels)?;
-            let (sum, count) = (histogram.sum, histogram.count());
-            metric.encode_histogram::<NoLabelSet>(sum, count, &histogram.buckets, None)?;
+            let (sum, count, buckets) = (histogram.sum, histogram.count(), &histogram.buckets);
+            if labels.is_empty() {
+                metric.encode_histogram::<NoLabelSet>(sum, count, buckets, None)?;
+            } else {
+                let mut metric = metric.encode_family(&labels)?;
+                metric.encode_histogram::<NoLabelSet>(sum, count, buckets, None)?;
+            }
         }
         Ok(())
+    }
+
+    /// Writes a count whose name must not end with `_total`. OpenMetrics requires this ending of
+    /// counters, so the type is `unknown`, as Go's client of Prometheus writes such a counter.
+    pub(super) fn write_unsuffixed_count(
+        &mut self,
+        name: &str,
+        help: &str,
+        count: u64,
+    ) -> fmt::Result {
+        let mut metric = self.metric(name, None, help, MetricType::Unknown)?;
+        // The samples of a gauge have the name of their family.
+        metric.encode_gauge(&count)
     }
 
     fn metric<'s>(

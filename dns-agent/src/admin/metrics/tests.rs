@@ -126,6 +126,17 @@ fn traffic() -> TrafficCounts {
     }
 }
 
+/// The states after four probes with the label that the guide has.
+fn probes() -> ProbeStates {
+    let states = ProbeStates::new(["LABEL".to_owned()]);
+    let state = states.iter().next().unwrap();
+    for microseconds in [250, 251, 9_000_000] {
+        state.record(Ok(Duration::from_micros(microseconds)));
+    }
+    state.record(Err("is silent".to_owned()));
+    states
+}
+
 fn text(source: SourceStatus) -> String {
     let metrics = Metrics::default();
     metrics.observe_programming(Some(&ServiceKind::Headless), SystemTime::now());
@@ -133,7 +144,9 @@ fn text(source: SourceStatus) -> String {
         status: status(source),
         kernel: KernelStatus::On(Box::new(kernel())),
     };
-    metrics.write(readings, traffic()).unwrap()
+    metrics
+        .write(readings, traffic(), ProbeReadings::new(&probes()))
+        .unwrap()
 }
 
 fn kubernetes() -> SourceStatus {
@@ -193,6 +206,15 @@ fn samples_have_the_values_of_the_status() {
         r#"coredns_forward_responses_total{to="192.0.2.53:853",rcode="SERVFAIL"} 3"#,
         r#"coredns_forward_healthcheck_failures_total{to="192.0.2.53:853"} 2"#,
         "coredns_forward_healthcheck_broken_total 3",
+        "# TYPE kubedns_probe_LABEL_errors unknown",
+        "kubedns_probe_LABEL_errors 1",
+        "# TYPE kubedns_probe_LABEL_latency_ms histogram",
+        r#"kubedns_probe_LABEL_latency_ms_bucket{le="0.25"} 1"#,
+        r#"kubedns_probe_LABEL_latency_ms_bucket{le="0.5"} 2"#,
+        r#"kubedns_probe_LABEL_latency_ms_bucket{le="8192"} 2"#,
+        r#"kubedns_probe_LABEL_latency_ms_bucket{le="+Inf"} 3"#,
+        "kubedns_probe_LABEL_latency_ms_sum 9000.501",
+        "kubedns_probe_LABEL_latency_ms_count 3",
     ] {
         assert!(
             text.lines().any(|have| have == line),
@@ -213,7 +235,7 @@ fn metrics_show_the_current_state_of_the_board() {
     let metrics = Metrics::default();
     let has = |line: &str| {
         metrics
-            .text(&board)
+            .text(&board, &ProbeStates::default())
             .unwrap()
             .lines()
             .any(|have| have == line)

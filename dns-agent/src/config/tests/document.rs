@@ -34,7 +34,7 @@ admin: 0.0.0.0:9153
 ";
 
 /// How values are written, by the placeholder of the value.
-const NOTATIONS: [(&str, &str); 22] = [
+const NOTATIONS: [(&str, &str); 23] = [
     (
         "BYTES",
         "a number of bytes, perhaps with `Ki`, `Mi` or `Gi`: `16Mi`",
@@ -54,6 +54,10 @@ const NOTATIONS: [(&str, &str); 22] = [
     (
         "IP[:PORT]",
         "the same, with port 53 if none is given: `10.96.0.10`, `[fd00::a]:5353`",
+    ),
+    (
+        "LABEL,SERVER,NAME[,SECONDS][,TYPE]",
+        "a probe: `coredns,10.96.0.10,kubernetes.default.svc.cluster.local,5,A`",
     ),
     ("NAME", "a domain name: `cluster.local`"),
     (

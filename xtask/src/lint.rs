@@ -15,9 +15,9 @@ pub(crate) fn run() -> Result<()> {
     run_command(cargo().args(["fmt", "--all", "--check"]))?;
     // The agent embeds the kernel programs.
     build_ebpf::build_programs()?;
-    // The comparison has `test = false`, so `--all-targets` does not include it, and Cargo ignores
-    // `--test` together with `--all-targets`.
-    for targets in ["--all-targets", "--test=cluster"] {
+    // The comparisons have `test = false`, so `--all-targets` does not include them, and Cargo
+    // ignores `--test` together with `--all-targets`.
+    for targets in ["--all-targets", "--test=cluster", "--test=routes"] {
         run_command(cargo().args(["clippy", "--workspace", targets, "--", "--deny=warnings"]))?;
     }
 

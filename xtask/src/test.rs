@@ -1,7 +1,12 @@
 //! `cargo xtask test`: runs every test on this kernel, the kernel plane's tests on kernels of the
 //! matrix, or the comparison with CoreDNS.
 
-use std::{net::SocketAddr, path::PathBuf, process::Command, thread};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
@@ -25,6 +30,16 @@ pub(crate) struct TestOptions {
     kernel: KernelChoice,
     #[command(flatten)]
     cluster: ComparisonOptions,
+    /// Compares the answers of the agent's resolver about names outside the cluster with those of
+    /// this CoreDNS program, with each Corefile of `tests/routes/corefiles`. The program must need
+    /// no libraries.
+    #[arg(
+        long,
+        value_name = "PROGRAM",
+        group = "compared",
+        conflicts_with = "kernel"
+    )]
+    routes: Option<PathBuf>,
     /// Passed to the test binaries: test names and options.
     #[arg(last = true)]
     filter: Vec<String>,
@@ -40,6 +55,7 @@ struct ComparisonOptions {
         long = "cluster",
         value_name = "KUBECONFIG",
         requires = "coredns",
+        group = "compared",
         conflicts_with = "kernel"
     )]
     kubeconfig: Option<PathBuf>,
@@ -60,8 +76,8 @@ struct ComparisonOptions {
     /// disabled for cluster.local].
     #[arg(long, value_name = "FILE", requires = "cluster")]
     corefile: Option<PathBuf>,
-    /// Seed of all random choices [default: a random one].
-    #[arg(long, value_name = "NUMBER", requires = "cluster")]
+    /// Seed of all random choices, also with `--routes` [default: a random one].
+    #[arg(long, value_name = "NUMBER", requires = "compared")]
     seed: Option<u64>,
     /// Number of transitions of Services, slices and pods while the controller manager runs. After
     /// each, the names that may have changed are queried [default: 500].
@@ -115,6 +131,9 @@ const PACKET_TESTS: [&str; 2] = ["kernel::packets", "kernel::passes"];
 pub(crate) fn run(options: &TestOptions) -> Result<()> {
     if options.cluster.kubeconfig.is_some() {
         return options.cluster.compare();
+    }
+    if let Some(coredns) = &options.routes {
+        return compare_routes(coredns, options.cluster.seed);
     }
     match &options.kernel {
         KernelChoice::Running => run_on_this_machine(&options.filter),
@@ -172,26 +191,37 @@ fn run_on_this_machine(filter: &[String]) -> Result<()> {
     )
 }
 
+/// Compares names outside the cluster with a CoreDNS.
+fn compare_routes(coredns: &Path, seed: Option<u64>) -> Result<()> {
+    setup::need_root("test --routes")?;
+    let mut command = build_comparison("routes")?;
+    command.env("ZEROHOP_COREDNS", coredns);
+    if let Some(seed) = seed {
+        command.env("ZEROHOP_SEED", seed.to_string());
+    }
+    run_command(&mut command)
+        .context("Zerohop and CoreDNS differ, or the comparison failed: see its output above")
+}
+
+/// Builds the agent, and a comparison with CoreDNS. Returns the comparison's command.
+fn build_comparison(target: &str) -> Result<Command> {
+    setup::ensure(&[Need::Ebpf, Need::Namespaces], Verbosity::Changes)?;
+    build_ebpf::build_programs()?;
+    let agent = build(
+        cargo().args(["build", "--quiet", "--package", "dns-agent"]),
+        "dns-agent",
+    )?;
+    let comparison = ["build", "--quiet", "--package", "zerohop-tests", "--test"];
+    let comparison = build(cargo().args(comparison).arg(target), target)?;
+    let mut command = Command::new(comparison);
+    command.env("ZEROHOP_AGENT", agent);
+    Ok(command)
+}
+
 impl ComparisonOptions {
     fn compare(&self) -> Result<()> {
         setup::need_root("test --cluster")?;
-        setup::ensure(&[Need::Ebpf, Need::Namespaces], Verbosity::Changes)?;
-        build_ebpf::build_programs()?;
-        let agent = build(
-            cargo().args(["build", "--quiet", "--package", "dns-agent"]),
-            "dns-agent",
-        )?;
-        let comparison = [
-            "build",
-            "--quiet",
-            "--package",
-            "zerohop-tests",
-            "--test",
-            "cluster",
-        ];
-        let comparison = build(cargo().args(comparison), "cluster")?;
-        let mut command = Command::new(comparison);
-        command.env("ZEROHOP_AGENT", agent);
+        let mut command = build_comparison("cluster")?;
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
         for (variable, value) in [
             ("ZEROHOP_KUBECONFIG", path(&self.kubeconfig)),

@@ -86,7 +86,8 @@ impl Resolver {
         }
     }
 
-    /// How a route treats a question. `None` if no route says it, or if the name is in a local zone.
+    /// How a route treats a question. `None` if no route says it, or if the name is in a local
+    /// zone.
     pub fn explain_route(&self, name: &Name, rtype: Rtype) -> Option<RouteExplanation> {
         let routes = self.upstreams.routes.table();
         let query = Query::of_question(name, rtype);

@@ -373,8 +373,8 @@ async fn targets_of_aliases_follow_the_routes() {
     assert_eq!(rcode(&routed.ask("example.org").await), 2);
 }
 
-/// A rewritten name and the same name of a client don't share a reply: CoreDNS may treat the name of
-/// a client in another way.
+/// A rewritten name and the same name of a client don't share a reply: CoreDNS may treat the name
+/// of a client in another way.
 #[tokio::test]
 async fn a_rewritten_name_has_replies_of_its_own() {
     let server = FakeUpstream::answering(FORWARDED).await;

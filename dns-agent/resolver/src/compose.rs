@@ -149,8 +149,13 @@ impl Query {
     /// The part of the zone data that fits a reply. `rotation` is as in
     /// [`respond`](super::message::respond).
     pub(super) fn window(&self, rotation: usize) -> Window {
+        // The names that are restored may be shorter, so that more records fit.
+        let bytes = match self.client_question {
+            Some(_) => Window::WHOLE.bytes,
+            None => self.limit(),
+        };
         Window {
-            bytes: self.limit(),
+            bytes,
             rotation,
             ..Window::WHOLE
         }
@@ -301,5 +306,34 @@ impl FittingRecords {
             }
         }
         fitting
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::base::{Message, iana::Rtype};
+    use zerohop_routes::{AfterMatch, NameRewrite, RewriteStep, RouteBlock, Routes, Way};
+    use zerohop_zone::{Name, build_query};
+
+    use super::*;
+
+    #[test]
+    fn all_records_of_a_rewritten_name_are_read_because_restored_names_may_be_shorter() {
+        let name = Name::parse("a.example").unwrap();
+        let rule = NameRewrite::Exact(name.clone(), "a-longer-name.example.".into());
+        let routes = Routes::new(vec![RouteBlock {
+            zones: vec![Name::root()],
+            rewrites: vec![RewriteStep::Name(rule, AfterMatch::Stop)],
+            ..RouteBlock::default()
+        }]);
+        let Way::Rewritten(rewriting) = routes.way(&name, Rtype::SRV) else {
+            panic!("not rewritten");
+        };
+        let bytes = build_query(7, &name, Rtype::SRV);
+        let message = Message::from_slice(&bytes).unwrap();
+        let query = Query::parse(message, Transport::Udp).unwrap();
+        assert_eq!(query.window(0).bytes, PLAIN_UDP_LIMIT);
+        let rewritten = query.rewritten(rewriting);
+        assert_eq!(rewritten.window(0).bytes, Window::WHOLE.bytes);
     }
 }

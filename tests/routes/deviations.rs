@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use crate::{
     corefile::is_within,
     reply_pair::{ReplyDifference, ReplyPair},
-    script::{ANY, DS, PTR},
+    script::{ANY, DS, PTR, SRV},
 };
 
 /// An agreed difference.
@@ -17,7 +17,7 @@ pub(crate) struct RouteDeviation {
     explains: fn(&ReplyPair<'_>) -> bool,
 }
 
-const DEVIATIONS: [RouteDeviation; 18] = [
+const DEVIATIONS: [RouteDeviation; 19] = [
     RouteDeviation {
         summary: "AA is 0 in replies of upstreams",
         difference: ReplyDifference::Authoritative,
@@ -141,6 +141,19 @@ const DEVIATIONS: [RouteDeviation; 18] = [
                 && coredns.answer.is_empty()
                 && zerohop.answer.is_empty()
                 && zerohop.soa == coredns.soa
+        },
+    },
+    RouteDeviation {
+        summary: "names in SRV records of the cluster are restored with DO too",
+        difference: ReplyDifference::Answer,
+        explains: |pair| {
+            let (coredns, zerohop) = (&pair.coredns.reply, &pair.zerohop.reply);
+            let mut left = coredns.answer.iter();
+            pair.question.rtype == SRV
+                && pair.question.flags.dnssec_ok
+                && coredns.answer.len() == zerohop.answer.len()
+                && left.all(|it| is_within(&it.owner, "cluster.local"))
+                && zerohop.relevant_answer(&pair.name()) == zerohop.answer
         },
     },
     RouteDeviation {

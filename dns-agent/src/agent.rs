@@ -45,8 +45,8 @@ use zerohop_datapath::{StopMode, interfaces::DeviceChanges};
 use zerohop_kubernetes::Index;
 use zerohop_kubernetes_api::{Client, connect};
 use zerohop_resolver::{
-    ClusterDns, Resolver, ServerSet, Sockets, UpstreamServer, UpstreamServers, Upstreams,
-    raise_file_limit,
+    ClusterDns, DnstapSettings, DnstapStream, ObserverSettings, Resolver, ServerSet, Sockets,
+    UpstreamServer, UpstreamServers, Upstreams, raise_file_limit,
 };
 use zerohop_sources::files::{MAX_SETTINGS, read_text};
 
@@ -79,6 +79,7 @@ type Tasks = JoinSet<&'static str>;
 pub struct Agent {
     listen: Vec<SocketAddr>,
     admin: SocketAddr,
+    dnstap: Option<DnstapStream>,
     tasks: Tasks,
     /// Completes when the publisher ends. The publisher is not in `tasks`, because a shutdown
     /// aborts the tasks, and the publisher must stop the kernel plane before it ends.
@@ -198,10 +199,11 @@ impl Agent {
             publisher.context("the publisher failed")??
         };
         let providers = publisher.providers().clone();
-        let resolver = Arc::new(Resolver::new(
+        let resolver = Arc::new(Resolver::observed(
             Arc::new(providers.clone()),
             upstreams,
             config.cache,
+            &observer_settings(&config),
         ));
         let status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -245,6 +247,10 @@ impl Agent {
         }
         for sockets in sockets {
             resolver.spawn_servers(sockets, &mut tasks);
+        }
+        let dnstap = resolver.dnstap();
+        if let Some(dnstap) = dnstap.clone() {
+            tasks.spawn(send_dnstap(dnstap));
         }
         for (number, path) in config.hosts.iter().enumerate() {
             let Some(sender) = hosts_sender.clone() else {
@@ -305,6 +311,7 @@ impl Agent {
         let mut agent = Agent {
             listen,
             admin,
+            dnstap,
             tasks,
             publisher_end,
             publisher_messages,
@@ -385,7 +392,8 @@ impl Agent {
         }
     }
 
-    /// Stops everything in order: the publisher with the kernel plane first, then all tasks.
+    /// Stops everything in order: the publisher with the kernel plane first, then the stream to the
+    /// dnstap collector, then all tasks.
     async fn stop(mut self, stop_mode: StopMode) -> anyhow::Result<()> {
         // Sending fails when the publisher has ended already.
         if self
@@ -395,6 +403,9 @@ impl Agent {
             .is_ok()
         {
             self.publisher_end.await.context("the publisher failed")?;
+        }
+        if let Some(dnstap) = &self.dnstap {
+            dnstap.close().await;
         }
         self.tasks.shutdown().await;
         Ok(())
@@ -515,6 +526,27 @@ fn upstreams(config: &Config, routes: &RouteFollower) -> anyhow::Result<Upstream
         routes: routes.live().clone(),
         case: config.upstream_case,
     })
+}
+
+/// Who observes the resolver's queries.
+fn observer_settings(config: &Config) -> ObserverSettings {
+    let identity = match &config.source {
+        SourceConfig::Manifests(_) => None,
+        SourceConfig::Kubernetes(kubernetes) => kubernetes.node_name.clone(),
+    };
+    let dnstap = config.dnstap.clone().map(|socket| DnstapSettings {
+        socket,
+        identity,
+        version: concat!("Zerohop ", env!("CARGO_PKG_VERSION")).to_owned(),
+    });
+    ObserverSettings { dnstap }
+}
+
+/// Sends messages to the dnstap collector until the agent stops.
+async fn send_dnstap(dnstap: DnstapStream) -> &'static str {
+    dnstap.run().await;
+    // The other tasks end later.
+    std::future::pending().await
 }
 
 /// Asks groups of servers that have not answered yet.

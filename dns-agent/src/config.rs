@@ -28,9 +28,10 @@ pub use self::cli::{
 pub use self::given::GivenSettings;
 pub use self::settings::RunSettings;
 pub use self::values::{
-    Capacity, Cidr, DelegatedName, Domain, HookChoice, Interface, ListenAddress, MaxAge,
-    NamespaceName, NetworkPolicy, NodeIp, ObjectName, OutsideNames, OutsideUpstream, PodsSetting,
-    ProbeSetting, QueryName, QueryType, ServedAddress, StaleAfter, StubDomain, Ttl, Upstream,
+    Capacity, Cidr, DelegatedName, DnstapSocket, Domain, HookChoice, Interface, ListenAddress,
+    MaxAge, NamespaceName, NetworkPolicy, NodeIp, ObjectName, OutsideNames, OutsideUpstream,
+    PodsSetting, ProbeSetting, QueryName, QueryType, ServedAddress, StaleAfter, StubDomain, Ttl,
+    Upstream,
 };
 use zerohop_datapath::Persistence;
 use zerohop_kubernetes::{
@@ -103,6 +104,8 @@ pub struct Config {
     pub admin: SocketAddr,
     /// The probes. Their labels differ.
     pub probes: Vec<ProbeSetting>,
+    /// The Unix socket of the dnstap collector. `None`: there is no collector.
+    pub dnstap: Option<PathBuf>,
     /// The duration of the kernel plane's lease: how long the kernel answers after the agent has
     /// stopped working.
     pub stale_after: Duration,
@@ -343,6 +346,7 @@ impl Config {
             upstream_case,
             admin: settings.admin.0,
             probes: settings.probe,
+            dnstap: settings.dnstap.map(|DnstapSocket(path)| path),
             stale_after: settings.stale_after.0,
             bpffs: settings.bpffs,
             persistence,

@@ -7,7 +7,7 @@ use crate::{
     packages::{PackagedProgram, Verbosity, ensure_programs},
     process::is_root,
     toolchain,
-    unpacked_program::{DOCKER_REGISTRY, PROMETHEUS},
+    unpacked_program::{DNSTAP_TOOLS, DOCKER_REGISTRY, PROMETHEUS},
 };
 
 /// A requirement of a job.
@@ -28,7 +28,8 @@ pub(crate) enum Need {
 }
 
 /// Finds or installs what all jobs need, except kubectl, kind and Docker. The tools that check the
-/// manifests, the registry and Prometheus may be missing, because only tests need them.
+/// manifests, the registry, Prometheus and the dnstap tools may be missing, because only tests need
+/// them.
 pub(crate) fn run() -> Result<()> {
     ensure(
         &[
@@ -49,6 +50,9 @@ pub(crate) fn run() -> Result<()> {
     }
     if let Err(reason) = PROMETHEUS.ensure(Verbosity::Everything) {
         println!("the test of dashboards can't run on this machine: {reason:#}");
+    }
+    if let Err(reason) = DNSTAP_TOOLS.ensure(Verbosity::Everything) {
+        println!("the test with dnstap tools can't run on this machine: {reason:#}");
     }
     Ok(())
 }

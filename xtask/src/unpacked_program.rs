@@ -13,13 +13,36 @@ const SUITE: &str = "bookworm";
 /// A real registry, for tests that push images.
 pub(crate) const DOCKER_REGISTRY: UnpackedProgram = UnpackedProgram {
     name: "docker-registry",
+    packages: &["docker-registry"],
+    program: "docker-registry",
 };
 /// Scrapes an agent and runs the expressions of dashboards.
-pub(crate) const PROMETHEUS: UnpackedProgram = UnpackedProgram { name: "prometheus" };
+pub(crate) const PROMETHEUS: UnpackedProgram = UnpackedProgram {
+    name: "prometheus",
+    packages: &["prometheus"],
+    program: "prometheus",
+};
+/// A collector and a reader of dnstap, with their libraries.
+pub(crate) const DNSTAP_TOOLS: UnpackedProgram = UnpackedProgram {
+    name: "dnstap",
+    packages: &[
+        "dnstap-ldns",
+        "fstrm-bin",
+        "libevent-2.1-7",
+        "libfstrm0",
+        "libldns3",
+        "libprotobuf-c1",
+        "libssl3",
+    ],
+    program: "dnstap-ldns",
+};
 
-/// A program of the package with the same name.
+/// A program of one of several packages.
 pub(crate) struct UnpackedProgram {
+    /// The folder in which the packages are unpacked.
     name: &'static str,
+    packages: &'static [&'static str],
+    program: &'static str,
 }
 
 impl UnpackedProgram {
@@ -41,7 +64,8 @@ impl UnpackedProgram {
         }
         let apt = Apt::open(&scratch.join("apt"), &[SUITE])?;
         let tree = scratch.join("tree");
-        apt.unpack(&BTreeSet::from([name.to_owned()]), &tree)?;
+        let packages: BTreeSet<_> = self.packages.iter().map(|it| (*it).to_owned()).collect();
+        apt.unpack(&packages, &tree)?;
         fs::rename(&tree, &folder)
             .with_context(|| format!("cannot create {}", folder.display()))?;
         fs::remove_dir_all(&scratch).with_context(|| format!("cannot remove {}", scratch.display()))
@@ -49,7 +73,7 @@ impl UnpackedProgram {
 
     /// The path of the program.
     pub(crate) fn path(&self) -> PathBuf {
-        self.folder().join("usr/bin").join(self.name)
+        self.folder().join("usr/bin").join(self.program)
     }
 
     fn folder(&self) -> PathBuf {

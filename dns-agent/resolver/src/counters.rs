@@ -49,6 +49,7 @@ pub struct ResolverCounters {
     /// Their memory in bytes.
     pub(super) cached_bytes: AtomicU64,
     pub(super) connections_refused: AtomicU64,
+    dnstap_dropped: AtomicU64,
     pub(super) traffic: Traffic,
 }
 
@@ -107,6 +108,9 @@ pub struct ResolverCounts {
     pub cached_bytes: u64,
     /// TCP connections closed at once because too many were open.
     pub connections_refused: u64,
+    /// Messages that the dnstap collector didn't receive, because the queue was full or the
+    /// collector went away.
+    pub dnstap_dropped: u64,
 }
 
 impl ResolverCounters {
@@ -121,6 +125,11 @@ impl ResolverCounters {
     pub(super) fn count_cache_hit(&self, kind: CacheEntryKind) {
         increment(&self.cache_hits);
         self.traffic.cache.count_hit(kind);
+    }
+
+    /// Counts messages that the dnstap collector doesn't receive.
+    pub(super) fn count_dnstap_dropped(&self, messages: u64) {
+        self.dnstap_dropped.fetch_add(messages, Relaxed);
     }
 
     /// A snapshot of what CoreDNS's metrics count.
@@ -178,6 +187,7 @@ impl ResolverCounters {
             cached_replies: self.cached_replies.load(Relaxed),
             cached_bytes: self.cached_bytes.load(Relaxed),
             connections_refused: self.connections_refused.load(Relaxed),
+            dnstap_dropped: self.dnstap_dropped.load(Relaxed),
         }
     }
 }

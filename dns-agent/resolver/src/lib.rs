@@ -9,7 +9,8 @@
 //! don't belong to the question, and `chase` turns the rest into the client's answer. [`loops`]
 //! finds upstreams that forward queries back to this resolver. `canary` tests whether the resolver
 //! answers, and `server_probe` whether another server does. `counters` counts its messages, and
-//! `traffic` counts what CoreDNS's metrics count. `compose` builds replies.
+//! `traffic` counts what CoreDNS's metrics count. `compose` builds replies. `observers` gives the messages of clients to
+//! `dnstap`, which sends them to a collector.
 //!
 //! `query`, `message`, `response`, `bailiwick` and `chase` handle untrusted input without I/O, time
 //! or randomness. Their entry points are public so that the fuzz targets can call them.
@@ -22,11 +23,13 @@ mod canary;
 mod chase;
 mod compose;
 mod counters;
+mod dnstap;
 mod forward;
 mod live_routes;
 mod lookup;
 pub mod loops;
 pub mod message;
+mod observers;
 pub mod query;
 mod records;
 pub mod response;
@@ -65,6 +68,7 @@ use self::{
     lookup::{CacheUse, LookupContext},
     loops::LoopProbe,
     message::{QueryAction, respond},
+    observers::Observers,
     query::Transport,
     upstream::UpstreamPool,
 };
@@ -72,9 +76,11 @@ pub use self::{
     cache::CacheSettings,
     canary::Canary,
     counters::{ResolverCounters, ResolverCounts},
+    dnstap::{DnstapSettings, DnstapStream},
     forward::UpstreamServers,
     live_routes::{FollowedRoutes, GroupStatus, GroupUse, LiveRoutes},
     lookup::UpstreamLookup,
+    observers::ObserverSettings,
     query::is_transfer,
     routing::RouteExplanation,
     server_probe::{ProbeFailure, probe_server},
@@ -104,6 +110,8 @@ pub struct Resolver {
     forwarder: Forwarder,
     cache: ReplyCache,
     probe: LoopProbe,
+    /// `None`: no query is observed.
+    observers: Option<Observers>,
     counters: Arc<ResolverCounters>,
 }
 
@@ -147,16 +155,29 @@ impl Resolver {
         upstreams: Upstreams,
         cache: CacheSettings,
     ) -> Resolver {
+        Resolver::observed(data, upstreams, cache, &ObserverSettings::default())
+    }
+
+    /// As [`Resolver::new`], with observers of the queries.
+    pub fn observed(
+        data: Arc<dyn LiveZoneData>,
+        upstreams: Upstreams,
+        cache: CacheSettings,
+        observers: &ObserverSettings,
+    ) -> Resolver {
         let counters = Arc::new(ResolverCounters::default());
         let configured = upstreams.outside.addresses();
         counters.traffic.upstreams.add_configured(&configured);
-        let pool = UpstreamPool::new(upstreams.case, counters.clone());
+        let observers = Observers::new(observers, &counters);
+        let dnstap = observers.as_ref().and_then(Observers::dnstap).cloned();
+        let pool = UpstreamPool::new(upstreams.case, dnstap, counters.clone());
         Resolver {
             data,
             forwarder: Forwarder::new(pool, counters.clone()),
             upstreams,
             cache: ReplyCache::new(cache, counters.traffic.cache.clone()),
             probe: LoopProbe::default(),
+            observers,
             counters,
         }
     }
@@ -181,6 +202,12 @@ impl Resolver {
             tcp::serve_connections(tcp, resolver, tcp_tally).await;
             "the TCP server"
         });
+    }
+
+    /// The stream to the dnstap collector. `None`: there is no collector.
+    pub fn dnstap(&self) -> Option<DnstapStream> {
+        let dnstap = self.observers.as_ref()?.dnstap()?;
+        Some(DnstapStream::new(dnstap.clone()))
     }
 
     /// The reply to a message. `None` if the message gets no reply.
@@ -357,7 +384,7 @@ impl Sockets {
 
     fn try_bind(address: SocketAddr) -> io::Result<Sockets> {
         let udp = udp::UdpListener::bind(address)?;
-        let address = udp.local_addr()?;
+        let address = udp.address();
         let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
             SocketAddr::V6(_) => TcpSocket::new_v6()?,

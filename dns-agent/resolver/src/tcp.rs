@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     pin::pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -24,6 +24,7 @@ use super::{
     Resolver,
     compose::header_only,
     counters::increment,
+    observers::ClientPath,
     query::{MAX_QUERY, Transport},
     shares::{ClientTurns, Share, Shares},
     traffic::{QueryLabels, ReplySource, TaskTally},
@@ -52,6 +53,8 @@ struct ConnectionLimits {
 #[derive(Clone)]
 struct ConnectedClient {
     address: IpAddr,
+    /// The addresses of the connection. `None`: its queries are not observed.
+    observed_path: Option<ClientPath>,
     bytes: Shares,
     turns: Arc<Semaphore>,
     tally: TaskTally,
@@ -105,6 +108,7 @@ pub(super) async fn serve_connections(
         connections.spawn(async move {
             let connected = ConnectedClient {
                 address: client.ip(),
+                observed_path: observed_path(&stream, client, &resolver),
                 bytes: limits.bytes.clone(),
                 turns: limits.turns.of(client.ip()),
                 tally,
@@ -117,6 +121,21 @@ pub(super) async fn serve_connections(
         // Finished tasks are removed from the set.
         while connections.try_join_next().is_some() {}
     }
+}
+
+/// The addresses of a connection if its queries are observed.
+fn observed_path(
+    stream: &TcpStream,
+    client: SocketAddr,
+    resolver: &Resolver,
+) -> Option<ClientPath> {
+    resolver.observers.as_ref()?;
+    Some(ClientPath {
+        transport: Transport::Tcp,
+        client,
+        // Fails only if the connection has ended already.
+        server: stream.local_addr().ok()?,
+    })
 }
 
 /// Answers a connection's queries until the client closes its side, no complete query arrives for
@@ -181,6 +200,10 @@ async fn answer_query(
     let (ReceivedQuery::Whole(WaitingMessage { bytes, .. }) | ReceivedQuery::TooLong(bytes)) =
         &query;
     let labels = QueryLabels::read(bytes, Transport::Tcp, client.address);
+    let observed = match (&resolver.observers, client.observed_path) {
+        (Some(observers), Some(path)) => observers.receive(bytes, path),
+        _ => None,
+    };
     let (reply, source) = match &query {
         ReceivedQuery::Whole(query) => {
             let turn = client.turns.acquire().await;
@@ -199,9 +222,11 @@ async fn answer_query(
     let Some(bytes) = reply else {
         return Ok(None);
     };
-    client
-        .tally
-        .count(&labels, source, &bytes, arrived.elapsed());
+    let took = arrived.elapsed();
+    client.tally.count(&labels, source, &bytes, took);
+    if let Some(observed) = observed {
+        observed.finish(&bytes, took);
+    }
     let _share = client.take_bytes(bytes.len())?;
     Ok(Some(WaitingMessage { bytes, _share }))
 }

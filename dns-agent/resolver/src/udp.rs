@@ -25,6 +25,7 @@ use super::{
     compose::header_only,
     counters::increment,
     message::QueryAction,
+    observers::{ClientPath, ObservedQuery},
     query::{MAX_QUERY, Transport},
     traffic::{QueryLabels, ReplySource, TaskTally, UdpTally},
 };
@@ -41,6 +42,8 @@ const RECEIVE_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct UdpListener {
     socket: UdpSocket,
+    /// The bound address, with the actual port.
+    address: SocketAddr,
 }
 
 /// The return path of a reply.
@@ -50,6 +53,13 @@ struct ReplyRoute {
     /// The query's destination address, which becomes the reply's source address, and the index of
     /// the receiving interface (0 for IPv4). `None` on a socket that is bound to a single address.
     destination: Option<(IpAddr, u32)>,
+}
+
+/// A query whose reply is counted.
+struct CountedQuery {
+    labels: QueryLabels,
+    source: ReplySource,
+    observed: Option<Box<ObservedQuery>>,
 }
 
 /// Answers queries until dropped. Each query that needs an upstream has its own task, so that it
@@ -83,8 +93,8 @@ pub(super) async fn serve_queries(
         };
         let arrived = Instant::now();
         let mut replies = Vec::new();
-        // The labels and sources of the replies that are counted.
-        let mut counted: Vec<Option<(QueryLabels, ReplySource)>> = Vec::new();
+        // The queries of the replies that are counted.
+        let mut counted: Vec<Option<CountedQuery>> = Vec::new();
         for (buffer, (length, route)) in buffers.iter().zip(received) {
             let (query, client) = (&buffer[..length], route.client.ip());
             let (action, source) = if length > MAX_QUERY {
@@ -98,11 +108,20 @@ pub(super) async fn serve_queries(
             };
             let labels = (Some(route.client) != canary)
                 .then(|| QueryLabels::read(query, Transport::Udp, client));
+            let observed = match (&resolver.observers, labels) {
+                (Some(observers), Some(_)) => observers.receive(query, listener.path(&route)),
+                _ => None,
+            };
+            let counted_query = labels.map(|labels| CountedQuery {
+                labels,
+                source,
+                observed,
+            });
             match action {
                 QueryAction::Ignore => {}
                 QueryAction::Send(message) => {
                     replies.push((message, route));
-                    counted.push(labels.map(|labels| (labels, source)));
+                    counted.push(counted_query);
                 }
                 pending @ (QueryAction::Forward(_) | QueryAction::Chase(_)) => {
                     let (listener, resolver) = (listener.clone(), resolver.clone());
@@ -111,9 +130,10 @@ pub(super) async fn serve_queries(
                         if let Some(message) = resolver.finish_answer(pending, client).await {
                             let reply = [(message, route)];
                             listener.send(&reply, &resolver);
-                            if let Some(labels) = &labels {
-                                let took = arrived.elapsed();
-                                task_tally.count(labels, source, &reply[0].0, took);
+                            if let Some(query) = &counted_query {
+                                let (reply, took) = (&reply[0].0, arrived.elapsed());
+                                task_tally.count(&query.labels, source, reply, took);
+                                query.observe_reply(reply, took);
                             }
                         }
                     });
@@ -123,8 +143,9 @@ pub(super) async fn serve_queries(
         listener.send(&replies, &resolver);
         let took = arrived.elapsed();
         for ((reply, _), counted) in replies.iter().zip(&counted) {
-            if let Some((labels, source)) = counted {
-                tally.count(labels, *source, reply, took);
+            if let Some(query) = counted {
+                tally.count(&query.labels, query.source, reply, took);
+                query.observe_reply(reply, took);
             }
         }
         // Finished tasks are removed from the set.
@@ -165,14 +186,25 @@ impl UdpListener {
         setsockopt(&fd, sockopt::RcvBuf, &SOCKET_BUFFER)?;
         setsockopt(&fd, sockopt::SndBuf, &SOCKET_BUFFER)?;
         bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
-        Ok(UdpListener {
-            socket: UdpSocket::from_std(fd.into())?,
-        })
+        let socket = UdpSocket::from_std(fd.into())?;
+        let address = socket.local_addr()?;
+        Ok(UdpListener { socket, address })
     }
 
     /// The bound address, with the actual port.
-    pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The addresses of a query that came this way.
+    fn path(&self, route: &ReplyRoute) -> ClientPath {
+        let (ip, port) = (self.address.ip(), self.address.port());
+        let ip = route.destination.map_or(ip, |(destination, _)| destination);
+        ClientPath {
+            transport: Transport::Udp,
+            client: route.client,
+            server: SocketAddr::new(ip, port),
+        }
     }
 
     /// Waits for messages. Returns the length in its buffer and the way back to the sender of each.
@@ -273,6 +305,14 @@ impl UdpListener {
             }
         };
         Ok(sent)
+    }
+}
+
+impl CountedQuery {
+    fn observe_reply(&self, reply: &[u8], took: Duration) {
+        if let Some(observed) = &self.observed {
+            observed.finish(reply, took);
+        }
     }
 }
 

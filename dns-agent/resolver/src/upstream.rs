@@ -40,6 +40,7 @@ use self::{
 };
 use crate::{
     counters::{ResolverCounters, increment},
+    dnstap::Dnstap,
     query::Transport,
     response::{CaseCheck, NoResponse, Reply, Response, UpstreamQuery},
     traffic::{ConnectionOrigin, ConnectionProtocol},
@@ -57,6 +58,8 @@ pub(super) struct UpstreamPool {
     connections: TcpConnections,
     /// One permit for each socket of a query over UDP.
     sockets: Semaphore,
+    /// Receives the queries and responses. `None`: there is no collector.
+    dnstap: Option<Arc<Dnstap>>,
     /// Number of questions since the start.
     questions: AtomicU64,
     counters: Arc<ResolverCounters>,
@@ -73,12 +76,18 @@ pub enum NameCase {
 }
 
 impl UpstreamPool {
-    pub(super) fn new(case: NameCase, counters: Arc<ResolverCounters>) -> UpstreamPool {
+    pub(super) fn new(
+        case: NameCase,
+        dnstap: Option<Arc<Dnstap>>,
+        counters: Arc<ResolverCounters>,
+    ) -> UpstreamPool {
+        let tls = TlsClient::default();
         UpstreamPool {
-            connections: TcpConnections::new(TlsClient::default(), counters.clone()),
+            connections: TcpConnections::new(tls, dnstap.clone(), counters.clone()),
             case,
             known: Mutex::default(),
             sockets: Semaphore::new(MAX_SOCKETS),
+            dnstap,
             questions: AtomicU64::new(0),
             counters,
         }
@@ -88,8 +97,8 @@ impl UpstreamPool {
     #[cfg(test)]
     fn with_tls(tls: TlsClient, counters: Arc<ResolverCounters>) -> UpstreamPool {
         UpstreamPool {
-            connections: TcpConnections::new(tls, counters.clone()),
-            ..UpstreamPool::new(NameCase::Unchanged, counters)
+            connections: TcpConnections::new(tls, None, counters.clone()),
+            ..UpstreamPool::new(NameCase::Unchanged, None, counters)
         }
     }
 
@@ -264,7 +273,7 @@ impl UpstreamPool {
                 (query.with_id(id), CaseCheck::Exact)
             }
         };
-        udp::exchange(socket, server, &message, check)
+        udp::exchange(socket, server, &message, check, self.dnstap.as_ref())
             .await
             .map(Some)
     }
@@ -307,7 +316,7 @@ impl UpstreamPool {
 pub(super) async fn send_probe(server: SocketAddr, query: &UpstreamQuery) -> io::Result<()> {
     let socket = open_socket(server).await?;
     let message = query.with_id(rand::random());
-    udp::exchange(socket, server, &message, CaseCheck::Ignored)
+    udp::exchange(socket, server, &message, CaseCheck::Ignored, None)
         .await
         .map(drop)
 }

@@ -12,9 +12,10 @@ use zerohop_kubernetes::{EndpointScope, Selector};
 use zerohop_routes::UpstreamPolicy;
 
 use super::values::{
-    CacheSize, CacheTtl, Capacity, Cidr, DelegatedName, Domain, Interface, ListenAddress, MaxAge,
-    NamespaceName, NetworkPolicy, NodeIp, ObjectName, OutsideNames, OutsideUpstream, PodsSetting,
-    ProbeSetting, ServeStale, ServedAddress, StaleAfter, StubDomain, Ttl, Upstream,
+    CacheSize, CacheTtl, Capacity, Cidr, DelegatedName, DnstapSocket, Domain, Interface,
+    ListenAddress, MaxAge, NamespaceName, NetworkPolicy, NodeIp, ObjectName, OutsideNames,
+    OutsideUpstream, PodsSetting, ProbeSetting, ServeStale, ServedAddress, StaleAfter, StubDomain,
+    Ttl, Upstream,
 };
 
 /// The default of `--admin`: where the admin endpoints of an agent listen, and where the other
@@ -389,6 +390,13 @@ pub struct RunSettings {
     #[arg(long, help_heading = "Endpoints")]
     #[arg(value_name = "LABEL,SERVER,NAME[,SECONDS][,TYPE]")]
     pub probe: Vec<ProbeSetting>,
+
+    /// Send the DNS messages that the agent itself exchanges with clients and with
+    /// upstream servers to a dnstap collector, which listens at this Unix socket, as
+    /// in unix:/run/dnstap.sock. Answers of the kernel are not sent. Messages that
+    /// the collector doesn't read in time are dropped and counted [default: none].
+    #[arg(long, help_heading = "Endpoints", value_name = "unix:PATH")]
+    pub dnstap: Option<DnstapSocket>,
 
     /// The first given setting of the group [`WITH_KUBERNETES`], in the order of the declaration.
     /// Set by `GivenSettings::parse`. A switch that is off does not count.

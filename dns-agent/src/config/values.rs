@@ -4,7 +4,7 @@
 mod addresses;
 mod probe;
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::ValueEnum;
 use ipnet::IpNet;
@@ -303,6 +303,28 @@ impl FromStr for ServeStale {
             Ok(_) => Err(format!("{text} is too long: give at most 3d")),
             Err(error) => Err(format!(
                 "{text:?} is not a duration ({error}): give one such as 1h, or 0 for never"
+            )),
+        }
+    }
+}
+
+/// `--dnstap`: the Unix socket of a collector, as `unix:PATH`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnstapSocket(pub PathBuf);
+
+impl FromStr for DnstapSocket {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // A Unix socket's address has 108 bytes, the last of which is 0 (unix(7)).
+        const MAX_PATH: usize = 107;
+        match text.strip_prefix("unix:") {
+            Some(path) if path.starts_with('/') && path.len() <= MAX_PATH => {
+                Ok(DnstapSocket(path.into()))
+            }
+            _ => Err(format!(
+                "{text:?} is not a Unix socket: give unix: and an absolute path of at most \
+                 {MAX_PATH} bytes, such as unix:/run/dnstap.sock"
             )),
         }
     }

@@ -7,6 +7,7 @@ mod caching;
 mod cases;
 mod connections;
 mod dns_path;
+mod dnstap;
 #[expect(dead_code, reason = "shared with the tests of zerohop-kubernetes-api")]
 #[path = "../../kubernetes-api/src/tests/fake.rs"]
 mod fake;

@@ -168,7 +168,7 @@ fn log_lines(child: &mut Child) -> impl Iterator<Item = String> + use<> {
     stderr.lines().map(Result::unwrap)
 }
 
-fn send_signal(signal: &str, child: &Child) {
+pub(crate) fn send_signal(signal: &str, child: &Child) {
     let pid = child.id().to_string();
     let sent = Command::new("kill").args(["-s", signal, &pid]).status();
     assert!(sent.unwrap().success(), "kill failed to send SIG{signal}");

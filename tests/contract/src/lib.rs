@@ -10,6 +10,7 @@
 //! * [`corefile_shapes`] lists the Corefiles of `tests/corefiles`.
 //! * [`corefiles`] holds Corefiles of NodeLocal DNSCache.
 //! * [`platforms`] lists the platforms of `tests/platforms`.
+//! * [`dnstap`] receives and parses dnstap messages. It shares no code with the agent either.
 //! * [`addresses`] holds addresses of a pod and of the cluster's DNS that most tests share.
 
 #![forbid(unsafe_code)]
@@ -18,6 +19,7 @@ pub mod addresses;
 pub mod cases;
 pub mod corefile_shapes;
 pub mod corefiles;
+pub mod dnstap;
 pub mod message;
 pub mod packet;
 pub mod platforms;

@@ -5,12 +5,13 @@
 use std::{
     collections::HashMap,
     io,
+    net::SocketAddr,
     pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use futures_util::{StreamExt as _, stream};
@@ -25,6 +26,7 @@ use tracing::debug;
 use super::{server_set::UpstreamServer, tls::TlsClient};
 use crate::{
     counters::ResolverCounters,
+    dnstap::{Dnstap, QueryPath, ResolverSide, TappedQuery},
     response::{CaseCheck, Reply, UpstreamQuery},
     tcp,
     traffic::{ConnectionOrigin, ConnectionProtocol},
@@ -44,6 +46,7 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(1);
 pub(super) struct TcpConnections {
     by_server: Mutex<HashMap<UpstreamServer, Vec<Arc<UpstreamConnection>>>>,
     tls: Arc<TlsClient>,
+    dnstap: Option<Arc<Dnstap>>,
     counters: Arc<ResolverCounters>,
 }
 
@@ -69,14 +72,32 @@ enum ConnectionChoice {
     New,
 }
 
+/// Gives the queries and responses of a connection to dnstap.
+struct ConnectionTap {
+    dnstap: Arc<Dnstap>,
+    path: QueryPath,
+}
+
+/// A query that was sent over a connection, and has no response yet.
+struct UnansweredQuery {
+    response: oneshot::Sender<Vec<u8>>,
+    /// `None` without dnstap.
+    tapped: Option<TappedQuery>,
+}
+
 /// Counts a query as waiting until dropped.
 struct WaitingQuery(Arc<UpstreamConnection>);
 
 impl TcpConnections {
-    pub(super) fn new(tls: TlsClient, counters: Arc<ResolverCounters>) -> TcpConnections {
+    pub(super) fn new(
+        tls: TlsClient,
+        dnstap: Option<Arc<Dnstap>>,
+        counters: Arc<ResolverCounters>,
+    ) -> TcpConnections {
         TcpConnections {
             by_server: Mutex::default(),
             tls: Arc::new(tls),
+            dnstap,
             counters,
         }
     }
@@ -111,12 +132,8 @@ impl TcpConnections {
     }
 
     fn count_use(&self, server: &UpstreamServer, origin: ConnectionOrigin) {
-        let protocol = match server.tls_name() {
-            None => ConnectionProtocol::Tcp,
-            Some(_) => ConnectionProtocol::Tls,
-        };
         let traffic = &self.counters.traffic.upstreams;
-        traffic.count_connection(server.address, protocol, origin);
+        traffic.count_connection(server.address, protocol_of(server), origin);
     }
 
     /// A connection with room for a query.
@@ -141,7 +158,8 @@ impl TcpConnections {
             let waiting = WaitingQuery::new(connection.clone());
             return (waiting, ConnectionOrigin::Reused);
         }
-        let connection = UpstreamConnection::open(server.clone(), self.tls.clone());
+        let (tls, dnstap) = (self.tls.clone(), self.dnstap.clone());
+        let connection = UpstreamConnection::open(server.clone(), tls, dnstap);
         connections.push(connection.clone());
         (WaitingQuery::new(connection), ConnectionOrigin::New)
     }
@@ -149,7 +167,11 @@ impl TcpConnections {
 
 impl UpstreamConnection {
     /// Starts the task of a connection.
-    fn open(server: UpstreamServer, tls: Arc<TlsClient>) -> Arc<UpstreamConnection> {
+    fn open(
+        server: UpstreamServer,
+        tls: Arc<TlsClient>,
+        dnstap: Option<Arc<Dnstap>>,
+    ) -> Arc<UpstreamConnection> {
         let (sender, queries) = mpsc::channel(MAX_PIPELINED);
         let connection = Arc::new(UpstreamConnection {
             queries: sender,
@@ -163,7 +185,7 @@ impl UpstreamConnection {
             }
         };
         tokio::spawn(async move {
-            if let Err(error) = run_connection(&server, &tls, queries, watch).await {
+            if let Err(error) = run_connection(&server, &tls, dnstap, queries, watch).await {
                 let server = server.address;
                 debug!(upstream = %server, %error, "the connection to the upstream has failed");
             }
@@ -205,11 +227,50 @@ impl Drop for WaitingQuery {
     }
 }
 
+impl ConnectionTap {
+    fn new(dnstap: Arc<Dnstap>, server: &UpstreamServer, local: SocketAddr) -> ConnectionTap {
+        let path = QueryPath {
+            protocol: protocol_of(server),
+            initiator: local,
+            responder: server.address,
+        };
+        ConnectionTap { dnstap, path }
+    }
+
+    fn record_query(&self, query: &[u8]) -> TappedQuery {
+        let (side, sent) = (ResolverSide::Forwarder, SystemTime::now());
+        TappedQuery::record(&self.dnstap, side, self.path, sent, query)
+    }
+}
+
+impl UnansweredQuery {
+    /// Gives the response to the query's attempt, which may have ended.
+    fn answer(self, response: Vec<u8>) {
+        if let Some(tapped) = &self.tapped {
+            tapped.record_response(SystemTime::now(), &response);
+        }
+        let _ = self.response.send(response);
+    }
+
+    /// Whether the query's attempt has ended.
+    fn is_abandoned(&self) -> bool {
+        self.response.is_closed()
+    }
+}
+
+fn protocol_of(server: &UpstreamServer) -> ConnectionProtocol {
+    match server.tls_name() {
+        None => ConnectionProtocol::Tcp,
+        Some(_) => ConnectionProtocol::Tls,
+    }
+}
+
 /// Opens a connection and serves it until it is idle, or until the server closes it. Reports to
 /// `watch` since when queries wait without any message from the server.
 async fn run_connection(
     server: &UpstreamServer,
     tls: &TlsClient,
+    dnstap: Option<Arc<Dnstap>>,
     queries: mpsc::Receiver<PipelinedQuery>,
     watch: impl Fn(Option<Instant>),
 ) -> io::Result<()> {
@@ -217,18 +278,23 @@ async fn run_connection(
     let stream = timeout(IDLE_LIMIT, TcpStream::connect(server.address)).await??;
     // A query is one write, and must not wait for others.
     stream.set_nodelay(true)?;
+    let tap = match dnstap {
+        None => None,
+        Some(dnstap) => Some(ConnectionTap::new(dnstap, server, stream.local_addr()?)),
+    };
     let Some(name) = server.tls_name() else {
         let (reader, writer) = stream.into_split();
-        return serve_connection(reader, writer, queries, watch).await;
+        return serve_connection(reader, writer, tap, queries, watch).await;
     };
     let stream = timeout(IDLE_LIMIT, tls.start(name, stream)).await??;
     let (reader, writer) = split(stream);
-    serve_connection(reader, writer, queries, watch).await
+    serve_connection(reader, writer, tap, queries, watch).await
 }
 
 async fn serve_connection(
     reader: impl AsyncRead + Unpin,
     mut writer: impl AsyncWrite + Unpin,
+    tap: Option<ConnectionTap>,
     mut queries: mpsc::Receiver<PipelinedQuery>,
     watch: impl Fn(Option<Instant>),
 ) -> io::Result<()> {
@@ -238,7 +304,7 @@ async fn serve_connection(
         Some((message, reader))
     });
     let mut messages = pin!(messages);
-    let mut waiting: HashMap<u16, oneshot::Sender<Vec<u8>>> = HashMap::new();
+    let mut waiting: HashMap<u16, UnansweredQuery> = HashMap::new();
     let mut idle_at = Instant::now() + IDLE_LIMIT;
     loop {
         tokio::select! {
@@ -250,16 +316,15 @@ async fn serve_connection(
                     _ => return Ok(()),
                 };
                 let id = message.first_chunk().map(|id| u16::from_be_bytes(*id));
-                if let Some(response) = id.and_then(|id| waiting.remove(&id)) {
-                    // The query's attempt may have ended.
-                    let _ = response.send(message);
+                if let Some(query) = id.and_then(|id| waiting.remove(&id)) {
+                    query.answer(message);
                 }
-                waiting.retain(|_, response| !response.is_closed());
+                waiting.retain(|_, query| !query.is_abandoned());
                 watch((!waiting.is_empty()).then(Instant::now));
             }
             query = queries.recv() => {
                 let Some(PipelinedQuery { mut message, response }) = query else { return Ok(()) };
-                waiting.retain(|_, response| !response.is_closed());
+                waiting.retain(|_, query| !query.is_abandoned());
                 if waiting.is_empty() {
                     watch(Some(Instant::now()));
                 }
@@ -268,11 +333,12 @@ async fn serve_connection(
                     id = rand::random();
                 }
                 message[..2].copy_from_slice(&id.to_be_bytes());
-                waiting.insert(id, response);
+                let tapped = tap.as_ref().map(|tap| tap.record_query(&message));
+                waiting.insert(id, UnansweredQuery { response, tapped });
                 timeout(IDLE_LIMIT, tcp::write_message(&mut writer, &message)).await??;
             }
             () = sleep_until(idle_at) => {
-                waiting.retain(|_, response| !response.is_closed());
+                waiting.retain(|_, query| !query.is_abandoned());
                 if waiting.is_empty() {
                     return Ok(());
                 }

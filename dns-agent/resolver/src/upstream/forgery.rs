@@ -71,7 +71,7 @@ async fn a_forger_with_all_ids_has_one_attempt() {
     socket.set_nonblocking(false).unwrap();
     let forger = thread::spawn(move || forge_responses(&socket));
     let counters = Arc::new(ResolverCounters::default());
-    let pool = UpstreamPool::new(NameCase::Unchanged, counters.clone());
+    let pool = UpstreamPool::new(NameCase::Unchanged, None, counters.clone());
     let answer = async {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
@@ -122,7 +122,7 @@ async fn a_response_over_udp_must_repeat_random_case() {
     let (socket, listener) = bind_server().await;
     let server = socket.local_addr().unwrap();
     let counters = Arc::new(ResolverCounters::default());
-    let pool = UpstreamPool::new(NameCase::Random, counters.clone());
+    let pool = UpstreamPool::new(NameCase::Random, None, counters.clone());
     let name = Name::parse(&"a".repeat(63)).unwrap();
     let query = UpstreamQuery::probing(&name);
     let serve = async {

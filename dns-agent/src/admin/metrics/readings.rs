@@ -229,6 +229,7 @@ impl MetricsPage<'_> {
             cached_replies,
             cached_bytes,
             connections_refused,
+            dnstap_dropped,
         } = counts;
         let queries = [("udp", udp_queries), ("tcp", tcp_queries)];
         self.write_counters(
@@ -251,6 +252,11 @@ impl MetricsPage<'_> {
                 "zerohop_connections_refused",
                 "Connections closed at once because the client had its share of them",
                 connections_refused,
+            ),
+            (
+                "zerohop_dnstap_dropped",
+                "DNS messages that the dnstap collector did not receive",
+                dnstap_dropped,
             ),
             (
                 "zerohop_upstream_queries",

@@ -34,7 +34,7 @@ admin: 0.0.0.0:9153
 ";
 
 /// How values are written, by the placeholder of the value.
-const NOTATIONS: [(&str, &str); 23] = [
+const NOTATIONS: [(&str, &str); 24] = [
     (
         "BYTES",
         "a number of bytes, perhaps with `Ki`, `Mi` or `Gi`: `16Mi`",
@@ -91,6 +91,7 @@ const NOTATIONS: [(&str, &str); 23] = [
         "ZONE=SERVERS",
         "a zone and its DNS servers, with commas between them: `corp.example=10.0.0.2,10.0.0.3`",
     ),
+    ("unix:PATH", "a Unix socket: `unix:/run/dnstap.sock`"),
 ];
 
 #[test]

@@ -539,7 +539,10 @@ fn observer_settings(config: &Config) -> ObserverSettings {
         identity,
         version: concat!("Zerohop ", env!("CARGO_PKG_VERSION")).to_owned(),
     });
-    ObserverSettings { dnstap }
+    ObserverSettings {
+        dnstap,
+        query_log: config.query_log.clone(),
+    }
 }
 
 /// Sends messages to the dnstap collector until the agent stops.

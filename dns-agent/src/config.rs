@@ -30,15 +30,15 @@ pub use self::settings::RunSettings;
 pub use self::values::{
     Capacity, Cidr, DelegatedName, DnstapSocket, Domain, HookChoice, Interface, ListenAddress,
     MaxAge, NamespaceName, NetworkPolicy, NodeIp, ObjectName, OutsideNames, OutsideUpstream,
-    PodsSetting, ProbeSetting, QueryName, QueryType, ServedAddress, StaleAfter, StubDomain, Ttl,
-    Upstream,
+    PodsSetting, ProbeSetting, QueryClasses, QueryName, QuerySample, QueryType, ServedAddress,
+    StaleAfter, StubDomain, Ttl, Upstream,
 };
 use zerohop_datapath::Persistence;
 use zerohop_kubernetes::{
     Deviations, EmptyServices, EndpointNames, EndpointScope, NameServers, NonstandardEndpoints,
     ObjectKey, PodMode, Selector, Selectors, ZoneSettings,
 };
-use zerohop_resolver::{CacheSettings, NameCase};
+use zerohop_resolver::{CacheSettings, NameCase, QueryLogSettings};
 use zerohop_routes::UpstreamPolicy;
 use zerohop_zone::Name;
 
@@ -104,6 +104,8 @@ pub struct Config {
     pub admin: SocketAddr,
     /// The probes. Their labels differ.
     pub probes: Vec<ProbeSetting>,
+    /// Which queries are logged. `None`: none.
+    pub query_log: Option<QueryLogSettings>,
     /// The Unix socket of the dnstap collector. `None`: there is no collector.
     pub dnstap: Option<PathBuf>,
     /// The duration of the kernel plane's lease: how long the kernel answers after the agent has
@@ -346,6 +348,12 @@ impl Config {
             upstream_case,
             admin: settings.admin.0,
             probes: settings.probe,
+            query_log: settings
+                .log_queries
+                .map(|QueryClasses(classes)| QueryLogSettings {
+                    classes,
+                    sample: settings.log_queries_sample.0,
+                }),
             dnstap: settings.dnstap.map(|DnstapSocket(path)| path),
             stale_after: settings.stale_after.0,
             bpffs: settings.bpffs,

@@ -50,6 +50,7 @@ pub struct ResolverCounters {
     pub(super) cached_bytes: AtomicU64,
     pub(super) connections_refused: AtomicU64,
     dnstap_dropped: AtomicU64,
+    pub(super) query_lines_omitted: AtomicU64,
     pub(super) traffic: Traffic,
 }
 
@@ -111,6 +112,8 @@ pub struct ResolverCounts {
     /// Messages that the dnstap collector didn't receive, because the queue was full or the
     /// collector went away.
     pub dnstap_dropped: u64,
+    /// Lines of the query log that were left out, because there were too many in a second.
+    pub query_lines_omitted: u64,
 }
 
 impl ResolverCounters {
@@ -188,6 +191,7 @@ impl ResolverCounters {
             cached_bytes: self.cached_bytes.load(Relaxed),
             connections_refused: self.connections_refused.load(Relaxed),
             dnstap_dropped: self.dnstap_dropped.load(Relaxed),
+            query_lines_omitted: self.query_lines_omitted.load(Relaxed),
         }
     }
 }

@@ -9,8 +9,8 @@
 //! don't belong to the question, and `chase` turns the rest into the client's answer. [`loops`]
 //! finds upstreams that forward queries back to this resolver. `canary` tests whether the resolver
 //! answers, and `server_probe` whether another server does. `counters` counts its messages, and
-//! `traffic` counts what CoreDNS's metrics count. `compose` builds replies. `observers` gives the messages of clients to
-//! `dnstap`, which sends them to a collector.
+//! `traffic` counts what CoreDNS's metrics count. `compose` builds replies. `observers` gives the
+//! messages of clients to `dnstap`, which sends them to a collector, and to `query_log`.
 //!
 //! `query`, `message`, `response`, `bailiwick` and `chase` handle untrusted input without I/O, time
 //! or randomness. Their entry points are public so that the fuzz targets can call them.
@@ -31,6 +31,7 @@ pub mod loops;
 pub mod message;
 mod observers;
 pub mod query;
+mod query_log;
 mod records;
 pub mod response;
 mod restore;
@@ -82,6 +83,7 @@ pub use self::{
     lookup::UpstreamLookup,
     observers::ObserverSettings,
     query::is_transfer,
+    query_log::{QueryClass, QueryLogSettings},
     routing::RouteExplanation,
     server_probe::{ProbeFailure, probe_server},
     traffic::{
@@ -146,6 +148,13 @@ pub struct Sockets {
     udp: udp::UdpListener,
     tcp: TcpListener,
     canary: Arc<Canary>,
+}
+
+/// A reply to a client.
+struct FinishedReply {
+    message: Vec<u8>,
+    /// The upstream that has sent the last response that the reply is made of, if that is known.
+    upstream: Option<SocketAddr>,
 }
 
 impl Resolver {
@@ -218,7 +227,8 @@ impl Resolver {
         client: IpAddr,
     ) -> Option<Vec<u8>> {
         let (action, _) = self.start_answer(bytes, transport, client);
-        self.finish_answer(action, client).await
+        let reply = self.finish_answer(action, client).await?;
+        Some(reply.message)
     }
 
     /// Decides what to do with a message, and which part of the resolver makes the reply. Counts
@@ -297,16 +307,22 @@ impl Resolver {
         self: &Arc<Self>,
         action: QueryAction,
         client: IpAddr,
-    ) -> Option<Vec<u8>> {
+    ) -> Option<FinishedReply> {
         // `start_answer` has counted this reply.
         if let QueryAction::Send(message) = action {
-            return Some(message);
+            return Some(FinishedReply {
+                message,
+                upstream: None,
+            });
         }
         let lookups = &mut Vec::new();
         let mut context = LookupContext::new(client, CacheUse::Answered, lookups);
         let message = self.run_action(action, &mut context).await?;
         self.counters.count_reply(&message);
-        Some(message)
+        Some(FinishedReply {
+            message,
+            upstream: context.upstream,
+        })
     }
 
     /// Looks names up until there is a reply. `None` if the message gets no reply.

@@ -58,6 +58,8 @@ pub(super) struct LookupContext<'a> {
     pub(super) cache_use: CacheUse,
     /// How many more targets of aliases may lead to a route that rewrites them.
     pub(super) rewritten_targets_left: usize,
+    /// The upstream that has sent the last response, if that is known.
+    pub(super) upstream: Option<SocketAddr>,
     /// Each query to upstreams is appended.
     pub(super) lookups: &'a mut Vec<UpstreamLookup>,
 }
@@ -75,6 +77,7 @@ impl LookupContext<'_> {
             deadline: Instant::now() + UPSTREAM_LIMIT,
             cache_use,
             rewritten_targets_left: MAX_REWRITTEN_TARGETS,
+            upstream: None,
             lookups,
         }
     }
@@ -498,6 +501,7 @@ impl Resolver {
             }
             None => Err(NoResponse::ClusterDnsUnknown),
         };
+        context.upstream = result.as_ref().ok().and_then(|it| it.server());
         context.lookups[index].outcome = Some(match &result {
             Ok(response) => Ok(response.rcode().to_string()),
             Err(reason) => Err(*reason),

@@ -1,5 +1,7 @@
 //! Queries to upstreams, and their responses.
 
+use std::net::SocketAddr;
+
 use domain::{
     base::{
         Header, HeaderCounts, Message, ParsedRecord,
@@ -78,6 +80,8 @@ pub struct Response {
     message: Vec<u8>,
     /// The upper bits of the response code, from the OPT record. 0 without an OPT record.
     extended_rcode: u8,
+    /// The upstream that sent the message, if that is known.
+    server: Option<SocketAddr>,
 }
 
 impl UpstreamQuery {
@@ -242,6 +246,7 @@ impl Reply {
         Reply::Complete(Response {
             message,
             extended_rcode: 0,
+            server: None,
         })
     }
 }
@@ -269,6 +274,7 @@ impl Response {
         let mut response = Response {
             message: bytes.to_vec(),
             extended_rcode: 0,
+            server: None,
         };
         let counts = HeaderCounts::for_message_slice(bytes);
         let mut position = HEADER_LEN + question_len;
@@ -311,6 +317,7 @@ impl Response {
         Response {
             message,
             extended_rcode: 0,
+            server: None,
         }
     }
 
@@ -319,7 +326,21 @@ impl Response {
         Response {
             message,
             extended_rcode: self.extended_rcode,
+            server: self.server,
         }
+    }
+
+    /// The response, sent by this upstream.
+    pub(super) fn sent_by(self, server: SocketAddr) -> Response {
+        Response {
+            server: Some(server),
+            ..self
+        }
+    }
+
+    /// The upstream that sent the response, if that is known.
+    pub(super) fn server(&self) -> Option<SocketAddr> {
+        self.server
     }
 
     /// Whether the upstream truncated the response.

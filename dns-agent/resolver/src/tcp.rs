@@ -21,10 +21,10 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    Resolver,
+    FinishedReply, Resolver,
     compose::header_only,
     counters::increment,
-    observers::ClientPath,
+    observers::{ClientPath, ObservedReply},
     query::{MAX_QUERY, Transport},
     shares::{ClientTurns, Share, Shares},
     traffic::{QueryLabels, ReplySource, TaskTally},
@@ -216,16 +216,30 @@ async fn answer_query(
         ReceivedQuery::TooLong(start) => {
             let message: Option<&Message<[u8]>> = Message::from_slice(start).ok();
             let refuse = |message: &Message<[u8]>| header_only(message.header(), OptRcode::FORMERR);
-            (message.map(refuse), ReplySource::Refusal)
+            let reply = message.map(refuse).map(|message| FinishedReply {
+                message,
+                upstream: None,
+            });
+            (reply, ReplySource::Refusal)
         }
     };
-    let Some(bytes) = reply else {
+    let Some(FinishedReply {
+        message: bytes,
+        upstream,
+    }) = reply
+    else {
         return Ok(None);
     };
     let took = arrived.elapsed();
     client.tally.count(&labels, source, &bytes, took);
     if let Some(observed) = observed {
-        observed.finish(&bytes, took);
+        observed.finish(&ObservedReply {
+            labels: &labels,
+            source,
+            upstream,
+            message: &bytes,
+            took,
+        });
     }
     let _share = client.take_bytes(bytes.len())?;
     Ok(Some(WaitingMessage { bytes, _share }))

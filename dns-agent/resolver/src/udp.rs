@@ -21,11 +21,11 @@ use tokio::{io::Interest, net::UdpSocket, task::JoinSet, time::sleep};
 use tracing::{debug, warn};
 
 use super::{
-    Resolver,
+    FinishedReply, Resolver,
     compose::header_only,
     counters::increment,
     message::QueryAction,
-    observers::{ClientPath, ObservedQuery},
+    observers::{ClientPath, ObservedQuery, ObservedReply},
     query::{MAX_QUERY, Transport},
     traffic::{QueryLabels, ReplySource, TaskTally, UdpTally},
 };
@@ -127,13 +127,14 @@ pub(super) async fn serve_queries(
                     let (listener, resolver) = (listener.clone(), resolver.clone());
                     let task_tally = task_tally.clone();
                     waiting.spawn(async move {
-                        if let Some(message) = resolver.finish_answer(pending, client).await {
+                        if let Some(reply) = resolver.finish_answer(pending, client).await {
+                            let FinishedReply { message, upstream } = reply;
                             let reply = [(message, route)];
                             listener.send(&reply, &resolver);
                             if let Some(query) = &counted_query {
                                 let (reply, took) = (&reply[0].0, arrived.elapsed());
                                 task_tally.count(&query.labels, source, reply, took);
-                                query.observe_reply(reply, took);
+                                query.observe_reply(reply, upstream, took);
                             }
                         }
                     });
@@ -145,7 +146,7 @@ pub(super) async fn serve_queries(
         for ((reply, _), counted) in replies.iter().zip(&counted) {
             if let Some(query) = counted {
                 tally.count(&query.labels, query.source, reply, took);
-                query.observe_reply(reply, took);
+                query.observe_reply(reply, None, took);
             }
         }
         // Finished tasks are removed from the set.
@@ -309,9 +310,15 @@ impl UdpListener {
 }
 
 impl CountedQuery {
-    fn observe_reply(&self, reply: &[u8], took: Duration) {
+    fn observe_reply(&self, message: &[u8], upstream: Option<SocketAddr>, took: Duration) {
         if let Some(observed) = &self.observed {
-            observed.finish(reply, took);
+            observed.finish(&ObservedReply {
+                labels: &self.labels,
+                source: self.source,
+                upstream,
+                message,
+                took,
+            });
         }
     }
 }

@@ -246,6 +246,7 @@ impl UpstreamPool {
                 .count_response(server.address, rcode, took);
         }
         let (end, response) = self.classify(server.address, result);
+        let response = response.map(|response| response.sent_by(server.address));
         (sending.attempt, end, response)
     }
 

@@ -14,8 +14,8 @@ use zerohop_routes::UpstreamPolicy;
 use super::values::{
     CacheSize, CacheTtl, Capacity, Cidr, DelegatedName, DnstapSocket, Domain, Interface,
     ListenAddress, MaxAge, NamespaceName, NetworkPolicy, NodeIp, ObjectName, OutsideNames,
-    OutsideUpstream, PodsSetting, ProbeSetting, ServeStale, ServedAddress, StaleAfter, StubDomain,
-    Ttl, Upstream,
+    OutsideUpstream, PodsSetting, ProbeSetting, QueryClasses, QuerySample, ServeStale,
+    ServedAddress, StaleAfter, StubDomain, Ttl, Upstream,
 };
 
 /// The default of `--admin`: where the admin endpoints of an agent listen, and where the other
@@ -390,6 +390,22 @@ pub struct RunSettings {
     #[arg(long, help_heading = "Endpoints")]
     #[arg(value_name = "LABEL,SERVER,NAME[,SECONDS][,TYPE]")]
     pub probe: Vec<ProbeSetting>,
+
+    /// Log the agent's own answers to clients by class: success, denial (NXDOMAIN, or
+    /// no records), error (SERVFAIL, REFUSED and others), slow (500 ms or more), or
+    /// all. At most 100 lines a second are written. Answers of the kernel are not
+    /// logged [default: none].
+    #[arg(long, help_heading = "Endpoints", value_name = "CLASS[,CLASS]")]
+    pub log_queries: Option<QueryClasses>,
+
+    /// Log one of this number of the queries that --log-queries selects.
+    #[arg(
+        long,
+        help_heading = "Endpoints",
+        value_name = "N",
+        default_value = "1"
+    )]
+    pub log_queries_sample: QuerySample,
 
     /// Send the DNS messages that the agent itself exchanges with clients and with
     /// upstream servers to a dnstap collector, which listens at this Unix socket, as

@@ -4,7 +4,7 @@
 mod addresses;
 mod probe;
 
-use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, num::NonZeroU32, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::ValueEnum;
 use ipnet::IpNet;
@@ -16,6 +16,7 @@ pub use self::addresses::{
 };
 pub use self::probe::ProbeSetting;
 use zerohop_kubernetes::{ObjectKey, PodMode};
+use zerohop_resolver::QueryClass;
 use zerohop_zone::{Name, Rtype};
 
 /// The shortest `--max-age` other than 0. API servers send a bookmark about once a minute to
@@ -305,6 +306,52 @@ impl FromStr for ServeStale {
                 "{text:?} is not a duration ({error}): give one such as 1h, or 0 for never"
             )),
         }
+    }
+}
+
+/// `--log-queries`: classes of queries, separated by commas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueryClasses(pub Vec<QueryClass>);
+
+impl FromStr for QueryClasses {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut classes = Vec::new();
+        for word in text.split(',') {
+            let named = match word.trim() {
+                "all" => &QueryClass::ALL[..],
+                "success" => &[QueryClass::Success],
+                "denial" => &[QueryClass::Denial],
+                "error" => &[QueryClass::Error],
+                "slow" => &[QueryClass::Slow],
+                _ => {
+                    return Err(format!(
+                        "{word:?} is not a class of queries: give all, or some of success, denial, \
+                         error and slow, separated by commas"
+                    ));
+                }
+            };
+            classes.extend_from_slice(named);
+        }
+        Ok(QueryClasses(classes))
+    }
+}
+
+/// `--log-queries-sample`: one of this number of queries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuerySample(pub NonZeroU32);
+
+impl FromStr for QuerySample {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(QuerySample).map_err(|_| {
+            format!(
+                "{text:?} is not a number of queries: give one from 1 to {}",
+                u32::MAX
+            )
+        })
     }
 }
 

@@ -18,5 +18,6 @@ mod metrics;
 mod policies;
 mod probes;
 mod process;
+mod query_log;
 mod routes;
 mod support;

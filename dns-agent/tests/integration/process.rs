@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
-fn program(arguments: &[&str]) -> Command {
+pub(crate) fn program(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dns-agent"));
     command
         .args(arguments)
@@ -163,7 +163,7 @@ fn spawn_agent(manifests: &Path) -> Child {
 }
 
 /// The lines of the agent's stderr.
-fn log_lines(child: &mut Child) -> impl Iterator<Item = String> + use<> {
+pub(crate) fn log_lines(child: &mut Child) -> impl Iterator<Item = String> + use<> {
     let stderr = BufReader::new(child.stderr.take().unwrap());
     stderr.lines().map(Result::unwrap)
 }

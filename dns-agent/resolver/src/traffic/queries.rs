@@ -225,6 +225,23 @@ impl QueryLabels {
     }
 }
 
+impl QueryLabels {
+    /// Whether the query has the DO bit.
+    pub(in super::super) fn is_dnssec_ok(&self) -> bool {
+        self.is_dnssec_ok
+    }
+
+    /// The offset of the first byte after the question, in the query and in its reply.
+    pub(in super::super) fn question_end(&self) -> usize {
+        self.question_end.into()
+    }
+
+    /// The name of the response code of the query's reply.
+    pub(in super::super) fn rcode_of(&self, reply: &[u8]) -> &'static str {
+        RcodeIndex::of_reply(reply, self.question_end()).name()
+    }
+}
+
 /// The offset of the first byte after the first question. [`HEADER_LEN`] if the question can't be
 /// read.
 fn question_end(message: &[u8]) -> usize {

@@ -230,6 +230,7 @@ impl MetricsPage<'_> {
             cached_bytes,
             connections_refused,
             dnstap_dropped,
+            query_lines_omitted,
         } = counts;
         let queries = [("udp", udp_queries), ("tcp", tcp_queries)];
         self.write_counters(
@@ -257,6 +258,11 @@ impl MetricsPage<'_> {
                 "zerohop_dnstap_dropped",
                 "DNS messages that the dnstap collector did not receive",
                 dnstap_dropped,
+            ),
+            (
+                "zerohop_query_log_omitted",
+                "Lines of the query log that were left out because there were too many",
+                query_lines_omitted,
             ),
             (
                 "zerohop_upstream_queries",

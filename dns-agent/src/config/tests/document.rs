@@ -34,11 +34,12 @@ admin: 0.0.0.0:9153
 ";
 
 /// How values are written, by the placeholder of the value.
-const NOTATIONS: [(&str, &str); 24] = [
+const NOTATIONS: [(&str, &str); 26] = [
     (
         "BYTES",
         "a number of bytes, perhaps with `Ki`, `Mi` or `Gi`: `16Mi`",
     ),
+    ("CLASS[,CLASS]", "classes of queries: `denial,error`"),
     ("CIDR", "a network: `10.96.0.0/12`, `fd00::/64`"),
     ("DOMAIN", "a domain name: `cluster.local`"),
     (
@@ -59,6 +60,7 @@ const NOTATIONS: [(&str, &str); 24] = [
         "LABEL,SERVER,NAME[,SECONDS][,TYPE]",
         "a probe: `coredns,10.96.0.10,kubernetes.default.svc.cluster.local,5,A`",
     ),
+    ("N", "a number of queries, 1 or more"),
     ("NAME", "a domain name: `cluster.local`"),
     (
         "NAME[=HOOK]",

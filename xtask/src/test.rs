@@ -19,7 +19,7 @@ use crate::{
     packages::Verbosity,
     process::{build, build_each, cargo, root, run_command},
     setup::{self, Need},
-    unpacked_program::{DOCKER_REGISTRY, PROMETHEUS},
+    unpacked_program::{DNSTAP_TOOLS, DOCKER_REGISTRY, PROMETHEUS},
 };
 
 #[derive(Args)]
@@ -181,6 +181,8 @@ fn run_on_this_machine(filter: &[String]) -> Result<()> {
         report_not_run("the test of dashboards", format!("{reason:#}"));
         skipped.push("--skip=agent::dashboards::");
     }
+    // Without them, the test itself says that it isn't run.
+    DNSTAP_TOOLS.ensure(Verbosity::Changes).ok();
     run_command(
         cargo()
             .args(["test", "--workspace", "--no-fail-fast", "--"])

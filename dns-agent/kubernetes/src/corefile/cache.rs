@@ -8,7 +8,7 @@ use super::place::Place;
 use super::zones::zones_or_default;
 
 /// CoreDNS's default caps for positive and negative answers, in seconds.
-pub(super) const DEFAULT_CAPS: (u32, u32) = (3600, 1800);
+const DEFAULT_CAPS: (u32, u32) = (3600, 1800);
 
 /// An upper bound on TTLs.
 #[derive(Debug)]
@@ -22,13 +22,19 @@ pub(super) struct TtlCap {
     seconds: u32,
 }
 
-impl TtlCap {
-    /// Reads a `cache` plugin in a server block for `block_zones`.
-    pub(super) fn read(
-        directive: &Directive,
-        block_zones: &[Name],
-    ) -> Result<TtlCap, CorefileProblem> {
-        directive.check_complete()?;
+/// The upper bounds on TTLs that `cache` has, in seconds.
+pub(super) struct CacheCaps<'a> {
+    /// Those of positive answers.
+    pub(super) success: u32,
+    /// Those of negative answers.
+    pub(super) denial: u32,
+    /// The zones in its arguments. Empty: those of its server block.
+    pub(super) zones: &'a [String],
+}
+
+impl CacheCaps<'_> {
+    /// Reads the first line, and the options `success` and `denial`.
+    pub(super) fn read(directive: &Directive) -> Result<CacheCaps<'_>, CorefileProblem> {
         let head = &directive.head;
         let (mut success, mut denial) = DEFAULT_CAPS;
         let mut zones = head.args();
@@ -42,9 +48,35 @@ impl TtlCap {
         }
         for option in &directive.body {
             match (option.name(), option.args()) {
-                ("success" | "denial", [_capacity]) => {}
                 ("success", [_capacity, cap, ..]) => success = parse_seconds(option, cap)?,
                 ("denial", [_capacity, cap, ..]) => denial = parse_seconds(option, cap)?,
+                _ => {}
+            }
+        }
+        Ok(CacheCaps {
+            success,
+            denial,
+            zones,
+        })
+    }
+}
+
+impl TtlCap {
+    /// Reads a `cache` plugin in a server block for `block_zones`.
+    pub(super) fn read(
+        directive: &Directive,
+        block_zones: &[Name],
+    ) -> Result<TtlCap, CorefileProblem> {
+        directive.check_complete()?;
+        let head = &directive.head;
+        let CacheCaps {
+            success,
+            denial,
+            zones,
+        } = CacheCaps::read(directive)?;
+        for option in &directive.body {
+            match (option.name(), option.args()) {
+                ("success" | "denial", [_capacity, ..]) => {}
                 // These options don't lift the caps. `disable` only stops CoreDNS from storing
                 // answers.
                 (
@@ -97,7 +129,7 @@ pub(super) fn cap_ttl(ttl: u32, caps: &[TtlCap], zones: &[Name]) -> (u32, Vec<No
     (lowest, notes)
 }
 
-pub(super) fn parse_seconds(line: &CorefileLine, text: &str) -> Result<u32, CorefileProblem> {
+fn parse_seconds(line: &CorefileLine, text: &str) -> Result<u32, CorefileProblem> {
     let seconds = text.parse().ok().filter(|seconds| *seconds > 0);
     seconds.ok_or_else(|| line.problem(format!("`{text}` is not a number of seconds above 0")))
 }

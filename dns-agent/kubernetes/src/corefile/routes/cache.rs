@@ -5,7 +5,7 @@ use std::time::Duration;
 use zerohop_routes::{CacheRules, KeptAnswers, StaleMode, StaleRules};
 use zerohop_zone::Name;
 
-use super::super::cache::{DEFAULT_CAPS, parse_seconds};
+use super::super::cache::CacheCaps;
 use super::super::finding::CorefileProblem;
 use super::super::parser::{CorefileLine, Directive};
 use super::super::reload::parse_duration;
@@ -20,24 +20,17 @@ pub(super) fn read(
     block_zones: &[Name],
 ) -> Result<Vec<(Vec<Name>, CacheRules)>, CorefileProblem> {
     let head = &directive.head;
-    let (mut success, mut denial) = DEFAULT_CAPS;
-    let mut zones = head.args();
-    // A number in front of the zones sets both caps.
-    if let [first, others @ ..] = zones
-        && first.parse::<i64>().is_ok()
-    {
-        let cap = parse_seconds(head, first)?;
-        (success, denial) = (cap, cap);
-        zones = others;
-    }
+    let CacheCaps {
+        success,
+        denial,
+        zones,
+    } = CacheCaps::read(directive)?;
     let zones = zones_or_default(head, zones, block_zones)?;
     let mut stale = None;
     let (mut without_success, mut without_denial) = (Vec::new(), Vec::new());
     for option in &directive.body {
         match (option.name(), option.args()) {
-            ("success" | "denial", [_capacity]) => {}
-            ("success", [_capacity, cap, ..]) => success = parse_seconds(option, cap)?,
-            ("denial", [_capacity, cap, ..]) => denial = parse_seconds(option, cap)?,
+            ("success" | "denial", [_capacity, ..]) => {}
             ("disable", [kind, zones @ ..]) => {
                 let zones = match zones {
                     [] => vec![Name::root()],

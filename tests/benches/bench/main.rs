@@ -93,6 +93,12 @@ fn main() -> Result<ExitCode> {
         resolvers::serve(listen.parse()?, upstream.parse()?)?;
         return Ok(ExitCode::SUCCESS);
     }
+    if let [_, first, listen] = arguments.as_slice()
+        && first == resolvers::REFLECT
+    {
+        resolvers::reflect(listen.parse()?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let options = BenchmarkOptions::parse();
     let effort = options.effort();
     pin_to_one_cpu()?;

@@ -3,32 +3,28 @@
 //!
 //! Server and load generator have a CPU each. The upstream shares the CPU of the load generator.
 
+mod delaying_upstream;
+mod paced_client;
+mod reflector;
+
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     env, fs,
     net::{Ipv4Addr, SocketAddr, UdpSocket},
-    os::fd::AsFd as _,
     path::{Path, PathBuf},
     process::{Child, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    thread,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use nix::{
-    poll::{PollFd, PollFlags, ppoll},
-    sys::time::TimeSpec,
-};
 use rand::{RngExt as _, SeedableRng as _, distr::Distribution as _, rngs::StdRng};
 use tempfile::TempDir;
-use zerohop_contract::packet;
 use zerohop_resolver::{CacheSettings, Resolver, ServerSet, Sockets, Upstreams};
 use zerohop_tests::netns::NetworkNamespace;
-use zerohop_zone::Providers;
+use zerohop_zone::{Name, Providers, Rtype, build_query};
+
+use self::{delaying_upstream::DelayingUpstream, paced_client::PacedAnswers};
 
 /// Names that are asked for repeatedly, with a Zipf distribution.
 const HOT_NAMES: usize = 10_000;
@@ -40,15 +36,17 @@ const COLD_NAMES: usize = 2_000_000;
 const NEW_SHARE: u32 = 15;
 /// The memory of caches that are configured in bytes.
 const CACHE_BYTES: u64 = 32 << 20;
-/// The TTL of the upstream's answers, in seconds: longer than a run.
-const TTL: u32 = 3600;
 /// The argument with which this program is a resolver.
 pub(crate) const SERVE: &str = "--serve-resolver";
+/// The argument with which this program is a reflector.
+pub(crate) const REFLECT: &str = "--serve-reflector";
 
 /// A program that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum MeasuredForwarder {
     Zerohop,
+    /// Not a forwarder: the upper bound for one that uses the same system calls.
+    Reflector,
     CoreDns,
     Unbound,
     Dnsmasq,
@@ -66,6 +64,8 @@ enum QuestionMix {
 struct ServerRun {
     /// Answers for each second of the server's processor.
     rate: f64,
+    /// Answers a second.
+    throughput: f64,
     /// The share of questions that were answered.
     answered: f64,
 }
@@ -81,8 +81,7 @@ pub(crate) fn measure(effort: &ResolverEffort) -> Result<()> {
     let namespace = NetworkNamespace::new("resolvers")?;
     namespace.ip(&["link set lo up"])?;
     let files = TempDir::new()?;
-    let mixes = [QuestionMix::Hot, QuestionMix::Mixed, QuestionMix::Cold];
-    for mix in mixes {
+    for mix in QuestionMix::ALL {
         fs::write(files.path().join(mix.name()), mix.questions())?;
     }
     let mut forwarders = Vec::new();
@@ -94,41 +93,46 @@ pub(crate) fn measure(effort: &ResolverEffort) -> Result<()> {
     }
     for delay in [1, 20].map(Duration::from_millis) {
         let upstream = DelayingUpstream::start(&namespace, delay)?;
-        let mut runs: BTreeMap<(QuestionMix, MeasuredForwarder), Vec<ServerRun>> = BTreeMap::new();
-        for _ in 0..effort.rounds {
-            for (forwarder, program) in &forwarders {
-                let place = ServerPlace {
-                    namespace: &namespace,
-                    files: files.path(),
-                    upstream: upstream.address,
-                };
-                let server = place.start(*forwarder, program)?;
-                for mix in mixes {
-                    let run = server.run(&place, mix, effort.seconds)?;
-                    runs.entry((mix, *forwarder)).or_default().push(run);
-                }
-            }
-        }
+        let place = ServerPlace {
+            namespace: &namespace,
+            files: files.path(),
+            upstream: upstream.address,
+        };
+        let runs = place.measure_rates(&forwarders, effort)?;
         println!();
         println!("Upstream after {delay:?}: answers for each second of the server's processor");
-        println!(
-            "{:>6} {:>8} {:>12} {:>10} {:>9}",
-            "mix", "server", "median", "Zerohop ÷", "answered"
-        );
-        for ((mix, forwarder), of_it) in &runs {
-            let ours = median(&runs[&(*mix, MeasuredForwarder::Zerohop)]);
-            let answered = of_it.iter().map(|run| run.answered).fold(1.0, f64::min);
-            println!(
-                "{:>6} {:>8} {:>12.0} {:>10.2} {:>7.2} %",
-                mix.name(),
-                forwarder.name(),
-                median(of_it),
-                ours / median(of_it),
-                answered * 100.0
-            );
+        print_rates(&runs);
+        if delay == Duration::from_millis(1) {
+            println!();
+            println!("Latency at half of the lower rate of two servers, hot names");
+            place.measure_latencies(&forwarders, &runs, effort)?;
         }
     }
     Ok(())
+}
+
+/// The runs of each server with each mix.
+type MeasuredRuns = BTreeMap<(QuestionMix, MeasuredForwarder), Vec<ServerRun>>;
+
+fn print_rates(runs: &MeasuredRuns) {
+    println!(
+        "{:>6} {:>9} {:>12} {:>10} {:>9} {:>10}",
+        "mix", "server", "median", "Zerohop ÷", "answered", "a second"
+    );
+    for ((mix, forwarder), of_it) in runs {
+        let ours = median(&runs[&(*mix, MeasuredForwarder::Zerohop)], |run| run.rate);
+        let rate = median(of_it, |run| run.rate);
+        let answered = of_it.iter().map(|run| run.answered).fold(1.0, f64::min);
+        println!(
+            "{:>6} {:>9} {:>12.0} {:>10.2} {:>7.2} % {:>10.0}",
+            mix.name(),
+            forwarder.name(),
+            rate,
+            ours / rate,
+            answered * 100.0,
+            median(of_it, |run| run.throughput)
+        );
+    }
 }
 
 /// Runs Zerohop's resolver until it is killed.
@@ -155,9 +159,15 @@ pub(crate) fn serve(listen: SocketAddr, upstream: SocketAddr) -> Result<()> {
     })
 }
 
+/// Reflects questions until the process is killed.
+pub(crate) fn reflect(listen: SocketAddr) -> Result<()> {
+    reflector::serve(listen)
+}
+
 impl MeasuredForwarder {
-    const ALL: [MeasuredForwarder; 4] = [
+    const ALL: [MeasuredForwarder; 5] = [
         MeasuredForwarder::Zerohop,
+        MeasuredForwarder::Reflector,
         MeasuredForwarder::CoreDns,
         MeasuredForwarder::Unbound,
         MeasuredForwarder::Dnsmasq,
@@ -166,6 +176,7 @@ impl MeasuredForwarder {
     fn name(self) -> &'static str {
         match self {
             MeasuredForwarder::Zerohop => "zerohop",
+            MeasuredForwarder::Reflector => "reflector",
             MeasuredForwarder::CoreDns => "coredns",
             MeasuredForwarder::Unbound => "unbound",
             MeasuredForwarder::Dnsmasq => "dnsmasq",
@@ -174,7 +185,10 @@ impl MeasuredForwarder {
 
     /// The program's path. `None`: it is not installed.
     fn program(self) -> Option<PathBuf> {
-        if self == MeasuredForwarder::Zerohop {
+        if matches!(
+            self,
+            MeasuredForwarder::Zerohop | MeasuredForwarder::Reflector
+        ) {
             return env::current_exe().ok();
         }
         let path = env::var_os("PATH")?;
@@ -196,6 +210,7 @@ impl MeasuredForwarder {
             MeasuredForwarder::Zerohop => {
                 [SERVE.to_owned(), listen.to_string(), upstream.to_string()].into()
             }
+            MeasuredForwarder::Reflector => [REFLECT.to_owned(), listen.to_string()].into(),
             MeasuredForwarder::CoreDns => {
                 let text = format!(
                     ".:{port} {{\n bind 127.0.0.1\n forward . {upstream}\n \
@@ -242,6 +257,8 @@ impl MeasuredForwarder {
 }
 
 impl QuestionMix {
+    const ALL: [QuestionMix; 3] = [QuestionMix::Hot, QuestionMix::Mixed, QuestionMix::Cold];
+
     fn name(self) -> &'static str {
         match self {
             QuestionMix::Hot => "hot",
@@ -288,6 +305,80 @@ struct MeasuredServer {
 }
 
 impl ServerPlace<'_> {
+    /// Measures the servers one after another in each round.
+    fn measure_rates(
+        &self,
+        forwarders: &[(MeasuredForwarder, PathBuf)],
+        effort: &ResolverEffort,
+    ) -> Result<MeasuredRuns> {
+        let mut runs = MeasuredRuns::new();
+        for _ in 0..effort.rounds {
+            for (forwarder, program) in forwarders {
+                let server = self.start(*forwarder, program)?;
+                for mix in QuestionMix::ALL {
+                    if *forwarder == MeasuredForwarder::Reflector && mix != QuestionMix::Hot {
+                        // It asks no upstream, so it is no measure for other mixes.
+                        continue;
+                    }
+                    let run = server.run(self, mix, effort.seconds)?;
+                    runs.entry((mix, *forwarder)).or_default().push(run);
+                }
+            }
+        }
+        Ok(runs)
+    }
+
+    /// Measures Zerohop beside each other server, both at half the throughput of the slower one.
+    fn measure_latencies(
+        &self,
+        forwarders: &[(MeasuredForwarder, PathBuf)],
+        runs: &MeasuredRuns,
+        effort: &ResolverEffort,
+    ) -> Result<()> {
+        let throughput =
+            |forwarder| median(&runs[&(QuestionMix::Hot, forwarder)], |run| run.throughput);
+        let questions = hot_messages()?;
+        let duration = Duration::from_secs(effort.seconds.into());
+        let Some((zerohop, others)) = forwarders.split_first() else {
+            return Ok(());
+        };
+        println!(
+            "{:>9} {:>10} {:>10} {:>10} {:>9}",
+            "server", "a second", "p50", "p99", "answered"
+        );
+        for other in others {
+            let pair = [zerohop, other];
+            let slower = pair.map(|(forwarder, _)| throughput(*forwarder));
+            let rate = slower[0].min(slower[1]) / 2.0;
+            let mut measured: [Vec<PacedAnswers>; 2] = Default::default();
+            for _ in 0..effort.rounds {
+                for ((forwarder, program), answers) in pair.iter().zip(&mut measured) {
+                    let server = self.start(*forwarder, program)?;
+                    let (namespace, address) = (self.namespace, server.address);
+                    answers.push(PacedAnswers::measure(
+                        namespace, address, &questions, rate, duration,
+                    )?);
+                }
+            }
+            for ((forwarder, _), answers) in pair.iter().zip(&measured) {
+                let quantile = |share| {
+                    median(answers, |answers| {
+                        answers.quantile(share).as_secs_f64() * 1e6
+                    })
+                };
+                let answered = answers.iter().map(PacedAnswers::answered);
+                println!(
+                    "{:>9} {rate:>10.0} {:>7.0} µs {:>7.0} µs {:>7.2} %",
+                    forwarder.name(),
+                    quantile(0.5),
+                    quantile(0.99),
+                    answered.fold(1.0, f64::min) * 100.0
+                );
+            }
+        }
+        Ok(())
+    }
+
     /// Starts a server on CPU 0, and waits until it answers.
     fn start(&self, forwarder: MeasuredForwarder, program: &Path) -> Result<MeasuredServer> {
         let bind = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr();
@@ -319,6 +410,7 @@ impl MeasuredServer {
         let used = self.processor_time()? - before;
         Ok(ServerRun {
             rate: completed / used.as_secs_f64(),
+            throughput: completed / f64::from(seconds),
             answered: completed / sent,
         })
     }
@@ -364,59 +456,16 @@ impl Drop for MeasuredServer {
     }
 }
 
-/// An upstream that answers each question for an address after a delay. Stopped when dropped.
-struct DelayingUpstream {
-    address: SocketAddr,
-    is_over: Arc<AtomicBool>,
+/// Questions for hot names, as messages.
+fn hot_messages() -> Result<Vec<Vec<u8>>> {
+    let text = QuestionMix::Hot.questions();
+    let names = text.lines().filter_map(|line| line.split(' ').next());
+    let messages = names.map(|name| Ok(build_query(0, &Name::parse(name)?, Rtype::A)));
+    messages.collect()
 }
 
-impl DelayingUpstream {
-    fn start(namespace: &NetworkNamespace, delay: Duration) -> Result<DelayingUpstream> {
-        let bind = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
-        let socket = namespace.enter(bind)??;
-        socket.set_nonblocking(true)?;
-        let address = socket.local_addr()?;
-        let is_over = Arc::new(AtomicBool::new(false));
-        let until = is_over.clone();
-        thread::spawn(move || answer_later(&socket, delay, &until));
-        Ok(DelayingUpstream { address, is_over })
-    }
-}
-
-impl Drop for DelayingUpstream {
-    fn drop(&mut self) {
-        self.is_over.store(true, Relaxed);
-    }
-}
-
-fn answer_later(socket: &UdpSocket, delay: Duration, is_over: &AtomicBool) {
-    let mut waiting: VecDeque<(Instant, Vec<u8>, SocketAddr)> = VecDeque::new();
-    let mut buffer = [0; 1500];
-    while !is_over.load(Relaxed) {
-        let pause = waiting
-            .front()
-            .map_or(Duration::from_millis(100), |(due, ..)| {
-                due.saturating_duration_since(Instant::now())
-            });
-        let mut polled = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
-        let _ = ppoll(&mut polled, Some(TimeSpec::from_duration(pause)), None);
-        while let Ok((length, client)) = socket.recv_from(&mut buffer) {
-            let address = Ipv4Addr::new(192, 0, 2, 1);
-            let reply = packet::address_reply(&buffer[..length], 0x8180, TTL, address);
-            waiting.extend(reply.map(|reply| (Instant::now() + delay, reply, client)));
-        }
-        while let Some((due, ..)) = waiting.front()
-            && *due <= Instant::now()
-        {
-            if let Some((_, reply, client)) = waiting.pop_front() {
-                let _ = socket.send_to(&reply, client);
-            }
-        }
-    }
-}
-
-fn median(runs: &[ServerRun]) -> f64 {
-    let mut rates: Vec<f64> = runs.iter().map(|run| run.rate).collect();
-    rates.sort_by(f64::total_cmp);
-    rates[rates.len() / 2]
+fn median<T>(runs: &[T], value: impl Fn(&T) -> f64) -> f64 {
+    let mut values: Vec<f64> = runs.iter().map(value).collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }

@@ -46,6 +46,7 @@ mod upstream;
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZero,
     sync::Arc,
     time::Duration,
 };
@@ -58,6 +59,7 @@ use nix::sys::{
 };
 use tokio::{
     net::{TcpListener, TcpSocket},
+    runtime::Handle,
     task::JoinSet,
 };
 
@@ -101,6 +103,9 @@ const BACKLOG: u32 = 1024;
 /// The time for all upstream queries that one client query leads to. Clients repeat a query, or
 /// give up, after 5 s.
 const UPSTREAM_LIMIT: Duration = Duration::from_millis(4500);
+/// Upper bound on the UDP sockets of an address. A full socket takes a few hundred kilobytes of the
+/// pod's memory, and one worker answers more than 100,000 queries a second.
+const MAX_UDP_SOCKETS: usize = 4;
 /// Number of attempts to find a port that is free for both UDP and TCP.
 const PORT_ATTEMPTS: usize = 16;
 
@@ -141,11 +146,13 @@ pub struct ClusterDns {
     pub servers: UpstreamServers,
 }
 
-/// Bound sockets, for UDP and TCP on the same address and port.
+/// Bound sockets, for UDP and TCP on the same address and port. UDP has as many sockets as the
+/// runtime has workers, at most [`MAX_UDP_SOCKETS`], so that workers answer at the same time.
 #[derive(Debug)]
 pub struct Sockets {
     address: SocketAddr,
-    udp: udp::UdpListener,
+    /// At least one.
+    udp: Vec<udp::UdpListener>,
     tcp: TcpListener,
     canary: Arc<Canary>,
 }
@@ -199,16 +206,19 @@ impl Resolver {
     /// Spawns the tasks that answer queries on these sockets. The result of a task is its name. The
     /// tasks end only when aborted.
     pub fn spawn_servers(self: &Arc<Self>, sockets: Sockets, tasks: &mut JoinSet<&'static str>) {
-        let (udp_tally, tally) = self.counters.traffic.add_server(sockets.address);
-        let tcp_tally = tally.clone();
-        let (resolver, udp, canary) = (self.clone(), sockets.udp, sockets.canary.source());
-        tasks.spawn(async move {
-            udp::serve_queries(udp, resolver, canary, udp_tally, tally).await;
-            "the UDP server"
-        });
+        let traffic = &self.counters.traffic;
+        let (udp_tallies, tally) = traffic.add_server(sockets.address, sockets.udp.len());
+        for (udp, udp_tally) in sockets.udp.into_iter().zip(udp_tallies) {
+            let (resolver, canary) = (self.clone(), sockets.canary.source());
+            let tally = tally.clone();
+            tasks.spawn(async move {
+                udp::serve_queries(udp, resolver, canary, udp_tally, tally).await;
+                "the UDP server"
+            });
+        }
         let (resolver, tcp) = (self.clone(), sockets.tcp);
         tasks.spawn(async move {
-            tcp::serve_connections(tcp, resolver, tcp_tally).await;
+            tcp::serve_connections(tcp, resolver, tally).await;
             "the TCP server"
         });
     }
@@ -376,6 +386,9 @@ impl Sockets {
     ///
     /// # Errors
     /// When the address can't be bound for UDP and TCP. The error says what to check.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
     pub fn bind(address: SocketAddr) -> anyhow::Result<Sockets> {
         let attempts = if address.port() == 0 {
             PORT_ATTEMPTS
@@ -399,8 +412,10 @@ impl Sockets {
     }
 
     fn try_bind(address: SocketAddr) -> io::Result<Sockets> {
-        let udp = udp::UdpListener::bind(address)?;
-        let address = udp.address();
+        let workers = Handle::current().metrics().num_workers();
+        let sockets = NonZero::new(workers.min(MAX_UDP_SOCKETS)).unwrap_or(NonZero::<usize>::MIN);
+        let udp = udp::UdpListener::bind(address, sockets)?;
+        let address = udp[0].address();
         let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
             SocketAddr::V6(_) => TcpSocket::new_v6()?,

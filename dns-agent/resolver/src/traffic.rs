@@ -58,13 +58,18 @@ pub struct TrafficCounts {
 }
 
 impl Traffic {
-    /// Counters for the replies of a server that listens on this address: those of its UDP task,
-    /// and those of all its other tasks.
-    pub(super) fn add_server(&self, address: SocketAddr) -> (UdpTally, TaskTally) {
-        let server = Arc::new(ServerTraffic::default());
+    /// Counters for the replies of a server that listens on this address: those of each task that
+    /// receives over UDP, and those of all its other tasks.
+    pub(super) fn add_server(
+        &self,
+        address: SocketAddr,
+        udp_tasks: usize,
+    ) -> (Vec<UdpTally>, TaskTally) {
+        let server = Arc::new(ServerTraffic::new(udp_tasks));
         let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         servers.push((address, server.clone()));
-        (UdpTally::new(server.clone()), TaskTally::new(server))
+        let udp = (0..udp_tasks).map(|task| UdpTally::new(server.clone(), task));
+        (udp.collect(), TaskTally::new(server))
     }
 
     /// A snapshot of the counters.

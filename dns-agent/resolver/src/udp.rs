@@ -1,9 +1,11 @@
-//! DNS over UDP: one socket per address. Replies come from the address that was queried.
+//! DNS over UDP: one or more sockets for an address, each with a task that receives. Replies come
+//! from the address that was queried.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
-    os::fd::AsRawFd,
+    num::NonZero,
+    os::fd::{AsRawFd, OwnedFd},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -165,9 +167,27 @@ fn refuse_long_query(query: &[u8]) -> QueryAction {
 }
 
 impl UdpListener {
-    /// Binds a socket. A socket on a wildcard address also receives each query's destination
+    /// Binds sockets that share an address. The kernel always gives the queries of one client port
+    /// to the same socket. A socket on a wildcard address also receives each query's destination
     /// address. An IPv6 socket doesn't receive IPv4.
-    pub(super) fn bind(address: SocketAddr) -> io::Result<UdpListener> {
+    pub(super) fn bind(address: SocketAddr, sockets: NonZero<usize>) -> io::Result<Vec<Self>> {
+        // The first socket is not shared while it is bound, so that it fails if another process
+        // has the address.
+        let first = UdpListener::open(address)?;
+        let first = UdpListener::bind_one(first, address)?;
+        let mut listeners = Vec::from([first]);
+        for _ in 1..sockets.get() {
+            let next = UdpListener::open(address)?;
+            let first = &listeners[0];
+            setsockopt(&first.socket, sockopt::ReusePort, &true)?;
+            setsockopt(&next, sockopt::ReusePort, &true)?;
+            listeners.push(UdpListener::bind_one(next, first.address)?);
+        }
+        Ok(listeners)
+    }
+
+    /// Opens a socket for an address.
+    fn open(address: SocketAddr) -> io::Result<OwnedFd> {
         let family = match address {
             SocketAddr::V4(_) => AddressFamily::Inet,
             SocketAddr::V6(_) => AddressFamily::Inet6,
@@ -186,6 +206,10 @@ impl UdpListener {
         // The kernel lowers the sizes to its limits (`rmem_max`, `wmem_max`).
         setsockopt(&fd, sockopt::RcvBuf, &SOCKET_BUFFER)?;
         setsockopt(&fd, sockopt::SndBuf, &SOCKET_BUFFER)?;
+        Ok(fd)
+    }
+
+    fn bind_one(fd: OwnedFd, address: SocketAddr) -> io::Result<UdpListener> {
         bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
         let socket = UdpSocket::from_std(fd.into())?;
         let address = socket.local_addr()?;

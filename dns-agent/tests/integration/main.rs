@@ -21,3 +21,4 @@ mod process;
 mod query_log;
 mod routes;
 mod support;
+mod udp_sockets;

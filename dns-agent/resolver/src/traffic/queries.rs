@@ -94,10 +94,10 @@ pub(in super::super) struct QueryLabels {
 }
 
 /// The counters of one listening address.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ServerTraffic {
-    /// Written by the task that receives over UDP.
-    udp_task: [ZoneTraffic; ZONES],
+    /// Each is written by one of the tasks that receive over UDP.
+    udp_tasks: Vec<[ZoneTraffic; ZONES]>,
     /// Written by all other tasks.
     other_tasks: [ZoneTraffic; ZONES],
 }
@@ -119,9 +119,13 @@ struct ZoneTraffic {
     response_sizes: [SizeHistogram; TRANSPORTS],
 }
 
-/// Counts the replies of the task that receives over UDP. There is one for each server.
+/// Counts the replies of a task that receives over UDP. There is one for each task.
 #[derive(Debug)]
-pub(in super::super) struct UdpTally(Arc<ServerTraffic>);
+pub(in super::super) struct UdpTally {
+    server: Arc<ServerTraffic>,
+    /// The index in [`ServerTraffic::udp_tasks`].
+    task: usize,
+}
 
 /// Counts the replies of a server's other tasks.
 #[derive(Clone, Debug)]
@@ -275,8 +279,8 @@ fn is_dnssec_ok(message: &[u8], question_end: usize) -> bool {
 }
 
 impl UdpTally {
-    pub(super) fn new(server: Arc<ServerTraffic>) -> UdpTally {
-        UdpTally(server)
+    pub(super) fn new(server: Arc<ServerTraffic>, task: usize) -> UdpTally {
+        UdpTally { server, task }
     }
 
     /// Counts a reply that was sent, and its query.
@@ -287,7 +291,8 @@ impl UdpTally {
         reply: &[u8],
         took: Duration,
     ) {
-        count(&self.0.udp_task, Writers::One, query, source, reply, took);
+        let zones = &self.server.udp_tasks[self.task];
+        count(zones, Writers::One, query, source, reply, took);
     }
 }
 
@@ -334,6 +339,14 @@ fn count(
 }
 
 impl ServerTraffic {
+    /// The counters of a server with this number of tasks that receive over UDP.
+    pub(super) fn new(udp_tasks: usize) -> ServerTraffic {
+        ServerTraffic {
+            udp_tasks: (0..udp_tasks).map(|_| Default::default()).collect(),
+            other_tasks: Default::default(),
+        }
+    }
+
     pub(super) fn snapshot(&self, address: SocketAddr) -> DnsServerCounts {
         let mut counts = DnsServerCounts {
             address,
@@ -345,25 +358,31 @@ impl ServerTraffic {
             response_sizes: Vec::new(),
         };
         for zone in TrafficZone::ALL {
-            let parts = [&self.udp_task, &self.other_tasks].map(|zones| &zones[zone as usize]);
-            counts.add_zone(zone, parts);
+            let tasks = self.udp_tasks.iter().chain([&self.other_tasks]);
+            let parts: Vec<&ZoneTraffic> = tasks.map(|zones| &zones[zone as usize]).collect();
+            counts.add_zone(zone, &parts);
         }
         counts
     }
 }
 
 impl DnsServerCounts {
-    /// Adds a zone's counters, which are the sums of two parts. A zone without queries is left out
-    /// if it stands for refused queries.
-    fn add_zone(&mut self, zone: TrafficZone, parts: [&ZoneTraffic; 2]) {
-        let sum = |counter: fn(&ZoneTraffic) -> HistogramCounts| {
-            counter(parts[0]).plus(&counter(parts[1]))
+    /// Adds a zone's counters, which are the sums of these parts. A zone without queries is left
+    /// out if it stands for refused queries.
+    fn add_zone(&mut self, zone: TrafficZone, parts: &[&ZoneTraffic]) {
+        let sum = |counter: &dyn Fn(&ZoneTraffic) -> HistogramCounts| {
+            let parts = parts.iter().map(|part| counter(part));
+            parts
+                .reduce(|sum, part| sum.plus(&part))
+                .unwrap_or_default()
         };
-        let durations = sum(|part| part.durations.snapshot());
+        let durations = sum(&|part| part.durations.snapshot());
         if zone == TrafficZone::Dropped && durations.count() == 0 {
             return;
         }
-        let total = |counter: &dyn Fn(&ZoneTraffic) -> u64| counter(parts[0]) + counter(parts[1]);
+        let total = |counter: &dyn Fn(&ZoneTraffic) -> u64| -> u64 {
+            parts.iter().map(|part| counter(part)).sum()
+        };
         for transport in TRANSPORT_VALUES {
             for family in AddressFamily::ALL {
                 for qtype in 0..TYPES {
@@ -390,12 +409,8 @@ impl DnsServerCounts {
         self.dnssec_ok.push((zone, dnssec_ok));
         self.durations.push((zone, durations));
         for transport in TRANSPORT_VALUES {
-            let sizes = |of: fn(&ZoneTraffic) -> &[SizeHistogram; TRANSPORTS]| {
-                let [first, second] = parts.map(|part| of(part)[transport as usize].snapshot());
-                first.plus(&second)
-            };
-            let requests = sizes(|part| &part.request_sizes);
-            let responses = sizes(|part| &part.response_sizes);
+            let requests = sum(&|part| part.request_sizes[transport as usize].snapshot());
+            let responses = sum(&|part| part.response_sizes[transport as usize].snapshot());
             self.request_sizes.push((zone, transport, requests));
             self.response_sizes.push((zone, transport, responses));
         }

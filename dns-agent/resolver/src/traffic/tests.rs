@@ -34,12 +34,12 @@ fn reply(query: &[u8], rcode: u8) -> Vec<u8> {
 #[test]
 fn replies_of_all_tasks_are_summed_by_their_labels() {
     let traffic = Traffic::default();
-    let (mut udp, task) = traffic.add_server(LISTEN);
+    let (mut udps, task) = traffic.add_server(LISTEN, 2);
     let (a, https) = (query(1, Some(0x80)), query(65, None));
     let labels = QueryLabels::read(&a, Transport::Udp, V4);
     let took = Duration::from_millis(1);
-    for _ in 0..3 {
-        udp.count(&labels, ReplySource::Cache, &reply(&a, 0), took);
+    for udp in [0, 1, 1] {
+        udps[udp].count(&labels, ReplySource::Cache, &reply(&a, 0), took);
     }
     task.count(&labels, ReplySource::Upstreams, &reply(&a, 2), 9000 * took);
     let labels = QueryLabels::read(&https, Transport::Tcp, V6);
@@ -77,7 +77,7 @@ fn replies_of_all_tasks_are_summed_by_their_labels() {
 #[test]
 fn codes_that_alert_rules_divide_by_are_there_before_the_first_query() {
     let traffic = Traffic::default();
-    let _tallies = traffic.add_server(LISTEN);
+    let _tallies = traffic.add_server(LISTEN, 1);
     let counts = &traffic.snapshot().servers[0];
     let upstream_codes = counts.responses.iter();
     let upstream_codes = upstream_codes.filter(|row| row.1 == ReplySource::Upstreams);
@@ -90,7 +90,8 @@ fn codes_that_alert_rules_divide_by_are_there_before_the_first_query() {
 #[test]
 fn refused_and_malformed_queries_have_a_zone_of_their_own() {
     let traffic = Traffic::default();
-    let (mut udp, _task) = traffic.add_server(LISTEN);
+    let (mut udps, _task) = traffic.add_server(LISTEN, 1);
+    let udp = &mut udps[0];
     // The name's first label is longer than the message.
     let mut malformed = query(1, None);
     malformed[12] = 63;
@@ -146,7 +147,7 @@ fn unused_upstreams_are_forgotten_unless_they_are_configured() {
 #[test]
 fn each_message_counts_once_whatever_it_contains() {
     let traffic = Traffic::default();
-    let (_udp, task) = traffic.add_server(LISTEN);
+    let (_udps, task) = traffic.add_server(LISTEN, 1);
     proptest!(|(message in prop::collection::vec(any::<u8>(), 0..300))| {
         let labels = QueryLabels::read(&message, Transport::Tcp, V6);
         task.count(&labels, ReplySource::Upstreams, &message, Duration::ZERO);

@@ -1,0 +1,36 @@
+//! Several UDP sockets for one address.
+
+use std::fs;
+
+use zerohop_zone::{Name, Rtype, build_query};
+
+use crate::support::{ResolverUnderTest, ask};
+
+/// Clients, so many that each of four sockets has some: for one of them to have none, the chance is
+/// 4 × 0.75¹⁰⁰, less than 1 in 10¹¹.
+const CLIENTS: u16 = 100;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn each_of_several_sockets_answers() {
+    let resolver = ResolverUnderTest::local(&[]);
+    assert_eq!(sockets_with_port(resolver.address.port()), 4);
+    for id in 0..CLIENTS {
+        let query = build_query(id, &Name::parse("one.z").unwrap(), Rtype::A);
+        // Each has a port of its own.
+        let reply = ask(resolver.address, &query).await;
+        // QR and AA, NOERROR, one answer record.
+        assert_eq!((reply[2] & 0x84, reply[3] & 0x0f, reply[7]), (0x84, 0, 1));
+    }
+}
+
+/// The sockets over IPv4 that are bound to a port, in this network namespace.
+fn sockets_with_port(port: u16) -> usize {
+    let table = fs::read_to_string("/proc/thread-self/net/udp").unwrap();
+    let local = format!(":{port:04X}");
+    let addresses = table
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(1));
+    addresses
+        .filter(|address| address.ends_with(&local))
+        .count()
+}

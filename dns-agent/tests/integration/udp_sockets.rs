@@ -6,8 +6,8 @@ use zerohop_zone::{Name, Rtype, build_query};
 
 use crate::support::{ResolverUnderTest, ask};
 
-/// Clients, so many that each of four sockets has some: for one of them to have none, the chance is
-/// 4 × 0.75¹⁰⁰, less than 1 in 10¹¹.
+/// That one of four sockets has none of these clients has a chance of 4 × 0.75¹⁰⁰, less than 1 in
+/// 10¹¹.
 const CLIENTS: u16 = 100;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -217,8 +217,7 @@ impl Agent {
         };
         let board = Arc::new(StatusBoard::new(
             status,
-            resolver.counters().clone(),
-            routes.live().clone(),
+            resolver.clone(),
             publisher.kernel_plane().status_reader(),
         ));
         publisher.update_board(&board);

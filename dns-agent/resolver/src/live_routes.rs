@@ -81,6 +81,8 @@ pub enum GroupUse {
     Used,
     /// The cluster's DNS receives them, because the group has not answered from here.
     NotProven,
+    /// The cluster's DNS receives them, because one of the servers is the cluster's DNS itself.
+    ClusterDns,
 }
 
 /// Groups that are to be asked.
@@ -102,23 +104,6 @@ impl LiveRoutes {
     /// Replaces the routes that CoreDNS has. Groups that stay keep their state.
     pub fn follow(&self, followed: FollowedRoutes) {
         self.replace(self.table().configured.clone(), followed);
-    }
-
-    /// The groups, in the order of the routes.
-    pub fn status(&self) -> Vec<GroupStatus> {
-        let table = self.table();
-        let status = |group: &ForwardGroup| {
-            let live = table.groups.get(group)?;
-            Some(GroupStatus {
-                servers: live.set.addresses(),
-                origin: group.origin.clone(),
-                state: match live.is_used() {
-                    true => GroupUse::Used,
-                    false => GroupUse::NotProven,
-                },
-            })
-        };
-        table.route_groups().filter_map(status).collect()
     }
 
     pub(super) fn table(&self) -> Arc<RouteTable> {
@@ -159,6 +144,20 @@ impl LiveRoutes {
 }
 
 impl Resolver {
+    /// The groups of servers, in the order of the routes.
+    pub fn route_groups(&self) -> Vec<GroupStatus> {
+        let table = self.upstreams.routes.table();
+        let status = |group: &ForwardGroup| {
+            let live = table.groups.get(group)?;
+            Some(GroupStatus {
+                servers: live.set.addresses(),
+                origin: group.origin.clone(),
+                state: self.upstreams.group_use(live),
+            })
+        };
+        table.route_groups().filter_map(status).collect()
+    }
+
     /// Asks groups that aren't used the questions that arrive for them, until dropped.
     pub async fn prove_groups(self: &Arc<Self>) -> Infallible {
         let mut proofs = JoinSet::new();

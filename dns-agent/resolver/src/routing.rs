@@ -9,7 +9,7 @@ use zerohop_zone::{Apex, Name, Record, Rtype, ZoneData, render_sections, reverse
 
 use super::{
     Resolver, Upstreams,
-    live_routes::{LiveGroup, RouteTable},
+    live_routes::{GroupUse, LiveGroup, RouteTable},
     message::{QueryAction, respond_to_query},
     query::Query,
     upstream::ServerSet,
@@ -45,6 +45,8 @@ pub enum RouteExplanation {
     /// The servers that are configured here have not answered from this node yet, so the cluster's
     /// DNS is asked.
     NotProven(String),
+    /// One of the servers that are configured here is the cluster's DNS, so that is asked.
+    ForwardedToClusterDns(String),
 }
 
 impl QueryDestination {
@@ -101,9 +103,10 @@ impl Resolver {
             Way::Forward(forwarding) => {
                 let origin = forwarding.group.origin.clone();
                 let group = routes.group(forwarding.group);
-                match group.is_some_and(|group| group.is_used()) {
-                    true => RouteExplanation::Forwarded(origin),
-                    false => RouteExplanation::NotProven(origin),
+                match group.map(|group| self.upstreams.group_use(group)) {
+                    Some(GroupUse::Used) => RouteExplanation::Forwarded(origin),
+                    Some(GroupUse::ClusterDns) => RouteExplanation::ForwardedToClusterDns(origin),
+                    Some(GroupUse::NotProven) | None => RouteExplanation::NotProven(origin),
                 }
             }
         })
@@ -138,6 +141,11 @@ impl fmt::Display for RouteExplanation {
                 f,
                 "to be forwarded by {origin}, but these servers have not answered from this node \
                  yet, so the cluster's DNS is asked"
+            ),
+            RouteExplanation::ForwardedToClusterDns(origin) => write!(
+                f,
+                "to be forwarded by {origin}, but one of these servers is the cluster's DNS, so the \
+                 cluster's DNS is asked"
             ),
         }
     }
@@ -253,21 +261,28 @@ impl Upstreams {
         }
     }
 
-    /// The servers of a group if it is used, and otherwise those of the cluster's DNS. A group with
-    /// a server of the cluster's DNS is not used: it leads back.
+    /// The servers of a group if it is used, and otherwise those of the cluster's DNS.
     fn servers_of_group(&self, group: Option<&LiveGroup>) -> Option<ServerSet> {
+        match group.filter(|group| self.group_use(group) == GroupUse::Used) {
+            Some(group) => Some(group.set.clone()),
+            None => self.cluster_servers(),
+        }
+    }
+
+    /// Whether a group receives queries. A group with a server of the cluster's DNS doesn't: that
+    /// server is asked as the cluster's DNS.
+    pub(super) fn group_use(&self, group: &LiveGroup) -> GroupUse {
         let cluster = self.cluster_servers();
-        let group = group.filter(|group| group.is_used());
-        let Some(group) = group else {
-            return cluster;
-        };
         let own = self.excluded_cluster_servers();
         let of_cluster = cluster.iter().flat_map(ServerSet::addresses);
         let of_cluster: Vec<SocketAddr> = of_cluster.chain(own).collect();
         let mut servers = group.set.addresses().into_iter();
-        match servers.any(|server| of_cluster.contains(&server)) {
-            true => cluster,
-            false => Some(group.set.clone()),
+        if servers.any(|server| of_cluster.contains(&server)) {
+            return GroupUse::ClusterDns;
+        }
+        match group.is_used() {
+            true => GroupUse::Used,
+            false => GroupUse::NotProven,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::watch;
 use zerohop_kubernetes_api::{RequestCounts, SourceHealth};
-use zerohop_resolver::{LiveRoutes, ResolverCounters, TrafficCounts, loops};
+use zerohop_resolver::{Resolver, TrafficCounts, loops};
 
 use super::status::{
     FeedStatus, KernelStatus, KubernetesStatus, ManifestsStatus, SourceStatus, Status,
@@ -18,8 +18,7 @@ use super::status::{
 pub struct StatusBoard {
     /// The status without the parts that are read from the fields below.
     status: watch::Sender<Status>,
-    counters: Arc<ResolverCounters>,
-    routes: LiveRoutes,
+    resolver: Arc<Resolver>,
     read_kernel_status: KernelStatusReader,
     /// The feeds that are not for NetworkPolicies, and the conclusions from the Corefiles.
     feeds: watch::Sender<KubernetesFeeds>,
@@ -47,17 +46,15 @@ pub type KernelStatusReader = Box<dyn Fn() -> KernelStatus + Send + Sync>;
 
 impl StatusBoard {
     /// A board with this status. [`StatusBoard::read`] and [`StatusBoard::read_with_kernel`] read
-    /// `counters` and `routes`, and call `read_kernel_status`.
+    /// the counters and routes of `resolver`, and call `read_kernel_status`.
     pub fn new(
         status: Status,
-        counters: Arc<ResolverCounters>,
-        routes: LiveRoutes,
+        resolver: Arc<Resolver>,
         read_kernel_status: KernelStatusReader,
     ) -> StatusBoard {
         StatusBoard {
             status: watch::Sender::new(status),
-            counters,
-            routes,
+            resolver,
             read_kernel_status,
             feeds: watch::Sender::default(),
             policy_feeds: watch::Sender::default(),
@@ -125,8 +122,8 @@ impl StatusBoard {
     /// the kernel plane's lock.
     pub fn read_with_kernel(&self) -> (Status, KernelStatus) {
         let mut status = self.status.borrow().clone();
-        status.resolver.counts = self.counters.snapshot();
-        status.resolver.routes = self.routes.status();
+        status.resolver.counts = self.resolver.counters().snapshot();
+        status.resolver.routes = self.resolver.route_groups();
         status.degraded = degraded(&status);
         match &mut status.source {
             SourceStatus::Kubernetes(kubernetes) => {
@@ -141,7 +138,7 @@ impl StatusBoard {
 
     /// What CoreDNS's metrics count.
     pub fn traffic(&self) -> TrafficCounts {
-        self.counters.traffic()
+        self.resolver.counters().traffic()
     }
 
     /// All reasons for being not ready or degraded.

@@ -10,7 +10,7 @@ use tokio::{io::AsyncWriteExt, net::TcpListener, sync::oneshot};
 use tower::ServiceExt as _;
 use zerohop_datapath::{canary::CanaryReport, explain::Explanation};
 use zerohop_kubernetes::{Index, ObjectCounts, Objects, ZoneSettings};
-use zerohop_resolver::{CacheSettings, LiveRoutes, Resolver, ResolverCounters, Upstreams};
+use zerohop_resolver::{CacheSettings, Resolver, Upstreams};
 use zerohop_zone::{ObjectRef, Providers};
 
 use super::{
@@ -27,10 +27,19 @@ use super::{
 fn board(status: Status) -> State<Arc<StatusBoard>> {
     State(Arc::new(StatusBoard::new(
         status,
-        Arc::new(ResolverCounters::default()),
-        LiveRoutes::default(),
+        idle_resolver(),
         Box::new(|| KernelStatus::Without(PlaneState::Off)),
     )))
+}
+
+/// A resolver without names and upstreams.
+pub(super) fn idle_resolver() -> Arc<Resolver> {
+    resolver_of(Arc::new(Providers::new(Vec::new())))
+}
+
+fn resolver_of(data: Arc<Providers>) -> Arc<Resolver> {
+    let (upstreams, cache) = (Upstreams::default(), CacheSettings::default());
+    Arc::new(Resolver::new(data, upstreams, cache))
 }
 
 /// The state of an agent without objects, with this kernel plane.
@@ -44,11 +53,7 @@ fn admin_state(kernel: KernelExplanation) -> AdminState {
     let providers = Providers::new(vec![Arc::new(RwLock::new(index))]);
     let data = Arc::new(providers.clone());
     AdminState {
-        resolver: Arc::new(Resolver::new(
-            data,
-            Upstreams::default(),
-            CacheSettings::default(),
-        )),
+        resolver: resolver_of(data),
         providers,
         listen: vec!["127.0.0.1:53".parse().unwrap()],
         explain_kernel: Box::new(move |_, _| kernel.clone()),

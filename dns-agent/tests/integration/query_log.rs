@@ -69,9 +69,11 @@ async fn logged<F: Future<Output = ()>>(
     .unwrap();
     let (_, listen) = started.split_once("listen=[").unwrap();
     let (listen, _) = listen.split_once(']').unwrap();
+    // The lines are read meanwhile: an agent whose log nobody reads stops.
+    let lines = spawn_blocking(move || lines.collect::<Vec<_>>());
     ask(listen.parse().unwrap()).await;
     send_signal("TERM", &child);
-    let lines: Vec<_> = spawn_blocking(move || lines.collect()).await.unwrap();
+    let lines = lines.await.unwrap();
     child.wait().unwrap();
     let lines = lines
         .iter()
@@ -111,10 +113,9 @@ async fn a_line_says_what_was_asked_and_answered() {
         assert_eq!(header_word(&ask(agent, malformed).await, 2) & 15, 1);
     })
     .await;
-    let lines: Vec<_> = lines.iter().map(|line| fixed_part(line)).collect();
+    let mut lines: Vec<_> = lines.iter().map(|line| fixed_part(line)).collect();
     let fixed = "query client=127.0.0.1:PORT protocol=";
-    assert_eq!(lines.len(), 7, "{lines:#?}");
-    for (line, expected) in lines.iter().zip([
+    let mut expected = [
         "\"udp\" name=web.shop.svc.cluster.local. type=A do=false cd=false rcode=\"NOERROR\" size=60 \
          source=\"local\"",
         "\"udp\" name=ghost.cluster.local. type=AAAA do=false cd=false rcode=\"NXDOMAIN\" size=91 \
@@ -131,9 +132,12 @@ async fn a_line_says_what_was_asked_and_answered() {
         "\"udp\" name=web.shop.svc.cluster.local. type=AXFR do=false cd=false rcode=\"REFUSED\" size=44 \
          source=\"refusal\"",
         "\"udp\" do=false cd=false rcode=\"FORMERR\" size=12 source=\"refusal\"",
-    ]) {
-        assert_eq!(*line, format!("{fixed}{expected}"));
-    }
+    ]
+    .map(|line| format!("{fixed}{line}"));
+    // Each worker writes the lines of its queries after it has sent the replies.
+    lines.sort();
+    expected.sort();
+    assert_eq!(lines, expected);
 }
 
 #[tokio::test]
@@ -153,7 +157,8 @@ async fn only_the_given_classes_are_logged_one_of_a_number() {
         lines.iter().filter(|line| line.contains("ghost")).count(),
         5
     );
-    assert!(lines[5].contains("SERVFAIL"), "{lines:#?}");
+    let failed = lines.iter().filter(|line| line.contains("SERVFAIL"));
+    assert_eq!(failed.count(), 1, "{lines:#?}");
 }
 
 #[tokio::test]

@@ -45,7 +45,7 @@ struct RoutedResolver {
     routes: LiveRoutes,
     /// The questions that the cluster's DNS has received.
     cluster_questions: Arc<Mutex<Vec<Vec<u8>>>>,
-    _cluster: FakeUpstream,
+    cluster: FakeUpstream,
     _tasks: JoinSet<()>,
 }
 
@@ -73,7 +73,7 @@ impl RoutedResolver {
             served,
             routes,
             cluster_questions,
-            _cluster: cluster,
+            cluster,
             _tasks: tasks,
         }
     }
@@ -132,7 +132,13 @@ async fn a_server_is_asked_after_it_has_answered_from_here() {
     assert_eq!(last_address(&first), CLUSTER);
     routed.wait_for_servers("corp.example").await;
     let unused = GroupUse::NotProven;
-    let states: Vec<_> = routed.routes.status().iter().map(|it| it.state).collect();
+    let states: Vec<_> = routed
+        .served
+        .resolver
+        .route_groups()
+        .iter()
+        .map(|it| it.state)
+        .collect();
     assert_eq!(states, [unused, GroupUse::Used]);
     // The other server has not been asked.
     assert_eq!(last_address(&routed.ask("a.example").await), CLUSTER);
@@ -185,8 +191,29 @@ async fn a_server_that_leads_back_is_not_asked() {
             CLUSTER
         );
     }
-    let states: Vec<_> = routed.routes.status().iter().map(|it| it.state).collect();
+    let states: Vec<_> = routed
+        .served
+        .resolver
+        .route_groups()
+        .iter()
+        .map(|it| it.state)
+        .collect();
     assert_eq!(states, [GroupUse::NotProven]);
+}
+
+#[tokio::test]
+async fn a_server_that_is_the_cluster_dns_is_asked_as_the_cluster_dns() {
+    let routed = RoutedResolver::new("forward . 192.0.2.1", "").await;
+    let to_cluster = format!(".:53 {{\n kubernetes z\n {}\n}}", forward(&routed.cluster));
+    routed.routes.follow(known(&to_cluster));
+    assert_eq!(last_address(&routed.ask("a.example").await), CLUSTER);
+    let resolver = &routed.served.resolver;
+    let states = resolver.route_groups().into_iter().map(|it| it.state);
+    assert_eq!(states.collect::<Vec<_>>(), [GroupUse::ClusterDns]);
+    let name = Name::parse("a.example").unwrap();
+    let explanation = resolver.explain_route(&name, Rtype::A).unwrap();
+    let origin = "one of these servers is the cluster's DNS";
+    assert!(explanation.to_string().contains(origin), "{explanation}");
 }
 
 #[tokio::test]

@@ -1,9 +1,6 @@
 //! The text of `/metrics`, and the documents that name metrics.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use dns_common::Outcome;
 use zerohop_datapath as datapath;
@@ -14,8 +11,7 @@ use zerohop_datapath::{
 };
 use zerohop_resolver::{
     AddressFamily, CacheTrafficCounts, ConnectionProtocol, DnsServerCounts, HistogramCounts,
-    LiveRoutes, ReplySource, ResolverCounters, ResolverCounts, TrafficZone, UpstreamCounts,
-    query::Transport,
+    ReplySource, ResolverCounts, TrafficZone, UpstreamCounts, query::Transport,
 };
 
 use super::*;
@@ -25,6 +21,7 @@ use crate::{
         PlaneState, PolicyStatus, SourceStatus, Status,
     },
     admin::status_board::KubernetesFeeds,
+    admin::tests::idle_resolver,
 };
 
 /// Metrics by name, each with its type and its labels.
@@ -228,8 +225,7 @@ fn samples_have_the_values_of_the_status() {
 fn metrics_show_the_current_state_of_the_board() {
     let board = StatusBoard::new(
         Status::default(),
-        Arc::new(ResolverCounters::default()),
-        LiveRoutes::default(),
+        idle_resolver(),
         Box::new(|| KernelStatus::Without(PlaneState::Waiting)),
     );
     let metrics = Metrics::default();

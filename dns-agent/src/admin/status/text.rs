@@ -84,6 +84,10 @@ fn describe_route(group: &GroupStatus) -> String {
             "{}: the cluster's DNS, because {servers} has not answered a question from this node",
             group.origin
         ),
+        GroupUse::ClusterDns => format!(
+            "{}: the cluster's DNS, which is among these servers: {servers}",
+            group.origin
+        ),
     }
 }
 

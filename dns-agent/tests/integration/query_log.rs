@@ -69,7 +69,7 @@ async fn logged<F: Future<Output = ()>>(
     .unwrap();
     let (_, listen) = started.split_once("listen=[").unwrap();
     let (listen, _) = listen.split_once(']').unwrap();
-    // The lines are read meanwhile: an agent whose log nobody reads stops.
+    // The lines are read meanwhile, because an agent waits while its log is not read.
     let lines = spawn_blocking(move || lines.collect::<Vec<_>>());
     ask(listen.parse().unwrap()).await;
     send_signal("TERM", &child);

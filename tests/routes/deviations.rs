@@ -17,7 +17,32 @@ pub(crate) struct RouteDeviation {
     explains: fn(&ReplyPair<'_>) -> bool,
 }
 
-const DEVIATIONS: [RouteDeviation; 19] = [
+const DEVIATIONS: [RouteDeviation; 24] = [
+    RouteDeviation {
+        summary: "special-use names are answered by the resolver",
+        difference: ReplyDifference::ResponseCode,
+        explains: is_special_answer,
+    },
+    RouteDeviation {
+        summary: "special-use names are answered by the resolver",
+        difference: ReplyDifference::Answer,
+        explains: is_special_answer,
+    },
+    RouteDeviation {
+        summary: "special-use names are answered by the resolver",
+        difference: ReplyDifference::Authority,
+        explains: is_special_answer,
+    },
+    RouteDeviation {
+        summary: "special-use names are answered by the resolver",
+        difference: ReplyDifference::AuthenticData,
+        explains: is_special_answer,
+    },
+    RouteDeviation {
+        summary: "special-use names are answered by the resolver",
+        difference: ReplyDifference::Truncation,
+        explains: is_special_answer,
+    },
     RouteDeviation {
         summary: "AA is 0 in replies of upstreams",
         difference: ReplyDifference::Authoritative,
@@ -209,4 +234,11 @@ fn leads_into_cluster(pair: &ReplyPair<'_>) -> bool {
     let end = pair.coredns.reply.chain_end(&pair.name());
     let (coredns, zerohop) = (&pair.coredns.reply.answer, &pair.zerohop.reply.answer);
     end.ends_with(".cluster.local.") && coredns.is_subset(zerohop)
+}
+
+/// Whether the question is about a special-use name, and Zerohop's answer says so itself.
+fn is_special_answer(pair: &ReplyPair<'_>) -> bool {
+    let domains = ["localhost", "onion", "resolver.arpa"];
+    let (name, reply) = (pair.name(), &pair.zerohop.reply);
+    domains.iter().any(|domain| is_within(&name, domain)) && reply.authoritative
 }

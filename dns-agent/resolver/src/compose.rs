@@ -27,7 +27,7 @@ const OPT_LEN: usize = 11;
 /// The option code of an extended DNS error (RFC 8914 section 2).
 const EXTENDED_ERROR: u16 = 15;
 
-/// Why a reply is an error, or is not as fresh as it should be (RFC 8914).
+/// Why a reply is an error, or is not as fresh as it should be (RFC 8914, and the IANA registry).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ExtendedError {
     /// Too many queries wait.
@@ -40,6 +40,8 @@ pub(super) enum ExtendedError {
     StaleNxdomain,
     /// No upstream answered.
     NoReachableAuthority,
+    /// No record can have the type.
+    InvalidQueryType,
 }
 
 /// An error reply that consists of a header only, for a message that [`Query::parse`] rejects.
@@ -183,6 +185,7 @@ impl ExtendedError {
             ExtendedError::CachedError => (13, ""),
             ExtendedError::StaleNxdomain => (19, ""),
             ExtendedError::NoReachableAuthority => (22, ""),
+            ExtendedError::InvalidQueryType => (30, ""),
         };
         let length = size_of::<u16>() + text.len();
         let numbers = [EXTENDED_ERROR, length as u16, info_code].map(u16::to_be_bytes);

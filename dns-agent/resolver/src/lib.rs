@@ -5,22 +5,23 @@
 //! read queries and write replies. `lookup` looks names up that the data doesn't decide: in
 //! `cache`, or through `forward`, which passes queries to `upstream`, which asks the servers.
 //! [`response`] builds these queries and parses the responses, and `records` reads
-//! their records. [`bailiwick`] drops records that
+//! their records. `special_names` answers special-use names. [`bailiwick`] drops records that
 //! don't belong to the question, and `chase` turns the rest into the client's answer. [`loops`]
 //! finds upstreams that forward queries back to this resolver. `canary` tests whether the resolver
 //! answers, and `server_probe` whether another server does. `counters` counts its messages, and
 //! `traffic` counts what CoreDNS's metrics count. `compose` builds replies. `observers` gives the
 //! messages of clients to `dnstap`, which sends them to a collector, and to `query_log`.
 //!
-//! `query`, `message`, `response`, `bailiwick` and `chase` handle untrusted input without I/O, time
-//! or randomness. Their entry points are public so that the fuzz targets can call them.
+//! `query`, `message`, `response`, `bailiwick`, `chase` and `restore` handle untrusted input
+//! without I/O, time or randomness, and so do the replies in `cache`, whose time is an argument.
+//! Their entry points are public so that the fuzz targets can call them.
 
 #![forbid(unsafe_code)]
 
 pub mod bailiwick;
-mod cache;
+pub mod cache;
 mod canary;
-mod chase;
+pub mod chase;
 mod compose;
 mod counters;
 mod dnstap;
@@ -38,6 +39,7 @@ mod restore;
 mod routing;
 mod server_probe;
 mod shares;
+mod special_names;
 mod tcp;
 mod traffic;
 mod udp;
@@ -84,10 +86,11 @@ pub use self::{
     live_routes::{FollowedRoutes, GroupStatus, GroupUse, LiveRoutes},
     lookup::UpstreamLookup,
     observers::ObserverSettings,
-    query::is_transfer,
+    query::{is_nxname, is_transfer},
     query_log::{QueryClass, QueryLogSettings},
     routing::RouteExplanation,
     server_probe::{ProbeFailure, probe_server},
+    special_names::SpecialDomain,
     traffic::{
         AddressFamily, CacheEntryKind, CacheTrafficCounts, ConnectionProtocol, DnsServerCounts,
         HistogramCounts, ReplySource, TrafficCounts, TrafficZone, UpstreamCounts,

@@ -47,6 +47,12 @@ pub(super) struct LoopProbe {
     turn: tokio::sync::Mutex<()>,
 }
 
+/// Whether a loop probe asks for this name, that of this agent or of another one.
+pub(super) fn is_probe_name(name: &Name) -> bool {
+    let parent = PROBE_PARENT.split('.').map(str::as_bytes);
+    name.labels().skip(1).eq(parent)
+}
+
 impl LoopProbe {
     /// Whether `name` is the current probe's name. If so, records that the probe has returned.
     pub(super) fn detect(&self, name: &Name) -> bool {

@@ -8,7 +8,7 @@ use zerohop_zone::{Answer, Name, Record, ZoneData, render};
 
 use super::{
     compose::{self, ExtendedError},
-    query::{Query, Transport},
+    query::{Query, Transport, is_nxname},
 };
 
 /// What to do with a received message.
@@ -66,6 +66,10 @@ pub fn respond(
     };
     if let Some(rcode) = query.refusal_code() {
         return QueryAction::Send(query.error_reply(rcode));
+    }
+    if is_nxname(query.qtype) {
+        let error = Some(ExtendedError::InvalidQueryType);
+        return QueryAction::Send(query.error_reply_about(OptRcode::FORMERR, error));
     }
     respond_to_query(query, model, rotation)
 }

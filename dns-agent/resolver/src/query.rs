@@ -148,7 +148,7 @@ impl Query {
     }
 
     /// The query for the name that a route has given instead of this query's name.
-    pub(super) fn rewritten(self, rewriting: Rewriting) -> Query {
+    pub fn rewritten(self, rewriting: Rewriting) -> Query {
         let numbers = self.question.len().saturating_sub(size_of::<u32>());
         let numbers = self.question.get(numbers..).unwrap_or_default();
         Query {
@@ -204,6 +204,12 @@ impl Query {
 /// Whether the type requests a zone transfer (RFC 5936, RFC 1995). The resolver refuses transfers.
 pub fn is_transfer(qtype: Rtype) -> bool {
     matches!(qtype, Rtype::AXFR | Rtype::IXFR)
+}
+
+/// Whether the type is NXNAME, which marks absent names in signed answers and is never asked for.
+/// The resolver rejects it (RFC 9824 section 3.5).
+pub fn is_nxname(qtype: Rtype) -> bool {
+    qtype == Rtype::from_int(128)
 }
 
 /// Checks the counts in the header. A query has one question and at most two additional records,

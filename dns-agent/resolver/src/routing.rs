@@ -5,13 +5,14 @@ use std::{fmt, net::SocketAddr, sync::Arc};
 
 use domain::base::{header::Flags, iana::OptRcode};
 use zerohop_routes::{CacheRules, FixedAnswer, Way};
-use zerohop_zone::{Apex, Name, Record, Rtype, ZoneData, render_sections, reverse_range};
+use zerohop_zone::{Answer, Apex, Name, Record, Rtype, ZoneData, render_sections, reverse_range};
 
 use super::{
     Resolver, Upstreams,
     live_routes::{GroupUse, LiveGroup, RouteTable},
     message::{QueryAction, respond_to_query},
     query::Query,
+    special_names::SpecialDomain,
     upstream::ServerSet,
 };
 
@@ -42,6 +43,8 @@ pub enum RouteExplanation {
     Answered,
     /// The servers that are configured here are asked.
     Forwarded(String),
+    /// It is a special-use name, and is answered without a server.
+    SpecialUse(&'static SpecialDomain),
     /// The servers that are configured here have not answered from this node yet, so the cluster's
     /// DNS is asked.
     NotProven(String),
@@ -65,8 +68,9 @@ pub(super) enum NamePlace {
 }
 
 impl Resolver {
-    /// Answers a query that the local data doesn't decide if a route does so without a server, and
-    /// rewrites its name if a route says so. Other queries are to be forwarded.
+    /// Answers a query that the local data doesn't decide if a route does so without a server, or
+    /// if its name is special, and rewrites its name if a route says so. Other queries are to be
+    /// forwarded.
     pub(super) fn follow_route(
         &self,
         query: Query,
@@ -74,12 +78,21 @@ impl Resolver {
         data: &dyn ZoneData,
         rotation: usize,
     ) -> QueryAction {
-        let rewriting = match self.upstreams.way(routes, &query, data.zones()) {
-            None | Some(Way::ClusterDns | Way::Forward(_)) => return QueryAction::Forward(query),
+        let zones = data.zones();
+        let rewriting = match self.upstreams.way(routes, &query, zones) {
             Some(Way::Answer(answer)) => {
                 return QueryAction::Send(query.fixed_reply(&answer, rotation));
             }
             Some(Way::Rewritten(rewriting)) => rewriting,
+            way => {
+                return match self
+                    .upstreams
+                    .special_domain(&query.name, way.as_ref(), zones)
+                {
+                    Some(domain) => QueryAction::Send(query.special_reply(domain, rotation)),
+                    None => QueryAction::Forward(query),
+                };
+            }
         };
         match respond_to_query(query.rewritten(rewriting), data, rotation) {
             // A rewritten name is not rewritten again.
@@ -88,14 +101,22 @@ impl Resolver {
         }
     }
 
-    /// How a route treats a question. `None` if no route says it, or if the name is in a local
-    /// zone.
+    /// How a question about a name outside the local data is treated. `None` if neither a route nor
+    /// the name itself says it.
     pub fn explain_route(&self, name: &Name, rtype: Rtype) -> Option<RouteExplanation> {
         let routes = self.upstreams.routes.table();
         let query = Query::of_question(name, rtype);
-        let mut way = None;
-        let data = &self.data;
-        data.with_data(&mut |data| way = self.upstreams.way(&routes, &query, data.zones()));
+        let (mut way, mut special) = (None, None);
+        self.data.with_data(&mut |data| {
+            if data.answer(name, rtype) == Answer::NotAuthoritative {
+                way = self.upstreams.way(&routes, &query, data.zones());
+                let upstreams = &self.upstreams;
+                special = upstreams.special_domain(name, way.as_ref(), data.zones());
+            }
+        });
+        if let Some(domain) = special {
+            return Some(RouteExplanation::SpecialUse(domain));
+        }
         Some(match way? {
             Way::ClusterDns => RouteExplanation::ClusterDns,
             Way::Rewritten(rewriting) => RouteExplanation::Rewritten(rewriting.name),
@@ -137,6 +158,7 @@ impl fmt::Display for RouteExplanation {
                 f.write_str("`hosts` or `template` in the Corefile answers it")
             }
             RouteExplanation::Forwarded(origin) => write!(f, "forwarded by {origin}"),
+            RouteExplanation::SpecialUse(domain) => domain.fmt(f),
             RouteExplanation::NotProven(origin) => write!(
                 f,
                 "to be forwarded by {origin}, but these servers have not answered from this node \
@@ -192,6 +214,28 @@ impl Upstreams {
             return None;
         }
         routes.way(query, self.cluster_domains())
+    }
+
+    /// The special domain of a name that the routes treat in this way, given the local zones.
+    /// `None` if the operator has configured the name: by a zone at or below the domain. A zone
+    /// above it, such as the root, says nothing about the name. `None` also if the cluster's DNS
+    /// answers the name, because CoreDNS may have a plugin for it.
+    fn special_domain(
+        &self,
+        name: &Name,
+        way: Option<&Way<'_>>,
+        zones: &[Apex],
+    ) -> Option<&'static SpecialDomain> {
+        let domain = SpecialDomain::of(name)?;
+        let is_unclaimed = match way {
+            Some(Way::Forward(forwarding)) => !forwarding.zone.is_at_or_below(&domain.name),
+            Some(Way::ClusterDns | Way::Rewritten(_) | Way::Answer(_)) => false,
+            None => {
+                let is_clusters = self.cluster.is_some() && self.outside.servers.is_empty();
+                !is_clusters && self.place_of(name, zones) == NamePlace::Outside
+            }
+        };
+        is_unclaimed.then_some(domain)
     }
 
     /// The servers that may lead back to this resolver, and that can be asked over UDP: those for

@@ -54,8 +54,9 @@ impl RouteBlock {
             || (self.compares_texts() && !has_plain_text(name))
     }
 
-    /// How a question is answered without rewriting.
-    pub(super) fn way(&self, name: &Name, rtype: Rtype) -> Way<'_> {
+    /// How a question is answered without rewriting. `zone` is the zone of this block that has the
+    /// name.
+    pub(super) fn way<'a>(&'a self, zone: &'a Name, name: &Name, rtype: Rtype) -> Way<'a> {
         match template::decide(&self.templates, name, rtype) {
             TemplateDecision::Next => {}
             TemplateDecision::Answer(rcode) => {
@@ -79,8 +80,15 @@ impl RouteBlock {
             }
         }
         let forward = self.forwards.iter().find(|forward| forward.takes(name));
-        match forward.and_then(|forward| forward.group.as_ref()) {
-            Some(group) => Way::Forward(Forwarding { group, cache }),
+        let Some(forward) = forward else {
+            return Way::ClusterDns;
+        };
+        let zone = match forward.zone.is_at_or_below(zone) {
+            true => &forward.zone,
+            false => zone,
+        };
+        match &forward.group {
+            Some(group) => Way::Forward(Forwarding { zone, group, cache }),
             None => Way::ClusterDns,
         }
     }

@@ -64,6 +64,8 @@ pub struct FixedAnswer {
 /// How a question is forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forwarding<'a> {
+    /// The zone that leads to the servers: that of the server block, or a longer one of its rule.
+    pub zone: &'a Name,
     /// The servers.
     pub group: &'a ForwardGroup,
     /// How replies are cached.
@@ -115,20 +117,20 @@ impl Routes {
 
     /// How a question is answered.
     pub fn way(&self, name: &Name, rtype: Rtype) -> Way<'_> {
-        let Some(block) = self.block_of(name) else {
+        let Some((zone, block)) = self.block_of(name) else {
             return Way::ClusterDns;
         };
         if block.excludes(name, rtype) {
             return Way::ClusterDns;
         }
         match rewrite::rewrite(&block.rewrites, name, rtype) {
-            RewriteEffect::Unchanged => block.way(name, rtype),
+            RewriteEffect::Unchanged => block.way(zone, name, rtype),
             RewriteEffect::Unknown => Way::ClusterDns,
             // CoreDNS looks the new name up in the same block.
             RewriteEffect::Rewritten(rewriting)
                 if self
                     .block_of(&rewriting.name)
-                    .is_some_and(|it| std::ptr::eq(it, block)) =>
+                    .is_some_and(|(_, it)| std::ptr::eq(it, block)) =>
             {
                 Way::Rewritten(rewriting)
             }
@@ -139,15 +141,15 @@ impl Routes {
     /// How a question is answered whose name is the result of a rewriting.
     pub fn way_after_rewriting(&self, name: &Name, rtype: Rtype) -> Way<'_> {
         match self.block_of(name) {
-            Some(block) if !block.excludes(name, rtype) => block.way(name, rtype),
+            Some((zone, block)) if !block.excludes(name, rtype) => block.way(zone, name, rtype),
             _ => Way::ClusterDns,
         }
     }
 
-    /// The block with the longest zone of a name.
-    fn block_of(&self, name: &Name) -> Option<&RouteBlock> {
-        let (_, index) = self.find_zone(name)?;
-        self.blocks.get(*index)
+    /// The longest zone of a name, and its block.
+    fn block_of(&self, name: &Name) -> Option<(&Name, &RouteBlock)> {
+        let (zone, index) = self.find_zone(name)?;
+        Some((zone, self.blocks.get(*index)?))
     }
 
     fn find_zone(&self, name: &Name) -> Option<(&Name, &usize)> {

@@ -162,6 +162,28 @@ fn entries_of_forward_take_names_in_their_order() {
 }
 
 #[test]
+fn the_longest_configured_zone_leads_to_the_servers() {
+    let mut several = block(&["example"]);
+    let below = Forward {
+        zone: name("b.example"),
+        ..forward(7)
+    };
+    several.forwards.insert(0, below);
+    let routes = Routes::new(vec![several, block(&[".", "x.test"])]);
+    for (text, expected) in [
+        ("a.example", "example"),
+        ("a.b.example", "b.example"),
+        ("a.x.test", "x.test"),
+        ("a.test", "."),
+    ] {
+        let Way::Forward(forwarding) = routes.way(&name(text), Rtype::A) else {
+            panic!("{text} is not forwarded");
+        };
+        assert_eq!(*forwarding.zone, name(expected), "{text}");
+    }
+}
+
+#[test]
 fn unknown_servers_are_those_of_the_cluster_dns() {
     let mut unknown = block(&["."]);
     unknown.forwards[0].group = None;

@@ -17,7 +17,9 @@ use tokio::{
 };
 
 pub use self::report::{AnsweringPlane, KernelReport, KernelState, Lookup, RecordReport};
-use zerohop_resolver::{NoResponse, Records, RouteExplanation, UpstreamLookup, is_transfer};
+use zerohop_resolver::{
+    NoResponse, Records, RouteExplanation, UpstreamLookup, is_nxname, is_transfer,
+};
 use zerohop_zone::{Answer, Apex, Name, Origin, Rdata, Record, Rtype, ZoneData};
 
 use super::state::{AdminState, KernelExplanation};
@@ -62,6 +64,7 @@ impl AdminState {
         } = answered;
         let needs_upstream = !forwarded.is_empty();
         let route = self.resolver.explain_route(name, rtype);
+        let is_special = matches!(route, Some(RouteExplanation::SpecialUse(_)));
         let has_made_records = route.as_ref().is_some_and(RouteExplanation::makes_records);
         let [answer, authority, additional] = sections.map(|records| -> Vec<RecordReport> {
             let records = records.iter();
@@ -72,6 +75,8 @@ impl AdminState {
                     upstream_record(record)
                 } else if has_made_records {
                     routed_record(record)
+                } else if is_special {
+                    object_record(record, Origin::Settings)
                 } else {
                     object_record(record, providers.origin_of(record))
                 }
@@ -97,6 +102,11 @@ impl AdminState {
         let mut notes: Vec<String> = forwarded.iter().map(forwarding_note).collect();
         if is_transfer(rtype) {
             notes.push("zone transfers are refused: `dns-agent dump` prints zones".to_owned());
+        }
+        if is_nxname(rtype) {
+            let note = "NXNAME is only a mark in signed answers, so asking for it is an error (RFC \
+                        9824 section 3.5)";
+            notes.push(note.to_owned());
         }
         // Of the agent's own answers, only negative ones have an authority section.
         if !needs_upstream && !authority.is_empty() {

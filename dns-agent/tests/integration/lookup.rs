@@ -106,6 +106,30 @@ async fn lookup_names_the_objects_behind_answers() {
     running.stop().await;
 }
 
+#[tokio::test]
+async fn lookup_says_that_a_name_is_special() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("objects.yaml"), OBJECTS).unwrap();
+    let running = RunningAgent::start(directory.path(), &[]).await;
+
+    let onion = assert_lookup_matches_resolver(&running, "a.onion", Rtype::A).await;
+    assert_eq!(onion.rcode.as_deref(), Some("NXDOMAIN"));
+    assert_eq!(
+        onion.route.as_deref(),
+        Some("a special-use name (RFC 7686 section 2): no such name exists, so no server is asked")
+    );
+    assert!(onion.authority[0].settings, "{onion:?}");
+    assert_eq!(onion.notes, [""; 0]);
+    let localhost = assert_lookup_matches_resolver(&running, "localhost", Rtype::A).await;
+    assert_eq!(localhost.plane, AnsweringPlane::Agent);
+    assert_eq!(localhost.answer[0].record, "localhost. 30 IN A 127.0.0.1");
+    assert!(localhost.answer[0].settings, "{localhost:?}");
+    let nxname = lookup(&running, "a.example", Rtype::from_int(128)).await;
+    assert_eq!(nxname.rcode.as_deref(), Some("FORMERR"));
+    assert!(nxname.notes[0].contains("RFC 9824"), "{nxname:?}");
+    running.stop().await;
+}
+
 /// Checks that a lookup reports the same response code, AA bit and records as the resolver's reply,
 /// which an independent parser reads.
 pub(crate) async fn assert_lookup_matches_resolver(

@@ -370,6 +370,54 @@ async fn hosts_and_templates_are_answered() {
 }
 
 #[tokio::test]
+async fn special_names_are_answered_here_unless_the_corefile_has_rules_for_them() {
+    const LOOPBACK: [u8; 4] = [127, 0, 0, 1];
+    let (server, questions) = recording(FORWARDED).await;
+    let plugins = format!(
+        "rewrite name www.invalid one.z
+        rewrite name example.org a.localhost
+        template ANY ANY refused.alt {{\n rcode REFUSED \n }}
+        forward onion {address}
+        forward . {address}",
+        address = server.address
+    );
+    let block = format!("dev.localhost {{\n {}\n}}", forward(&server));
+    let routed = RoutedResolver::new(&plugins, &block).await;
+    // Before a server has answered too.
+    assert_eq!(last_address(&routed.ask("a.localhost").await), LOOPBACK);
+    routed.wait_for_servers("example").await;
+    questions.lock().unwrap().clear();
+    routed.cluster_questions.lock().unwrap().clear();
+    for (name, expected) in [
+        ("a.localhost", LOOPBACK),
+        ("out.z", LOOPBACK),
+        ("www.invalid", LOCAL),
+    ] {
+        let reply = routed.ask(name).await;
+        assert_eq!(last_address(&reply), expected, "{name}");
+    }
+    for (name, expected) in [("a.invalid", 3), ("a.alt", 3), ("a.refused.alt", 5)] {
+        assert_eq!(rcode(&routed.ask(name).await), expected, "{name}");
+    }
+    assert_eq!(*questions.lock().unwrap(), [[0; 0]; 0]);
+    assert_eq!(*routed.cluster_questions.lock().unwrap(), [[0; 0]; 0]);
+    for name in ["a.onion", "a.dev.localhost"] {
+        assert_eq!(last_address(&routed.ask(name).await), FORWARDED, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn special_names_are_the_cluster_dns_s_if_it_may_have_a_plugin_for_them() {
+    let server = FakeUpstream::answering(FORWARDED).await;
+    let plugins = format!("local\n {}", forward(&server));
+    let routed = RoutedResolver::new(&plugins, "").await;
+    assert_eq!(last_address(&routed.ask("localhost").await), CLUSTER);
+    assert_eq!(rcode(&routed.ask("a.onion").await), 3);
+    routed.routes.follow(FollowedRoutes::Unknown);
+    assert_eq!(last_address(&routed.ask("a.onion").await), CLUSTER);
+}
+
+#[tokio::test]
 async fn replies_that_are_not_kept_have_the_ttl_of_the_route() {
     let (server, questions) = recording(FORWARDED).await;
     let caching = "cache 20 {\n disable success \n }";

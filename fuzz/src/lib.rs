@@ -5,10 +5,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cached;
 pub mod input;
 pub mod kernel;
 pub mod message;
 pub mod model;
 pub mod reply;
 pub mod response;
+pub mod rewritten;
 pub mod tables;

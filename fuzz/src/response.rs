@@ -13,7 +13,7 @@ use zerohop_contract::packet::QueryPacket;
 use zerohop_resolver::{
     bailiwick::LocalNames,
     message::{QueryAction, respond},
-    query::Transport,
+    query::{Query, Transport},
     response::{Response, UpstreamQuery},
 };
 use zerohop_zone::{Answer, Name, Rdata, ZoneData};
@@ -35,16 +35,15 @@ pub enum ResponseOutcome {
 
 /// Queries that need an upstream: for names outside the model's zones, and for an alias whose
 /// target is outside. Some have upper-case letters, because the reply must repeat the question
-/// unchanged. Only the messages are used, so the addresses do not matter.
+/// unchanged.
 static QUERIES: LazyLock<[QueryPacket; 4]> = LazyLock::new(|| {
-    let any = Ipv4Addr::UNSPECIFIED.into();
     [
         ("WWW.example.com", 1),
         ("away.shop.svc.cluster.local", 1),
         ("away.SHOP.svc.cluster.local", 28),
         ("example.com", 16),
     ]
-    .map(|(name, rtype)| QueryPacket::new(any, any, name, rtype))
+    .map(question)
 });
 
 /// Turns an upstream's message into the client's reply, and checks the reply.
@@ -68,10 +67,7 @@ pub fn check(input: &[u8]) -> ResponseOutcome {
     if flags & 4 != 0 {
         query = query.with_edns(input.word(), u32::from(flags >> 7), &[]);
     }
-    let transport = match flags & 8 {
-        0 => Transport::Udp,
-        _ => Transport::Tcp,
-    };
+    let transport = transport(flags, 8);
     let message = query.message();
     let action = respond(&message, &*MODEL, transport, 0);
     let upstream_query = match &action {
@@ -116,6 +112,28 @@ pub fn check(input: &[u8]) -> ResponseOutcome {
         check_completed_alias(&message, &reply);
     }
     outcome
+}
+
+/// A query for this name and type. Only the message is used, so the addresses do not matter.
+pub(super) fn question((name, rtype): (&str, u16)) -> QueryPacket {
+    let any = Ipv4Addr::UNSPECIFIED.into();
+    QueryPacket::new(any, any, name, rtype)
+}
+
+/// The transport that a bit of an input's flags selects.
+pub(super) fn transport(flags: u8, bit: u8) -> Transport {
+    match flags & bit {
+        0 => Transport::Udp,
+        _ => Transport::Tcp,
+    }
+}
+
+/// The query that a message is forwarded as.
+pub(super) fn forwarded(message: &[u8], transport: Transport, data: &dyn ZoneData) -> Query {
+    match respond(message, data, transport, 0) {
+        QueryAction::Forward(query) => query,
+        other => panic!("no upstream is queried: {other:?}"),
+    }
 }
 
 /// Checks that the local alias comes first, and that the authority section has only SOA records.
@@ -170,7 +188,7 @@ fn check_addresses(reply: &reply::ParsedReply<'_>) {
 /// Builds a response with the ID and the question of `upstream_query`, and the opcode QUERY. The
 /// flags, the RCODE, the counts of records (at most 31 in each section) and the records come from
 /// the input.
-fn build_response(upstream_query: &[u8], input: &mut FuzzInput<'_>) -> Vec<u8> {
+pub(super) fn build_response(upstream_query: &[u8], input: &mut FuzzInput<'_>) -> Vec<u8> {
     let sent = Message::from_slice(upstream_query).expect("the upstream query has no header");
     let mut question = sent.question();
     question.next();

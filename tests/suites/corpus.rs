@@ -7,7 +7,7 @@ mod checks;
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use checks::response::ResponseOutcome;
+use checks::{cached::CachedOutcome, response::ResponseOutcome, rewritten::RewrittenOutcome};
 use dns_common::Outcome;
 use domain::base::Message;
 use zerohop_resolver::message::QueryAction;
@@ -43,6 +43,35 @@ fn the_response_corpus_reaches_every_outcome() {
         ResponseOutcome::Rejected,
         ResponseOutcome::Relayed,
         ResponseOutcome::Completed,
+    ];
+    assert_eq!(outcomes, BTreeSet::from(all));
+}
+
+#[test]
+fn the_cached_corpus_reaches_every_outcome() {
+    let mut outcomes = BTreeSet::new();
+    for_each_input("cached", |input| {
+        outcomes.insert(checks::cached::check(input));
+    });
+    let all = [
+        CachedOutcome::Rejected,
+        CachedOutcome::NotKept,
+        CachedOutcome::Fresh,
+        CachedOutcome::Stale,
+    ];
+    assert_eq!(outcomes, BTreeSet::from(all));
+}
+
+#[test]
+fn the_rewritten_corpus_reaches_every_outcome() {
+    let mut outcomes = BTreeSet::new();
+    for_each_input("rewritten", |input| {
+        outcomes.insert(checks::rewritten::check(input));
+    });
+    let all = [
+        RewrittenOutcome::Rejected,
+        RewrittenOutcome::Empty,
+        RewrittenOutcome::Restored,
     ];
     assert_eq!(outcomes, BTreeSet::from(all));
 }

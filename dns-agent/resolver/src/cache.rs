@@ -17,12 +17,13 @@ use std::{
 
 use domain::base::iana::{OptRcode, Rtype};
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter, sync::Cache};
-use tokio::time::Instant;
+/// The time of the cache. Tests may pause it.
+pub use tokio::time::Instant;
 use zerohop_routes::{CacheRules, KeptAnswers, StaleMode, StaleRules};
 use zerohop_zone::{Apex, Name};
 
 use self::failures::FailureCache;
-pub(super) use self::reply::{StoredReply, TtlSource};
+pub use self::reply::{StoredReply, TtlSource};
 use super::{
     query::Query,
     traffic::{CacheTraffic, CountedEntry},
@@ -90,7 +91,7 @@ pub(super) struct ReplyOrigin<'a> {
 
 /// The limits of a reply.
 #[derive(Clone, Copy, Debug)]
-struct ReplyLimits {
+pub struct ReplyLimits {
     min_ttl: u32,
     max_ttl: u32,
     max_negative_ttl: u32,
@@ -249,8 +250,9 @@ impl KnownNames {
 }
 
 impl CacheSettings {
-    /// The limits of replies about names of a route.
-    fn limits(&self, rules: Option<CacheRules>) -> ReplyLimits {
+    /// The limits of replies about names of a route. `None`: the route says nothing about caching,
+    /// or there is no route.
+    pub fn limits(&self, rules: Option<CacheRules>) -> ReplyLimits {
         let native = CacheRules {
             max_ttl: self.max_ttl,
             max_negative_ttl: self.max_negative_ttl.unwrap_or(DEFAULT_MAX_NEGATIVE_TTL),

@@ -24,11 +24,12 @@ use super::{
 
 /// What an upstream's response to a forwarded query leads to.
 #[derive(Debug)]
-pub(super) enum Relay {
-    /// A reply with all records, without an OPT record. `extended_rcode` is the upper part of its
-    /// response code.
+pub enum Relay {
+    /// A reply with all records, without an OPT record.
     Whole {
+        /// Header, question and records.
         message: Vec<u8>,
+        /// The upper eight bits of the response code.
         extended_rcode: u8,
     },
     /// The response can't be given to the client: it can't be parsed, or is truncated although the
@@ -95,7 +96,7 @@ impl Query {
 
     /// As [`Query::relay`], but a reply that only consists of the response's records is not yet
     /// truncated.
-    pub(super) fn relay_whole(
+    pub fn relay_whole(
         &self,
         response: &Response,
         local_names: &LocalNames<'_>,

@@ -36,7 +36,7 @@ const REFRESH_HITS: u32 = 2;
 
 /// A reply without an OPT record.
 #[derive(Debug)]
-pub(in super::super) struct StoredReply {
+pub struct StoredReply {
     message: Box<[u8]>,
     /// The offsets of the records' TTLs in the message.
     ttls: Box<[u16]>,
@@ -72,10 +72,10 @@ enum ExtraName {
 
 /// The TTLs of a reply to a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) enum TtlSource {
+pub enum TtlSource {
     /// What is left of the records' TTLs.
     Remaining,
-    /// [`STALE_TTL`].
+    /// 30 s, or 0 s if stale replies are used at once.
     Stale,
 }
 
@@ -100,7 +100,7 @@ impl StoredReply {
     /// Lowers and raises the TTLs of a message, and copies it. `None` if it must not be stored:
     /// because it is truncated, an error, or a negative answer without a SOA record (RFC 2308
     /// section 5), or has a TTL of 0.
-    pub(super) fn read(
+    pub fn read(
         message: &mut [u8],
         qtype: Rtype,
         limits: &ReplyLimits,
@@ -153,7 +153,8 @@ impl StoredReply {
         CacheEntryKind::of(&self.message)
     }
 
-    pub(super) fn is_fresh(&self, now: Instant) -> bool {
+    /// Whether no record that matters has expired.
+    pub fn is_fresh(&self, now: Instant) -> bool {
         self.age(now) < self.life
     }
 
@@ -173,7 +174,7 @@ impl StoredReply {
     }
 
     /// The reply to a query that has the key of this reply.
-    pub(in super::super) fn answer(&self, query: &Query, now: Instant, ttl: TtlSource) -> Vec<u8> {
+    pub fn answer(&self, query: &Query, now: Instant, ttl: TtlSource) -> Vec<u8> {
         let error = match (ttl, self.header().rcode()) {
             (TtlSource::Remaining, _) => None,
             (TtlSource::Stale, Rcode::NXDOMAIN) => Some(ExtendedError::StaleNxdomain),

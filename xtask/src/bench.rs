@@ -16,7 +16,7 @@ use crate::{
 
 #[derive(Args)]
 pub(crate) struct BenchOptions {
-    /// Passed to the benchmark: --case NAME, --pairs N, --frames N.
+    /// Passed to the benchmark: --case NAME, --pairs N, --frames N, --runs N.
     #[arg(last = true)]
     arguments: Vec<String>,
     /// Only checks that the benchmark works: few packets, no required rates, no release build.

@@ -4,6 +4,7 @@
 
 mod cases;
 mod costs;
+mod forger;
 #[expect(unsafe_code, reason = "it shares structures with BPF programs")]
 mod programs;
 mod resolvers;
@@ -39,13 +40,17 @@ struct BenchmarkOptions {
     quick: bool,
     /// Measures only the cases with this text in their names. The TCP streams are the case
     /// `stream`, and those of large Services the case `costs`. The tables are measured only without
-    /// this option. The case `resolvers` is measured only if it is named: the agent's resolver
-    /// beside CoreDNS, Unbound and dnsmasq, with dnsperf.
+    /// this option. Two cases are measured only if they are named: `resolvers` is the agent's
+    /// resolver beside CoreDNS, Unbound and dnsmasq, with dnsperf, and `forger` attacks the agent's
+    /// resolver with forged responses.
     #[arg(long, default_value = "")]
     case: String,
     /// Pairs of calls for each case, and pairs of TCP streams.
     #[arg(long)]
     pairs: Option<usize>,
+    /// Questions that the forger attacks.
+    #[arg(long)]
+    runs: Option<usize>,
     /// Live frames in a call.
     #[arg(long)]
     frames: Option<u32>,
@@ -81,6 +86,8 @@ const STREAM: &str = "stream";
 const COSTS: &str = "costs";
 /// The `--case` name of the resolver beside other forwarders.
 const RESOLVERS: &str = "resolvers";
+/// The `--case` name of the forged responses.
+const FORGER: &str = "forger";
 /// The largest share of frames that may be lost. The rings between the devices hold 256 frames and
 /// overflow when this thread is preempted at a bad moment.
 const LOSS_LIMIT: f64 = 0.01;
@@ -101,6 +108,11 @@ fn main() -> Result<ExitCode> {
     }
     let options = BenchmarkOptions::parse();
     let effort = options.effort();
+    if options.case == FORGER {
+        let runs = if options.quick { 10 } else { 1000 };
+        forger::measure(options.runs.unwrap_or(runs))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     pin_to_one_cpu()?;
     if options.case == RESOLVERS {
         resolvers::measure(&options.resolver_effort())?;

@@ -27,6 +27,7 @@ pub mod names;
 pub mod outcomes;
 pub mod records;
 pub mod settings;
+pub mod steering;
 
 pub use outcomes::Outcome;
 pub use settings::{Control, Settings};

@@ -70,6 +70,20 @@ pub mod udp {
     pub const CHECKSUM: usize = 6;
 }
 
+/// TCP (RFC 9293 section 3.1), without options.
+pub mod tcp {
+    /// The header's length.
+    pub const LENGTH: usize = 20;
+    /// The control bits.
+    pub const FLAGS: usize = 13;
+    /// The control bit of the last segment with data.
+    pub const FIN: u8 = 1;
+    /// The control bit of a segment that opens a connection.
+    pub const SYN: u8 = 2;
+    /// The control bit of a segment that acknowledges.
+    pub const ACK: u8 = 16;
+}
+
 /// The header of a DNS message (RFC 1035 section 4.1.1).
 pub mod dns {
     /// The header's length.
@@ -114,14 +128,14 @@ pub mod opt {
     pub const OPTION_LENGTH: usize = 2;
 }
 
-const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
-const ETHERTYPE_IPV6: u16 = 0x86dd_u16.to_be();
-const PROTOCOL_UDP: u8 = 17;
+pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
+pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd_u16.to_be();
+pub(crate) const PROTOCOL_UDP: u8 = 17;
 
 /// Version 4, and a header of five words: no options.
-const IPV4_WITHOUT_OPTIONS: u8 = 0x45;
+pub(crate) const IPV4_WITHOUT_OPTIONS: u8 = 0x45;
 /// All bits of flags and fragment offset except DF. At least one of them is set in every fragment.
-const IPV4_IS_FRAGMENT: u16 = !0x4000_u16.to_be();
+pub(crate) const IPV4_IS_FRAGMENT: u16 = !0x4000_u16.to_be();
 
 /// Where the headers of a frame are, and its addresses. The UDP length has not been checked.
 #[derive(Clone, Copy)]

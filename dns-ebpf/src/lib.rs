@@ -17,6 +17,9 @@
 //! the agent. `src/bin/zerohop.rs` implements them for XDP and tc. On the host both are plain
 //! memory, so `cargo test` runs the same code.
 //!
+//! [`steering`] decides which packets go to the agent's network namespace. Only the test programs
+//! in `src/bin/steering.rs` use it.
+//!
 //! [`verifier`] holds the memory access, and the code that only the kernel's verifier needs.
 
 #![no_std]
@@ -32,6 +35,7 @@ pub mod query;
 mod rate_limit;
 mod records;
 pub mod reply;
+pub mod steering;
 pub mod tables;
 pub mod verdict;
 pub mod verifier;

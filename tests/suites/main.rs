@@ -10,6 +10,7 @@ mod corpus;
 mod kernel;
 mod lookup;
 mod scenario_list;
+mod steering;
 #[expect(unsafe_code, reason = "it reads mapped memory by pointers")]
 mod tables;
 mod updates;

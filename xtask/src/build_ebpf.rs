@@ -23,12 +23,16 @@ pub(crate) struct BuildEbpfOptions {
     /// Builds the benchmark's programs instead, into target/ebpf/bench.o.
     #[arg(long, conflicts_with = "log")]
     bench: bool,
+    /// Builds the programs of the steering tests instead, into target/ebpf/steering.o.
+    #[arg(long, conflicts_with_all = ["log", "bench"])]
+    steering: bool,
 }
 
 /// Runs the job. The last line of output is the object's path.
 pub(crate) fn run(options: &BuildEbpfOptions) -> Result<()> {
     let object = match options {
         BuildEbpfOptions { bench: true, .. } => build_benchmark_programs()?,
+        BuildEbpfOptions { steering: true, .. } => build_steering_programs()?,
         BuildEbpfOptions { log: true, .. } => build(root(), "zerohop", "log")?,
         _ => build_programs()?,
     };
@@ -49,6 +53,11 @@ pub(crate) fn build_programs_in(workspace: &Path) -> Result<PathBuf> {
 /// Builds the benchmark's own programs.
 pub(crate) fn build_benchmark_programs() -> Result<PathBuf> {
     build(root(), "bench", "kernel")
+}
+
+/// Builds the programs of the steering tests.
+pub(crate) fn build_steering_programs() -> Result<PathBuf> {
+    build(root(), "steering", "kernel")
 }
 
 fn build(workspace: &Path, binary: &str, features: &str) -> Result<PathBuf> {

@@ -114,8 +114,9 @@ enum KernelChoice {
 
 /// Tests that run in guests: those for which a guest has the programs and is fast enough, and the
 /// test that steps the clock.
-const IN_GUESTS: [&str; 6] = [
+const IN_GUESTS: [&str; 7] = [
     "kernel::",
+    "steering::",
     "agent::restarts::a_killed",
     "agent::restarts::an_agent",
     "agent::restarts::detach",
@@ -123,9 +124,9 @@ const IN_GUESTS: [&str; 6] = [
     "faults::clock",
 ];
 
-/// Tests of single packets that are answered or pass. They show that a kernel runs the programs
-/// correctly.
-const PACKET_TESTS: [&str; 2] = ["kernel::packets", "kernel::passes"];
+/// Tests of single packets that are answered or pass, and of steering. They show that a kernel runs
+/// the programs correctly.
+const PACKET_TESTS: [&str; 3] = ["kernel::packets", "kernel::passes", "steering::"];
 
 /// Runs the job.
 pub(crate) fn run(options: &TestOptions) -> Result<()> {
@@ -164,6 +165,7 @@ fn run_on_this_machine(filter: &[String]) -> Result<()> {
         Verbosity::Changes,
     )?;
     build_ebpf::build_programs()?;
+    build_ebpf::build_steering_programs()?;
     report_not_run(
         "the test that steps the clock",
         "it would affect the whole machine; `test --kernel` runs it in guests",
@@ -256,6 +258,7 @@ impl ComparisonOptions {
 /// Runs the tests that `filter` names on kernels of the matrix. Runs `suites` if `filter` is empty.
 fn run_on_kernels(kernels: &[KernelName], suites: &[&str], filter: &[String]) -> Result<()> {
     let object = build_ebpf::build_programs()?;
+    let steering_object = build_ebpf::build_steering_programs()?;
     let BuiltSuites { program, agent } = BuiltSuites::build()?;
     let mut command = vec![program.display().to_string(), "--test-threads=1".to_owned()];
     match filter {
@@ -267,7 +270,7 @@ fn run_on_kernels(kernels: &[KernelName], suites: &[&str], filter: &[String]) ->
         // Cargo runs tests in their package's directory.
         directory: &root().join("tests"),
         programs: &[agent],
-        files: &[object],
+        files: &[object, steering_object],
         // With ZEROHOP_GUEST the suites send fewer queries, because emulation is slow.
         environment: &[("RUST_BACKTRACE", "1"), ("ZEROHOP_GUEST", "1")],
     };

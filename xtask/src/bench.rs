@@ -1,6 +1,6 @@
-//! `cargo xtask bench`: measures the kernel program, its tables, and TCP streams beside it. With
-//! `--cluster` it measures an agent and CoreDNS with a real API server, and with `--watches` the
-//! cost of watches for an API server.
+//! `cargo xtask bench`: measures the kernel program, its tables, TCP streams beside it, and what
+//! the attacks of clients cost the others. With `--cluster` it measures an agent and CoreDNS with a
+//! real API server, and with `--watches` the cost of watches for an API server.
 
 use std::{net::SocketAddr, path::PathBuf, process::Command};
 
@@ -16,7 +16,8 @@ use crate::{
 
 #[derive(Args)]
 pub(crate) struct BenchOptions {
-    /// Passed to the benchmark: --case NAME, --pairs N, --frames N, --runs N.
+    /// Passed to the benchmark: --case NAME, --pairs N, --frames N, --runs N, --seconds N,
+    /// --attack TEXT.
     #[arg(last = true)]
     arguments: Vec<String>,
     /// Only checks that the benchmark works: few packets, no required rates, no release build.
@@ -100,21 +101,19 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
         return options.cluster.run(kubeconfig, dns);
     }
     let programs = build_ebpf::build_benchmark_programs()?;
-    let mut command = cargo();
-    command.args([
-        "build",
-        "--quiet",
-        "--package",
-        "zerohop-tests",
-        "--bench",
-        "bench",
-    ]);
-    if !options.quick {
-        command.arg("--release");
-    }
-    let bench = build(&mut command, "bench")?;
+    let build_program = |arguments: &[&str], target| {
+        let mut command = cargo();
+        command.args(["build", "--quiet"]).args(arguments);
+        if !options.quick {
+            command.arg("--release");
+        }
+        build(&mut command, target)
+    };
+    let bench = build_program(&["--package", "zerohop-tests", "--bench", "bench"], "bench")?;
+    let agent = build_program(&["--package", "dns-agent"], "dns-agent")?;
     let mut command = Command::new(bench);
     command.current_dir(root()).arg("--object").arg(programs);
+    command.arg("--agent").arg(agent);
     if options.quick {
         command.arg("--quick");
     }

@@ -5,6 +5,7 @@
 mod cases;
 mod costs;
 mod forger;
+mod hostile_clients;
 #[expect(unsafe_code, reason = "it shares structures with BPF programs")]
 mod programs;
 mod resolvers;
@@ -40,11 +41,21 @@ struct BenchmarkOptions {
     quick: bool,
     /// Measures only the cases with this text in their names. The TCP streams are the case
     /// `stream`, and those of large Services the case `costs`. The tables are measured only without
-    /// this option. Two cases are measured only if they are named: `resolvers` is the agent's
-    /// resolver beside CoreDNS, Unbound and dnsmasq, with dnsperf, and `forger` attacks the agent's
-    /// resolver with forged responses.
+    /// this option. Three cases are measured only if they are named: `resolvers` is the agent's
+    /// resolver beside CoreDNS, Unbound and dnsmasq, with dnsperf; `forger` attacks the agent's
+    /// resolver with forged responses; and `hostile-clients` is what the attacks of clients cost
+    /// the others.
     #[arg(long, default_value = "")]
     case: String,
+    /// Seconds for which each attack of `hostile-clients` lasts.
+    #[arg(long, value_name = "SECONDS")]
+    seconds: Option<u64>,
+    /// Only the attacks of `hostile-clients` with this text in their descriptions.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    attack: String,
+    /// The agent's binary, which `hostile-clients` attacks.
+    #[arg(long, default_value = AGENT)]
+    agent: PathBuf,
     /// Pairs of calls for each case, and pairs of TCP streams.
     #[arg(long)]
     pairs: Option<usize>,
@@ -58,6 +69,9 @@ struct BenchmarkOptions {
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/ebpf/bench.o"))]
     object: PathBuf,
 }
+
+/// The release build of the agent.
+const AGENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/dns-agent");
 
 /// The amount of work in a run.
 struct Effort {
@@ -88,6 +102,8 @@ const COSTS: &str = "costs";
 const RESOLVERS: &str = "resolvers";
 /// The `--case` name of the forged responses.
 const FORGER: &str = "forger";
+/// The `--case` name of the attacks of clients.
+const HOSTILE_CLIENTS: &str = "hostile-clients";
 /// The largest share of frames that may be lost. The rings between the devices hold 256 frames and
 /// overflow when this thread is preempted at a bad moment.
 const LOSS_LIMIT: f64 = 0.01;
@@ -106,6 +122,12 @@ fn main() -> Result<ExitCode> {
         resolvers::reflect(listen.parse()?)?;
         return Ok(ExitCode::SUCCESS);
     }
+    if let [_, first, name] = arguments.as_slice()
+        && first == hostile_clients::ATTACK
+    {
+        hostile_clients::attack(name)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let options = BenchmarkOptions::parse();
     let effort = options.effort();
     if options.case == FORGER {
@@ -113,12 +135,16 @@ fn main() -> Result<ExitCode> {
         forger::measure(options.runs.unwrap_or(runs))?;
         return Ok(ExitCode::SUCCESS);
     }
+    let mut failures = Vec::new();
+    if options.case == HOSTILE_CLIENTS {
+        hostile_clients::measure(&options.hostile_effort(), &mut failures)?;
+        return Ok(report_failures(&failures));
+    }
     pin_to_one_cpu()?;
     if options.case == RESOLVERS {
         resolvers::measure(&options.resolver_effort())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut failures = Vec::new();
     let namespace = NetworkNamespace::new("bench")?;
     // With IPv6 the kernel would send neighbour discovery through the veths. The queries over IPv6
     // need no IPv6 in the namespace, because only BPF programs handle them.
@@ -137,17 +163,30 @@ fn main() -> Result<ExitCode> {
     if COSTS.contains(&options.case) {
         measure_costs(&options)?;
     }
-    for failure in &failures {
+    Ok(report_failures(&failures))
+}
+
+fn report_failures(failures: &[String]) -> ExitCode {
+    for failure in failures {
         eprintln!("failed: {failure}");
     }
-    Ok(if failures.is_empty() {
+    if failures.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
-    })
+    }
 }
 
 impl BenchmarkOptions {
+    fn hostile_effort(&self) -> hostile_clients::HostileEffort {
+        let seconds = if self.quick { 1 } else { 6 };
+        hostile_clients::HostileEffort {
+            length: Duration::from_secs(self.seconds.unwrap_or(seconds)),
+            filter: self.attack.clone(),
+            agent: self.agent.clone(),
+        }
+    }
+
     fn resolver_effort(&self) -> resolvers::ResolverEffort {
         let (rounds, seconds) = if self.quick { (1, 1) } else { (5, 4) };
         resolvers::ResolverEffort {

@@ -45,6 +45,9 @@ fn main() -> ExitCode {
 fn build_runtime(command: &AgentCommand) -> io::Result<Runtime> {
     let mut builder = Builder::new_multi_thread();
     builder.enable_all().thread_name("worker");
+    // The UDP server learns of new queries after this number of turns of other tasks. With Tokio's
+    // 61, answers to large queries over TCP delayed it.
+    builder.event_interval(4);
     if let AgentCommand::Run(_) = command {
         builder.on_thread_start(|| {
             if let Err(error) = drop_capabilities() {

@@ -305,7 +305,7 @@ impl Chase {
     }
 
     /// A SERVFAIL reply with the CNAMEs found so far.
-    fn servfail(&self) -> QueryAction {
+    pub(super) fn servfail(&self) -> QueryAction {
         let mut cnames = self.chain.clone();
         cnames.retain(|record| matches!(record.data, Rdata::Cname(_)));
         let sections = render_sections(&self.query.name, [&cnames, &[], &[]], 0);

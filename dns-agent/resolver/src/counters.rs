@@ -37,6 +37,7 @@ pub struct ResolverCounters {
     pub(super) upstream_near_misses: AtomicU64,
     /// By server.
     upstream_timeouts: Mutex<BTreeMap<SocketAddr, u64>>,
+    pub(super) queries_dropped: AtomicU64,
     pub(super) replies_dropped: AtomicU64,
     pub(super) overloaded: AtomicU64,
     pub(super) cache_hits: AtomicU64,
@@ -88,6 +89,8 @@ pub struct ResolverCounts {
     pub upstream_tcp_fallbacks: u64,
     /// Messages from the address of an upstream that didn't answer the query. They may be forged.
     pub upstream_near_misses: u64,
+    /// Queries over UDP without a reply, because too many of the client waited for their turns.
+    pub queries_dropped: u64,
     /// Replies over UDP that could not be sent, or would have had to wait.
     pub replies_dropped: u64,
     /// Queries answered with SERVFAIL because too many client queries waited for a response, or too
@@ -180,6 +183,7 @@ impl ResolverCounters {
             upstream_hedges: self.upstream_hedges.load(Relaxed),
             upstream_tcp_fallbacks: self.upstream_tcp_fallbacks.load(Relaxed),
             upstream_near_misses: self.upstream_near_misses.load(Relaxed),
+            queries_dropped: self.queries_dropped.load(Relaxed),
             replies_dropped: self.replies_dropped.load(Relaxed),
             overloaded: self.overloaded.load(Relaxed),
             cache_hits: self.cache_hits.load(Relaxed),

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use super::{
     counters::{ResolverCounters, increment},
     response::{NoResponse, Response, UpstreamQuery},
-    shares::Shares,
+    shares::{Share, Shares},
     upstream::{ServerSet, UpstreamPool},
 };
 
@@ -151,19 +151,21 @@ impl Forwarder {
         if upstreams.servers.is_empty() {
             return Err(NoResponse::NoUpstream);
         }
-        let waiting = self.waiting.take(client, 1);
-        let exchange = match &waiting {
-            Some(_) => self.join_or_start_exchange(upstreams, query, client),
-            None => None,
-        };
-        let Some(exchange) = exchange else {
+        let Some(exchange) = self.join_or_start_exchange(upstreams, query, client) else {
             increment(&self.counters.overloaded);
             return Err(NoResponse::Overloaded);
         };
-        // The place is held until the response is here.
-        let response = exchange.await;
-        drop(waiting);
-        response
+        exchange.await
+    }
+
+    /// A place for a client's query, to be held until its reply is ready. `None`: too many queries
+    /// of the client wait.
+    pub(super) fn take_place(&self, client: IpAddr) -> Option<Share> {
+        let place = self.waiting.take(client, 1);
+        if place.is_none() {
+            increment(&self.counters.overloaded);
+        }
+        place
     }
 
     /// The exchange for this query: an exchange in flight, or a new exchange. `None`: too many

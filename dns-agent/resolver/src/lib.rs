@@ -33,6 +33,7 @@ pub mod message;
 mod observers;
 pub mod query;
 mod query_log;
+mod received;
 mod records;
 pub mod response;
 mod restore;
@@ -75,6 +76,7 @@ use self::{
     message::{QueryAction, respond},
     observers::Observers,
     query::Transport,
+    shares::Share,
     upstream::UpstreamPool,
 };
 pub use self::{
@@ -160,11 +162,31 @@ pub struct Sockets {
     canary: Arc<Canary>,
 }
 
+/// The first step of an answer.
+struct StartedAnswer {
+    action: QueryAction,
+    /// The part of the resolver that makes the reply.
+    source: ReplySource,
+    /// The place of a query that waits for upstreams.
+    _place: Option<Share>,
+}
+
 /// A reply to a client.
 struct FinishedReply {
     message: Vec<u8>,
     /// The upstream that has sent the last response that the reply is made of, if that is known.
     upstream: Option<SocketAddr>,
+}
+
+impl StartedAnswer {
+    /// An answer without a place, because it doesn't wait for upstreams.
+    fn without_wait(action: QueryAction, source: ReplySource) -> StartedAnswer {
+        StartedAnswer {
+            action,
+            source,
+            _place: None,
+        }
+    }
 }
 
 impl Resolver {
@@ -239,24 +261,25 @@ impl Resolver {
         transport: Transport,
         client: IpAddr,
     ) -> Option<Vec<u8>> {
-        let (action, _) = self.start_answer(bytes, transport, client);
-        let reply = self.finish_answer(action, client).await?;
+        let started = self.start_answer(bytes, transport, client);
+        let reply = self.finish_answer(started, client).await?;
         Some(reply.message)
     }
 
     /// Decides what to do with a message, and which part of the resolver makes the reply. Counts
-    /// the message, and a reply that needs no upstream. Doesn't wait.
+    /// the message, and a reply that needs no upstream. Doesn't wait. So the number of answers that
+    /// are started and not finished is limited, however many messages arrive.
     fn start_answer(
         self: &Arc<Self>,
         bytes: &[u8],
         transport: Transport,
         client: IpAddr,
-    ) -> (QueryAction, ReplySource) {
+    ) -> StartedAnswer {
         increment(match transport {
             Transport::Udp => &self.counters.udp_queries,
             Transport::Tcp => &self.counters.tcp_queries,
         });
-        let (action, source) = match self.decide_action(bytes, transport, random_rotation()) {
+        let (mut action, source) = match self.decide_action(bytes, transport, random_rotation()) {
             QueryAction::Forward(query) => {
                 let action = self.answer_from_cache(query, client);
                 let source = ReplySource::of_cache_action(&action);
@@ -267,12 +290,23 @@ impl Resolver {
                 (action, source)
             }
         };
+        let mut place = None;
+        if matches!(action, QueryAction::Forward(_) | QueryAction::Chase(_)) {
+            place = self.forwarder.take_place(client);
+            if place.is_none() {
+                action = self.refuse_to_wait(action);
+            }
+        }
         match &action {
             QueryAction::Send(message) => self.counters.count_reply(message),
             QueryAction::Ignore => increment(&self.counters.ignored),
             QueryAction::Forward(_) | QueryAction::Chase(_) => {}
         }
-        (action, source)
+        StartedAnswer {
+            action,
+            source,
+            _place: place,
+        }
     }
 
     /// Decides what to do with a message without counting it. `rotation` is as in [`respond`].
@@ -318,9 +352,11 @@ impl Resolver {
     /// upstream.
     async fn finish_answer(
         self: &Arc<Self>,
-        action: QueryAction,
+        started: StartedAnswer,
         client: IpAddr,
     ) -> Option<FinishedReply> {
+        // The place is held until the reply is ready.
+        let StartedAnswer { action, _place, .. } = started;
         // `start_answer` has counted this reply.
         if let QueryAction::Send(message) = action {
             return Some(FinishedReply {

@@ -165,6 +165,26 @@ impl Resolver {
         }
     }
 
+    /// The reply to a query that may not wait for upstreams, because too many queries of the client
+    /// wait already.
+    pub(super) fn refuse_to_wait(&self, action: QueryAction) -> QueryAction {
+        let error = error_about(NoResponse::Overloaded);
+        match action {
+            QueryAction::Forward(query) => {
+                let message = match self.find_stale(&query, CacheUse::Answered) {
+                    Some(stale) => self.stale_reply(&stale, &query),
+                    None => query.error_reply_about(OptRcode::SERVFAIL, error),
+                };
+                QueryAction::Send(message)
+            }
+            QueryAction::Chase(mut chase) => {
+                chase.error = error;
+                chase.servfail()
+            }
+            QueryAction::Send(_) | QueryAction::Ignore => action,
+        }
+    }
+
     /// Continues a chain of CNAMEs with the records of its target, from the cache or from
     /// upstreams.
     pub(super) async fn continue_chase(

@@ -15,7 +15,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
-    task::JoinSet,
+    task::{JoinSet, yield_now},
     time::{sleep, timeout},
 };
 use tracing::{debug, warn};
@@ -207,10 +207,13 @@ async fn answer_query(
     let (reply, source) = match &query {
         ReceivedQuery::Whole(query) => {
             let turn = client.turns.acquire().await;
-            let (action, source) =
-                resolver.start_answer(&query.bytes, Transport::Tcp, client.address);
+            let started = resolver.start_answer(&query.bytes, Transport::Tcp, client.address);
+            // With the turn held, the client's other queries wait until other clients and the UDP
+            // server have had turns.
+            yield_now().await;
             drop(turn);
-            let reply = resolver.finish_answer(action, client.address).await;
+            let source = started.source;
+            let reply = resolver.finish_answer(started, client.address).await;
             (reply, source)
         }
         ReceivedQuery::TooLong(start) => {

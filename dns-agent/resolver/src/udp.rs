@@ -3,6 +3,7 @@
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
+    iter,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     num::NonZero,
     os::fd::{AsRawFd, OwnedFd},
@@ -19,24 +20,38 @@ use nix::{
         SockFlag, SockType, SockaddrStorage, bind, recvmmsg, sendmmsg, setsockopt, socket, sockopt,
     },
 };
-use tokio::{io::Interest, net::UdpSocket, task::JoinSet, time::sleep};
+use tokio::{
+    io::Interest,
+    net::UdpSocket,
+    task::{JoinSet, coop::consume_budget},
+    time::sleep,
+};
 use tracing::{debug, warn};
 
 use super::{
-    FinishedReply, Resolver,
+    FinishedReply, Resolver, StartedAnswer,
     compose::header_only,
     counters::increment,
     message::QueryAction,
     observers::{ClientPath, ObservedQuery, ObservedReply},
     query::{MAX_QUERY, Transport},
+    received::ReceivedQueries,
     traffic::{QueryLabels, ReplySource, TaskTally, UdpTally},
 };
 
 /// Upper bound on the datagrams that one system call receives or sends.
 const BATCH: usize = 32;
-/// The bytes that wait in a socket to be read, and to be sent. With the usual 208 KiB, a burst of
-/// 300 queries loses some, and so do 200 replies to clients whose neighbors are looked up.
-const SOCKET_BUFFER: usize = 4 << 20;
+/// Upper bound on received queries that wait for their turns, of which a client has a share.
+const MAX_RECEIVED: usize = 1024;
+/// Upper bound on the batches that are received before queries are answered.
+const MAX_BATCHES: usize = 32;
+/// The bytes that wait in a socket to be read. With the usual 208 KiB, a burst of 300 queries loses
+/// some.
+const RECEIVE_BUFFER: usize = 4 << 20;
+/// The bytes that wait in a socket to be sent; the kernel doubles this. Replies to clients without
+/// a neighbor wait for 3 s while it is looked up, at most 208 KiB for each (`unres_qlen_bytes`).
+/// So replies to all addresses of a /24 network leave room for others.
+const SEND_BUFFER: usize = 32 << 20;
 /// Delay after a failed receive, which usually means that the system is short of a resource.
 const RECEIVE_PAUSE: Duration = Duration::from_millis(100);
 
@@ -62,6 +77,15 @@ struct CountedQuery {
     labels: QueryLabels,
     source: ReplySource,
     observed: Option<Box<ObservedQuery>>,
+    arrived: Instant,
+}
+
+/// A datagram that waits for its turn.
+struct WaitingDatagram {
+    /// At most [`MAX_QUERY`] bytes, or one more.
+    message: Vec<u8>,
+    route: ReplyRoute,
+    arrived: Instant,
 }
 
 /// Answers queries until dropped. Each query that needs an upstream has its own task, so that it
@@ -79,57 +103,68 @@ pub(super) async fn serve_queries(
     let mut waiting = JoinSet::new();
     // One byte more shows that a query is too long.
     let mut buffers = vec![[0; MAX_QUERY + 1]; BATCH];
+    let mut received = ReceivedQueries::new(MAX_RECEIVED);
     loop {
-        let received = match listener.receive(&mut buffers).await {
-            Ok(received) => received,
-            Err(error) => {
-                warn!(
-                    %error,
-                    "can't receive a UDP query: clients get no reply over UDP meanwhile; \
-                     the agent retries after {RECEIVE_PAUSE:?}; \
-                     if this repeats, check the memory limit of the agent's pod"
-                );
-                sleep(RECEIVE_PAUSE).await;
-                continue;
-            }
-        };
-        let arrived = Instant::now();
+        if let Err(error) = listener
+            .receive(&mut buffers, &mut received, &resolver)
+            .await
+        {
+            warn!(
+                %error,
+                "can't receive a UDP query: clients get no reply over UDP meanwhile; \
+                 the agent retries after {RECEIVE_PAUSE:?}; \
+                 if this repeats, check the memory limit of the agent's pod"
+            );
+            sleep(RECEIVE_PAUSE).await;
+        }
         let mut replies = Vec::new();
         // The queries of the replies that are counted.
         let mut counted: Vec<Option<CountedQuery>> = Vec::new();
-        for (buffer, (length, route)) in buffers.iter().zip(received) {
-            let (query, client) = (&buffer[..length], route.client.ip());
-            let (action, source) = if length > MAX_QUERY {
-                (refuse_long_query(query), ReplySource::Refusal)
+        let batch: Vec<WaitingDatagram> = iter::from_fn(|| received.pop()).take(BATCH).collect();
+        for WaitingDatagram {
+            message: query,
+            route,
+            arrived,
+        } in batch
+        {
+            let client = route.client.ip();
+            let started = if query.len() > MAX_QUERY {
+                StartedAnswer::without_wait(refuse_long_query(&query), ReplySource::Refusal)
             } else if Some(route.client) == canary {
                 let rotation = 0;
-                let action = resolver.decide_action(query, Transport::Udp, rotation);
-                (action, ReplySource::LocalData)
+                let action = resolver.decide_action(&query, Transport::Udp, rotation);
+                StartedAnswer::without_wait(action, ReplySource::LocalData)
             } else {
-                resolver.start_answer(query, Transport::Udp, client)
+                resolver.start_answer(&query, Transport::Udp, client)
             };
+            let source = started.source;
             let labels = (Some(route.client) != canary)
-                .then(|| QueryLabels::read(query, Transport::Udp, client));
+                .then(|| QueryLabels::read(&query, Transport::Udp, client));
             let observed = match (&resolver.observers, labels) {
-                (Some(observers), Some(_)) => observers.receive(query, listener.path(&route)),
+                (Some(observers), Some(_)) => observers.receive(&query, listener.path(&route)),
                 _ => None,
             };
             let counted_query = labels.map(|labels| CountedQuery {
                 labels,
                 source,
                 observed,
+                arrived,
             });
-            match action {
+            match started.action {
                 QueryAction::Ignore => {}
                 QueryAction::Send(message) => {
                     replies.push((message, route));
                     counted.push(counted_query);
                 }
                 pending @ (QueryAction::Forward(_) | QueryAction::Chase(_)) => {
+                    let started = StartedAnswer {
+                        action: pending,
+                        ..started
+                    };
                     let (listener, resolver) = (listener.clone(), resolver.clone());
                     let task_tally = task_tally.clone();
                     waiting.spawn(async move {
-                        if let Some(reply) = resolver.finish_answer(pending, client).await {
+                        if let Some(reply) = resolver.finish_answer(started, client).await {
                             let FinishedReply { message, upstream } = reply;
                             let reply = [(message, route)];
                             listener.send(&reply, &resolver);
@@ -144,9 +179,9 @@ pub(super) async fn serve_queries(
             }
         }
         listener.send(&replies, &resolver);
-        let took = arrived.elapsed();
         for ((reply, _), counted) in replies.iter().zip(&counted) {
             if let Some(query) = counted {
+                let took = query.arrived.elapsed();
                 tally.count(&query.labels, query.source, reply, took);
                 query.observe_reply(reply, None, took);
             }
@@ -154,6 +189,15 @@ pub(super) async fn serve_queries(
         // Finished tasks are removed from the set.
         while waiting.try_join_next().is_some() {}
     }
+}
+
+/// Sets the sizes of the socket's buffers. Beyond `rmem_max` and `wmem_max`, which are 208 KiB by
+/// default, only a thread with CAP_NET_ADMIN may set them. Otherwise the kernel lowers them.
+fn set_buffer_sizes(socket: &OwnedFd) -> nix::Result<()> {
+    setsockopt(socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)
+        .or_else(|_| setsockopt(socket, sockopt::RcvBuf, &RECEIVE_BUFFER))?;
+    setsockopt(socket, sockopt::SndBufForce, &SEND_BUFFER)
+        .or_else(|_| setsockopt(socket, sockopt::SndBuf, &SEND_BUFFER))
 }
 
 /// FORMERR for a query of more than [`MAX_QUERY`] bytes.
@@ -203,9 +247,7 @@ impl UdpListener {
                 SocketAddr::V6(_) => setsockopt(&fd, sockopt::Ipv6RecvPacketInfo, &true)?,
             }
         }
-        // The kernel lowers the sizes to its limits (`rmem_max`, `wmem_max`).
-        setsockopt(&fd, sockopt::RcvBuf, &SOCKET_BUFFER)?;
-        setsockopt(&fd, sockopt::SndBuf, &SOCKET_BUFFER)?;
+        set_buffer_sizes(&fd)?;
         Ok(fd)
     }
 
@@ -232,14 +274,48 @@ impl UdpListener {
         }
     }
 
-    /// Waits for messages. Returns the length in its buffer and the way back to the sender of each.
+    /// Receives what has arrived, so that the socket's buffer has room for other clients. Waits if
+    /// no query has been received. Drops queries of clients that have no place for them.
     async fn receive(
         &self,
         buffers: &mut [[u8; MAX_QUERY + 1]],
-    ) -> io::Result<Vec<(usize, ReplyRoute)>> {
-        self.socket
-            .async_io(Interest::READABLE, || self.try_receive(buffers))
-            .await
+        received: &mut ReceivedQueries<WaitingDatagram>,
+        resolver: &Resolver,
+    ) -> io::Result<()> {
+        // Lets other tasks run when the queries never end.
+        consume_budget().await;
+        for _ in 0..MAX_BATCHES {
+            let batch = if received.is_empty() {
+                let receive = || self.try_receive(buffers);
+                self.socket.async_io(Interest::READABLE, receive).await?
+            } else {
+                let receive = || self.try_receive(buffers);
+                match self.socket.try_io(Interest::READABLE, receive) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    batch => batch?,
+                }
+            };
+            let is_last = batch.len() < buffers.len();
+            let arrived = Instant::now();
+            for (buffer, (length, route)) in buffers.iter().zip(batch) {
+                let client = route.client.ip();
+                if !received.has_place(client) {
+                    increment(&resolver.counters().queries_dropped);
+                    continue;
+                }
+                let message = buffer[..length].to_vec();
+                let query = WaitingDatagram {
+                    message,
+                    route,
+                    arrived,
+                };
+                received.push(client, query);
+            }
+            if is_last {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn try_receive(

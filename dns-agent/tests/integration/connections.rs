@@ -34,6 +34,31 @@ async fn replies_come_from_the_queried_address() {
     }
 }
 
+/// A client that sends more than the resolver can answer loses only its own queries.
+#[tokio::test]
+async fn queries_over_udp_have_turns() {
+    let served = ResolverUnderTest::local(&[]);
+    let open = |address| {
+        let socket = std::net::UdpSocket::bind((address, 0)).unwrap();
+        socket.connect(served.address).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        socket
+    };
+    let (greedy, other) = (open("127.0.0.3"), open("127.0.0.2"));
+    // The resolver doesn't run meanwhile, because the runtime has one thread.
+    for id in 0..1000 {
+        greedy.send(&query(id, "one.z", Rtype::A)).unwrap();
+    }
+    other.send(&query(1000, "one.z", Rtype::A)).unwrap();
+    let other = tokio::net::UdpSocket::from_std(other).unwrap();
+    let mut buffer = [0; 512];
+    let received = timeout(PATIENCE, other.recv(&mut buffer)).await;
+    assert_eq!(header_word(&buffer[..received.unwrap().unwrap()], 0), 1000);
+    // Half of `MAX_RECEIVED` in `resolver/src/udp.rs`.
+    let counts = served.resolver.counters().snapshot();
+    assert_eq!((counts.udp_queries, counts.queries_dropped), (513, 488));
+}
+
 #[tokio::test]
 async fn both_families_can_share_a_port() {
     // Another test may hold the chosen IPv6 port in IPv4.

@@ -12,6 +12,7 @@ use std::{
 
 use domain::base::iana::Rtype;
 use tokio::{
+    runtime::Handle,
     task::JoinSet,
     time::{Instant, timeout},
 };
@@ -630,6 +631,36 @@ async fn a_loop_costs_one_query_and_is_detected() {
     assert_eq!(last_address(&local), [10, 0, 0, 1]);
     let answer = ask(served.address, &query(1, "example.com", Rtype::A)).await;
     assert_eq!(last_address(&answer), [192, 0, 2, 2]);
+}
+
+/// However fast queries arrive, few of them have tasks, so their memory is limited.
+#[tokio::test]
+async fn a_flood_of_new_names_starts_a_limited_number_of_answers() {
+    const SENT: u64 = 3000;
+    // `MAX_RECEIVED` and `MAX_IN_FLIGHT` of the resolver.
+    const MOST_TASKS: usize = 1024 + 512;
+    raise_file_limit().unwrap();
+    let silent = FakeUpstream::silent().await;
+    let served = ResolverUnderTest::local(&[&silent]);
+    let before = Handle::current().metrics().num_alive_tasks();
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    socket.connect(served.address).unwrap();
+    // The resolver doesn't run meanwhile, because the runtime has one thread.
+    for number in 0..SENT {
+        let message = query(7, &format!("{number}.example.org"), Rtype::A);
+        socket.send(&message).unwrap();
+    }
+    let mut most = 0;
+    loop {
+        let tasks = Handle::current().metrics().num_alive_tasks() - before;
+        most = most.max(tasks);
+        let counts = served.resolver.counters().snapshot();
+        if counts.udp_queries + counts.queries_dropped == SENT {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    assert!(most <= MOST_TASKS, "{most} tasks");
 }
 
 #[tokio::test]

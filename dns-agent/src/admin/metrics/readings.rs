@@ -219,6 +219,7 @@ impl MetricsPage<'_> {
             upstream_hedges,
             upstream_tcp_fallbacks,
             upstream_near_misses,
+            queries_dropped,
             replies_dropped,
             overloaded,
             cache_hits,
@@ -243,6 +244,11 @@ impl MetricsPage<'_> {
                 "zerohop_queries_ignored",
                 "Messages that are not queries and got no reply",
                 ignored,
+            ),
+            (
+                "zerohop_queries_dropped",
+                "Queries over UDP without a reply, because too many of the client waited",
+                queries_dropped,
             ),
             (
                 "zerohop_replies_dropped",

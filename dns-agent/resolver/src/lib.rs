@@ -77,6 +77,7 @@ use self::{
     observers::Observers,
     query::Transport,
     shares::Share,
+    udp::{MAX_RECEIVED, UdpListener, UdpServer},
     upstream::UpstreamPool,
 };
 pub use self::{
@@ -157,7 +158,7 @@ pub struct ClusterDns {
 pub struct Sockets {
     address: SocketAddr,
     /// At least one.
-    udp: Vec<udp::UdpListener>,
+    udp: Vec<UdpListener>,
     tcp: TcpListener,
     canary: Arc<Canary>,
 }
@@ -233,11 +234,18 @@ impl Resolver {
     pub fn spawn_servers(self: &Arc<Self>, sockets: Sockets, tasks: &mut JoinSet<&'static str>) {
         let traffic = &self.counters.traffic;
         let (udp_tallies, tally) = traffic.add_server(sockets.address, sockets.udp.len());
+        let places = MAX_RECEIVED / sockets.udp.len();
         for (udp, udp_tally) in sockets.udp.into_iter().zip(udp_tallies) {
-            let (resolver, canary) = (self.clone(), sockets.canary.source());
-            let tally = tally.clone();
+            let server = UdpServer {
+                listener: Arc::new(udp),
+                resolver: self.clone(),
+                places,
+                canary: sockets.canary.source(),
+                tally: udp_tally,
+                task_tally: tally.clone(),
+            };
             tasks.spawn(async move {
-                udp::serve_queries(udp, resolver, canary, udp_tally, tally).await;
+                server.serve().await;
                 "the UDP server"
             });
         }
@@ -453,7 +461,7 @@ impl Sockets {
     fn try_bind(address: SocketAddr) -> io::Result<Sockets> {
         let workers = Handle::current().metrics().num_workers();
         let sockets = NonZero::new(workers.min(MAX_UDP_SOCKETS)).unwrap_or(NonZero::<usize>::MIN);
-        let udp = udp::UdpListener::bind(address, sockets)?;
+        let udp = UdpListener::bind(address, sockets)?;
         let address = udp[0].address();
         let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,

@@ -1,11 +1,15 @@
 //! A pod on a node, wired in the ways that CNI plugins use.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use zerohop_contract::addresses::{POD, SERVED};
 
-use crate::netns::NetworkNamespace;
+use crate::{netns::NetworkNamespace, udp::eventually};
 
 /// A pod and its node, joined by a veth pair, with IPv4 and IPv6.
 pub struct Topology {
@@ -144,7 +148,8 @@ impl Topology {
             &format!("route delete blackhole {served6}/128 dev lo"),
             &format!("address add {served}/32 dev lo"),
             &format!("address add {served6}/128 dev lo nodad"),
-        ])
+        ])?;
+        wait_for_local_route(&self.node, served6)
     }
 
     /// Creates both namespaces and the veth pair. The host veth is up; no end has an address yet.
@@ -184,6 +189,37 @@ impl Topology {
         Ok(self)
     }
 }
+
+/// Waits until packets to an address that was added to `lo` are delivered.
+///
+/// The kernel adds the local route of an IPv6 address in the background (`addrconf_dad_work` in
+/// `net/ipv6/addrconf.c`). A socket can have the address earlier, but packets to it are lost.
+pub fn wait_for_local_route(namespace: &NetworkNamespace, address: IpAddr) -> Result<()> {
+    let IpAddr::V6(address) = address else {
+        return Ok(());
+    };
+    let start = format!("{:032x} 80 ", address.to_bits());
+    let read = || fs::read_to_string("/proc/thread-self/net/ipv6_route");
+    let has_route = || {
+        let routes = namespace.enter(read)??;
+        Ok(routes.lines().any(|route| {
+            let flags = route.split_whitespace().nth(8);
+            let flags = flags.and_then(|flags| u32::from_str_radix(flags, 16).ok());
+            route.starts_with(&start) && flags.is_some_and(|flags| flags & RTF_LOCAL != 0)
+        }))
+    };
+    ensure!(
+        eventually(ROUTE_LIMIT, has_route)?,
+        "namespace {} has no local route to {address}",
+        namespace.name()
+    );
+    Ok(())
+}
+
+/// The flag of routes to local addresses (Linux's ipv6_route.h).
+const RTF_LOCAL: u32 = 0x8000_0000;
+/// The longest time until an address has its local route.
+const ROUTE_LIMIT: Duration = Duration::from_secs(10);
 
 fn enable_forwarding(namespace: &NetworkNamespace) -> Result<()> {
     namespace.sysctl("ipv4/ip_forward", "1")?;

@@ -17,7 +17,7 @@ use dns_common::{
 use zerohop_contract::addresses::{POD, SERVED};
 use zerohop_tests::{
     netns::NetworkNamespace,
-    topology::{HOST_VETH, Topology},
+    topology::{HOST_VETH, Topology, wait_for_local_route},
 };
 
 /// A pod on a node, whose packets to the served addresses are steered into the agent's namespace.
@@ -169,6 +169,8 @@ fn connect_agent(node: &NetworkNamespace, agent: &NetworkNamespace) {
             &format!("route add ::/0 dev {AGENT_DEVICE}"),
         ])
         .unwrap();
+    // Before, a socket would be found that packets don't reach.
+    wait_for_local_route(agent, served6).unwrap();
 }
 
 /// Loads the object that `cargo xtask build-ebpf --steering` builds.

@@ -82,17 +82,18 @@ fn a_port_in_time_wait_begins_a_new_stream() {
             StreamServers::start(node.agent(), AnsweringPlace::Agent, StreamBehavior::Close);
         let mut port = 0;
         for _ in 0..2 {
-            // The server closes the connection first, so its end stays in TIME_WAIT.
+            // The server closes the connection first, so what is left of it waits for the client's
+            // FIN, and then stays in TIME_WAIT.
             let mut stream = connect_from(pod, port, served);
             assert_eq!(stream.place, AnsweringPlace::Agent);
             stream.wait_for_end();
             port = stream.local_address().port();
+            wait_for_state(node.agent(), port, FIN_WAIT2);
             drop(stream);
-            let is_waiting = || Ok(is_in_time_wait(node.agent(), port));
-            assert!(eventually(LIMIT, is_waiting).unwrap());
+            wait_for_state(node.agent(), port, TIME_WAIT);
         }
         drop(agent);
-        assert!(is_in_time_wait(node.agent(), port));
+        wait_for_state(node.agent(), port, TIME_WAIT);
         let mut stream = connect_from(pod, port, served);
         assert_eq!(stream.place, AnsweringPlace::Node);
         stream.exchange(b"the agent's namespace still has a socket of this port");
@@ -147,17 +148,32 @@ fn open_from(port: u16, served: IpAddr) -> io::Result<TcpStream> {
     Ok(TcpStream::from(socket))
 }
 
-/// Whether the namespace has a connection in TIME_WAIT to a client's port.
-fn is_in_time_wait(namespace: &NetworkNamespace, port: u16) -> bool {
+/// Waits until a connection of the namespace to a client's port has no process, and is in a state.
+fn wait_for_state(namespace: &NetworkNamespace, port: u16, state: &str) {
+    let has_state = || Ok(is_left_in_state(namespace, port, state));
+    assert!(eventually(LIMIT, has_state).unwrap(), "{state}");
+}
+
+/// States in /proc/net/tcp (Linux's tcp_states.h).
+const FIN_WAIT2: &str = "05";
+const TIME_WAIT: &str = "06";
+/// The timer in /proc/net/tcp of a connection without a process (proc_pid_net(5)).
+const TIME_WAIT_TIMER: &str = "03:";
+
+fn is_left_in_state(namespace: &NetworkNamespace, port: u16, state: &str) -> bool {
     let read = || {
         ["tcp", "tcp6"].map(|table| fs::read_to_string(format!("/proc/thread-self/net/{table}")))
     };
     let tables = namespace.enter(read).unwrap().map(Result::unwrap);
     let mut lines = tables.iter().flat_map(|table| table.lines());
-    // The columns are number, local address, remote address and state (proc_pid_net(5)).
+    // The columns are number, local address, remote address, state, queues and timer.
     lines.any(|line| {
-        let mut columns = line.split_whitespace().skip(2);
-        let remote = columns.next().unwrap_or_default();
-        remote.ends_with(&format!(":{port:04X}")) && columns.next() == Some("06")
+        let columns: Vec<_> = line.split_whitespace().collect();
+        let [_, _, remote, found, _, timer, ..] = columns.as_slice() else {
+            return false;
+        };
+        remote.ends_with(&format!(":{port:04X}"))
+            && *found == state
+            && timer.starts_with(TIME_WAIT_TIMER)
     })
 }

@@ -16,7 +16,10 @@ use crate::{
 /// Runs the job on the running kernel and on every kernel of the matrix.
 pub(crate) fn run() -> Result<()> {
     setup::need_root("verify")?;
-    let object = build_ebpf::build_programs()?;
+    let objects = [
+        build_ebpf::build_programs()?,
+        build_ebpf::build_steering_programs()?,
+    ];
     let verify = build(
         cargo().args([
             "build",
@@ -33,15 +36,17 @@ pub(crate) fn run() -> Result<()> {
         "the running kernel ({})",
         output(Command::new("uname").arg("-r"))?.trim()
     );
-    let on_running_kernel = run_command(Command::new(&verify).arg(&object).current_dir(root()));
+    let on_running_kernel = run_command(Command::new(&verify).args(&objects).current_dir(root()));
     if let Err(error) = &on_running_kernel {
         eprintln!("the running kernel: {error:#}");
     }
+    let mut command = vec![verify.display().to_string()];
+    command.extend(objects.iter().map(|object| object.display().to_string()));
     let guest = Guest {
-        command: &[verify.display().to_string(), object.display().to_string()],
+        command: &command,
         directory: root(),
         programs: &[],
-        files: &[object],
+        files: &objects,
         environment: &[],
     };
     let guests = test::run_on_each_kernel(&KernelName::ALL, &guest);

@@ -1,5 +1,5 @@
-//! `verify OBJECT` prints how many instructions this kernel's verifier processes for each program,
-//! and fails if a program exceeds the budget.
+//! `verify OBJECT…` prints how many instructions this kernel's verifier processes for each program
+//! of the objects, and fails if a program exceeds the budget.
 //!
 //! The numbers come from the verifier's own log, which every kernel since 5.2 writes
 //! (`BPF_LOG_STATS`, commit 06ee7115b0d1); the count in `bpf_prog_info` exists only since 5.16.
@@ -30,8 +30,10 @@ const BPF_LOG_STATS: u32 = 4;
 const LOG_SIZE: usize = 64 << 20;
 
 fn main() -> anyhow::Result<ExitCode> {
-    let path = std::env::args().nth(1).context("usage: verify OBJECT")?;
-    let bytes = fs::read(&path).with_context(|| format!("reading {path}"))?;
+    let paths: Vec<_> = std::env::args().skip(1).collect();
+    if paths.is_empty() {
+        bail!("usage: verify OBJECT…");
+    }
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let release = release.trim();
 
@@ -40,17 +42,20 @@ fn main() -> anyhow::Result<ExitCode> {
         "kernel", "program", "instructions", "verified"
     );
     let mut over = false;
-    for (name, size, verified) in verify(&bytes)? {
-        let mark = if verified > BUDGET {
-            "  OVER BUDGET"
-        } else {
-            ""
-        };
-        over |= verified > BUDGET;
-        println!(
-            "{:<10} {name:<18} {size:>12} {verified:>9}{mark}",
-            major_minor(release)
-        );
+    for path in paths {
+        let bytes = fs::read(&path).with_context(|| format!("reading {path}"))?;
+        for (name, size, verified) in verify(&bytes)? {
+            let mark = if verified > BUDGET {
+                "  OVER BUDGET"
+            } else {
+                ""
+            };
+            over |= verified > BUDGET;
+            println!(
+                "{:<10} {name:<18} {size:>12} {verified:>9}{mark}",
+                major_minor(release)
+            );
+        }
     }
     if over {
         eprintln!("the programs marked OVER BUDGET exceed {BUDGET} verified instructions");

@@ -18,6 +18,7 @@ use dns_agent::{
         AgentCommand, CheckArgs, Cli, Config, DetachArgs, DumpArgs, LookupArgs, RunArgs, StatusArgs,
     },
 };
+use mimalloc::MiMalloc;
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
@@ -25,6 +26,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 use zerohop_datapath::interfaces::Devices;
+
+/// Queries to upstreams allocate and free several kilobytes each, for which glibc's allocator takes
+/// a fifth of their time.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -40,6 +40,9 @@ pub(crate) struct TestOptions {
         conflicts_with = "kernel"
     )]
     routes: Option<PathBuf>,
+    /// Number of pods in the tests of steering many pods [default: 10].
+    #[arg(long, value_name = "NUMBER", conflicts_with = "compared")]
+    steered_pods: Option<u16>,
     /// Passed to the test binaries: test names and options.
     #[arg(last = true)]
     filter: Vec<String>,
@@ -128,6 +131,14 @@ const IN_GUESTS: [&str; 7] = [
 /// the programs correctly.
 const PACKET_TESTS: [&str; 3] = ["kernel::packets", "kernel::passes", "steering::"];
 
+impl TestOptions {
+    /// The environment variable with the number of pods that the tests steer, if it is given.
+    fn steered_pods(&self) -> Option<(&'static str, String)> {
+        let number = self.steered_pods?;
+        Some(("ZEROHOP_STEERED_PODS", number.to_string()))
+    }
+}
+
 /// Runs the job.
 pub(crate) fn run(options: &TestOptions) -> Result<()> {
     if options.cluster.kubeconfig.is_some() {
@@ -137,11 +148,11 @@ pub(crate) fn run(options: &TestOptions) -> Result<()> {
         return compare_routes(coredns, options.cluster.seed);
     }
     match &options.kernel {
-        KernelChoice::Running => run_on_this_machine(&options.filter),
-        KernelChoice::Matrix(kernels) => run_on_kernels(kernels, &IN_GUESTS, &options.filter),
+        KernelChoice::Running => run_on_this_machine(options),
+        KernelChoice::Matrix(kernels) => run_on_kernels(kernels, &IN_GUESTS, options),
         KernelChoice::Each => {
-            let oldest_and_newest = run_on_kernels(&KernelName::ENDS, &IN_GUESTS, &options.filter);
-            let between = run_on_kernels(&KernelName::BETWEEN, &PACKET_TESTS, &options.filter);
+            let oldest_and_newest = run_on_kernels(&KernelName::ENDS, &IN_GUESTS, options);
+            let between = run_on_kernels(&KernelName::BETWEEN, &PACKET_TESTS, options);
             oldest_and_newest.and(between)
         }
     }
@@ -158,7 +169,7 @@ fn parse_kernel_choice(word: &str) -> Result<KernelChoice, String> {
     }
 }
 
-fn run_on_this_machine(filter: &[String]) -> Result<()> {
+fn run_on_this_machine(options: &TestOptions) -> Result<()> {
     setup::need_root("test")?;
     setup::ensure(
         &[Need::Ebpf, Need::Namespaces, Need::Clients, Need::ZoneFiles],
@@ -190,8 +201,9 @@ fn run_on_this_machine(filter: &[String]) -> Result<()> {
             .args(["test", "--workspace", "--no-fail-fast", "--"])
             // The tests continue the numbering of the lines `not run (NUMBER)`.
             .env(not_run::VARIABLE, not_run::count().to_string())
+            .envs(options.steered_pods())
             .args(&skipped)
-            .args(filter),
+            .args(&options.filter),
     )
 }
 
@@ -255,24 +267,27 @@ impl ComparisonOptions {
     }
 }
 
-/// Runs the tests that `filter` names on kernels of the matrix. Runs `suites` if `filter` is empty.
-fn run_on_kernels(kernels: &[KernelName], suites: &[&str], filter: &[String]) -> Result<()> {
+/// Runs the tests that the options name on kernels of the matrix. Runs `suites` if they name none.
+fn run_on_kernels(kernels: &[KernelName], suites: &[&str], options: &TestOptions) -> Result<()> {
     let object = build_ebpf::build_programs()?;
     let steering_object = build_ebpf::build_steering_programs()?;
     let BuiltSuites { program, agent } = BuiltSuites::build()?;
     let mut command = vec![program.display().to_string(), "--test-threads=1".to_owned()];
-    match filter {
+    match options.filter.as_slice() {
         [] => command.extend(suites.iter().map(|suite| (*suite).to_owned())),
         filter => command.extend_from_slice(filter),
     }
+    // With ZEROHOP_GUEST the suites send fewer queries, because emulation is slow.
+    let mut environment = vec![("RUST_BACKTRACE", "1"), ("ZEROHOP_GUEST", "1")];
+    let steered_pods = options.steered_pods();
+    environment.extend(steered_pods.iter().map(|(name, number)| (*name, &**number)));
     let guest = Guest {
         command: &command,
         // Cargo runs tests in their package's directory.
         directory: &root().join("tests"),
         programs: &[agent],
         files: &[object, steering_object],
-        // With ZEROHOP_GUEST the suites send fewer queries, because emulation is slow.
-        environment: &[("RUST_BACKTRACE", "1"), ("ZEROHOP_GUEST", "1")],
+        environment: &environment,
     };
     run_on_each_kernel(kernels, &guest)
 }

@@ -77,7 +77,7 @@ use self::{
     observers::Observers,
     query::Transport,
     shares::Share,
-    udp::{MAX_RECEIVED, UdpListener, UdpServer},
+    udp::{MAX_RECEIVED, QueryReceiver, UdpListener},
     upstream::UpstreamPool,
 };
 pub use self::{
@@ -236,7 +236,7 @@ impl Resolver {
         let (udp_tallies, tally) = traffic.add_server(sockets.address, sockets.udp.len());
         let places = MAX_RECEIVED / sockets.udp.len();
         for (udp, udp_tally) in sockets.udp.into_iter().zip(udp_tallies) {
-            let server = UdpServer {
+            let server = QueryReceiver {
                 listener: Arc::new(udp),
                 resolver: self.clone(),
                 places,

@@ -38,8 +38,8 @@ const MAX_BATCHES: usize = 32;
 /// Delay after a failed receive, which usually means that the system is short of a resource.
 const RECEIVE_PAUSE: Duration = Duration::from_millis(100);
 
-/// Answers the queries that a socket receives.
-pub(super) struct UdpServer {
+/// Receives the queries of a socket, and answers them.
+pub(super) struct QueryReceiver {
     pub(super) listener: Arc<UdpListener>,
     pub(super) resolver: Arc<Resolver>,
     /// Upper bound on this socket's queries that wait for their turns.
@@ -77,7 +77,7 @@ struct WaitingDatagram {
     arrived: Instant,
 }
 
-impl UdpServer {
+impl QueryReceiver {
     /// Answers queries until dropped. Each query that needs an upstream has its own task, so that
     /// it doesn't delay others.
     pub(super) async fn serve(mut self) {

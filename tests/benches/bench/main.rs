@@ -18,6 +18,7 @@ use anyhow::{Context as _, Result};
 use aya::programs::ProgramFd;
 use cases::BenchCase;
 use clap::Parser;
+use mimalloc::MiMalloc;
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     unistd::Pid,
@@ -87,6 +88,10 @@ struct Effort {
     /// The duration of a TCP stream.
     stream: Duration,
 }
+
+/// That of the agent, because this program is also the measured resolver.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// The least rate of A answers, as a share of the reflector's rate: the goal in
 /// `docs/benchmarks.md`. The reflector is a BPF program that only swaps the MAC addresses and sends

@@ -272,10 +272,8 @@ impl QuestionMix {
         let mut random = StdRng::seed_from_u64(5);
         let weights = (1..=HOT_NAMES).map(|rank| 1.0 / rank as f64);
         let hot = rand::distr::weighted::WeightedIndex::new(weights);
-        let hot_name = |random: &mut StdRng| {
-            let number = hot.as_ref().map_or(0, |hot| hot.sample(random));
-            format!("name{number}.zone{}.example.com A\n", number % 97)
-        };
+        let hot_name =
+            |random: &mut StdRng| hot_question(hot.as_ref().map_or(0, |hot| hot.sample(random)));
         match self {
             QuestionMix::Hot => (0..QUESTIONS).map(|_| hot_name(&mut random)).collect(),
             QuestionMix::Cold => (0..COLD_NAMES)
@@ -337,7 +335,11 @@ impl ServerPlace<'_> {
     ) -> Result<()> {
         let throughput =
             |forwarder| median(&runs[&(QuestionMix::Hot, forwarder)], |run| run.throughput);
-        let questions = hot_messages()?;
+        let questions = messages(QuestionMix::Hot.questions().lines())?;
+        // After these, no question needs the upstream.
+        let names: Vec<String> = (0..HOT_NAMES).map(hot_question).collect();
+        let names = messages(names.iter().map(String::as_str))?;
+        let once = HOT_NAMES as f64;
         let duration = Duration::from_secs(effort.seconds.into());
         let Some((zerohop, others)) = forwarders.split_first() else {
             return Ok(());
@@ -354,10 +356,12 @@ impl ServerPlace<'_> {
             for _ in 0..effort.rounds {
                 for ((forwarder, program), answers) in pair.iter().zip(&mut measured) {
                     let server = self.start(*forwarder, program)?;
-                    let (namespace, address) = (self.namespace, server.address);
-                    answers.push(PacedAnswers::measure(
-                        namespace, address, &questions, rate, duration,
-                    )?);
+                    let measure = |questions: &[Vec<u8>], rate, duration| {
+                        let (namespace, address) = (self.namespace, server.address);
+                        PacedAnswers::measure(namespace, address, questions, rate, duration)
+                    };
+                    measure(&names, once, Duration::from_secs(1))?;
+                    answers.push(measure(&questions, rate, duration)?);
                 }
             }
             for ((forwarder, _), answers) in pair.iter().zip(&measured) {
@@ -456,10 +460,14 @@ impl Drop for MeasuredServer {
     }
 }
 
-/// Questions for hot names, as messages.
-fn hot_messages() -> Result<Vec<Vec<u8>>> {
-    let text = QuestionMix::Hot.questions();
-    let names = text.lines().filter_map(|line| line.split(' ').next());
+/// A question for a name that is asked for repeatedly, in dnsperf's format.
+fn hot_question(number: usize) -> String {
+    format!("name{number}.zone{}.example.com A\n", number % 97)
+}
+
+/// The questions of lines in dnsperf's format, which all ask for addresses.
+fn messages<'a>(lines: impl Iterator<Item = &'a str>) -> Result<Vec<Vec<u8>>> {
+    let names = lines.filter_map(|line| line.split(' ').next());
     let messages = names.map(|name| Ok(build_query(0, &Name::parse(name)?, Rtype::A)));
     messages.collect()
 }

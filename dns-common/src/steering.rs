@@ -1,4 +1,4 @@
-//! Steering: what the kernel program needs to move packets of pods into the network namespace in
+//! Steering: what the programs of an experiment need to move packets of pods into the network namespace in
 //! which the agent's resolver listens.
 
 use bytemuck::{Pod, Zeroable};
@@ -8,13 +8,13 @@ use crate::settings::ClientKey;
 /// The maximum number of addresses of steered pods, both address families together.
 pub const MAX_STEERED: u32 = 8192;
 
-/// Where steered packets go. The agent writes it, the steering programs read it.
+/// Where steered packets go. The tests write it, the steering programs read it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct SteeringTarget {
     /// The agent's network namespace, by the ID that the node's namespace has for it
     /// (`RTM_NEWNSID`). The kernel gives the lowest free ID to a namespace that has none, and
-    /// reuses the IDs of namespaces that are gone. So the agent chooses a high one.
+    /// reuses the IDs of namespaces that are gone. So the tests choose a high one.
     pub namespace: u32,
     /// The index of the node's end of the veth pair that leads into the agent's namespace.
     pub interface: u32,

@@ -161,11 +161,7 @@ impl Forwarder {
     /// A place for a client's query, to be held until its reply is ready. `None`: too many queries
     /// of the client wait.
     pub(super) fn take_place(&self, client: IpAddr) -> Option<Share> {
-        let place = self.waiting.take(client, 1);
-        if place.is_none() {
-            increment(&self.counters.overloaded);
-        }
-        place
+        self.waiting.take(client, 1)
     }
 
     /// The exchange for this query: an exchange in flight, or a new exchange. `None`: too many

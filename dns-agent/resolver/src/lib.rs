@@ -77,7 +77,7 @@ use self::{
     observers::Observers,
     query::Transport,
     shares::Share,
-    udp::{MAX_RECEIVED, QueryReceiver, UdpListener},
+    udp::{QueryReceiver, UdpListener},
     upstream::UpstreamPool,
 };
 pub use self::{
@@ -109,8 +109,8 @@ const BACKLOG: u32 = 1024;
 /// The time for all upstream queries that one client query leads to. Clients repeat a query, or
 /// give up, after 5 s.
 const UPSTREAM_LIMIT: Duration = Duration::from_millis(4500);
-/// Upper bound on the UDP sockets of an address. A full socket takes a few hundred kilobytes of the
-/// pod's memory, and one worker answers more than 100,000 queries a second.
+/// Upper bound on the UDP sockets of an address. One worker answers more than 100,000 queries a
+/// second.
 const MAX_UDP_SOCKETS: usize = 4;
 /// Number of attempts to find a port that is free for both UDP and TCP.
 const PORT_ATTEMPTS: usize = 16;
@@ -234,12 +234,10 @@ impl Resolver {
     pub fn spawn_servers(self: &Arc<Self>, sockets: Sockets, tasks: &mut JoinSet<&'static str>) {
         let traffic = &self.counters.traffic;
         let (udp_tallies, tally) = traffic.add_server(sockets.address, sockets.udp.len());
-        let places = MAX_RECEIVED / sockets.udp.len();
         for (udp, udp_tally) in sockets.udp.into_iter().zip(udp_tallies) {
             let server = QueryReceiver {
                 listener: Arc::new(udp),
                 resolver: self.clone(),
-                places,
                 canary: sockets.canary.source(),
                 tally: udp_tally,
                 task_tally: tally.clone(),
@@ -302,6 +300,7 @@ impl Resolver {
         if matches!(action, QueryAction::Forward(_) | QueryAction::Chase(_)) {
             place = self.forwarder.take_place(client);
             if place.is_none() {
+                increment(&self.counters.overloaded);
                 action = self.refuse_to_wait(action);
             }
         }

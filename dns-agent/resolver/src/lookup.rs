@@ -159,6 +159,9 @@ impl Resolver {
             return action;
         };
         let asked = self.ask_in_background(query.clone(), context.client, context.cache_use);
+        let Some(asked) = asked else {
+            return QueryAction::Send(self.stale_reply(&stale, &query));
+        };
         match timeout(STALE_AFTER, asked).await {
             Ok(Ok(Asked::Answered(action))) => action,
             _ => QueryAction::Send(self.stale_reply(&stale, &query)),
@@ -177,12 +180,32 @@ impl Resolver {
                 };
                 QueryAction::Send(message)
             }
-            QueryAction::Chase(mut chase) => {
-                chase.error = error;
-                chase.servfail()
-            }
+            QueryAction::Chase(chase) => match self.complete_from_cache(chase) {
+                QueryAction::Chase(mut chase) => {
+                    chase.error = error;
+                    chase.servfail()
+                }
+                action => action,
+            },
             QueryAction::Send(_) | QueryAction::Ignore => action,
         }
+    }
+
+    /// Continues a chain of CNAMEs with the records of its target if they are in the cache.
+    fn complete_from_cache(&self, chase: Chase) -> QueryAction {
+        let now = Instant::now();
+        let query = chase.query.for_target(&chase.target);
+        let found = CacheKey::of(&query).map(|key| self.cache.find(&key, now));
+        let (reply, ttl) = match found {
+            Some(Found::Fresh(reply)) => (reply, TtlSource::Remaining),
+            Some(Found::Stale(reply) | Found::StaleOnly(reply) | Found::StaleAtOnce(reply)) => {
+                (reply, TtlSource::Stale)
+            }
+            Some(Found::Failed(_) | Found::Nothing) | None => return QueryAction::Chase(chase),
+        };
+        let response = Response::stored(reply.copy(now, ttl));
+        let rotation = random_rotation();
+        self.with_local_names(|names| chase.complete(Some(&response), names, rotation))
     }
 
     /// Continues a chain of CNAMEs with the records of its target, from the cache or from
@@ -326,24 +349,29 @@ impl Resolver {
         })
     }
 
-    /// Asks upstreams for a name that is in the cache, and keeps the reply.
+    /// Asks upstreams for a name that is in the cache, and keeps the reply, unless too many queries
+    /// of the client wait.
     fn refresh(self: &Arc<Self>, query: Query, client: IpAddr) {
         drop(self.ask_in_background(query, client, CacheUse::Bypassed));
     }
 
-    /// Forwards a query in a task, so that the reply is kept even if no client waits for it.
+    /// Forwards a query in a task, so that the reply is kept even if no client waits for it. The
+    /// task has a place of its own. `None`: too many queries of the client wait.
     fn ask_in_background(
         self: &Arc<Self>,
         query: Query,
         client: IpAddr,
         cache_use: CacheUse,
-    ) -> JoinHandle<Asked> {
+    ) -> Option<JoinHandle<Asked>> {
+        let place = self.forwarder.take_place(client)?;
         let resolver = self.clone();
-        tokio::spawn(async move {
+        Some(tokio::spawn(async move {
+            // The place is held until the reply is kept.
+            let _place = place;
             let lookups = &mut Vec::new();
             let mut context = LookupContext::new(client, cache_use, lookups);
             resolver.ask_upstreams(&query, &mut context).await
-        })
+        }))
     }
 
     fn find_stale(&self, query: &Query, cache_use: CacheUse) -> Option<Arc<StoredReply>> {

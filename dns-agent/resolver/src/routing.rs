@@ -85,10 +85,9 @@ impl Resolver {
             }
             Some(Way::Rewritten(rewriting)) => rewriting,
             way => {
-                return match self
-                    .upstreams
-                    .special_domain(&query.name, way.as_ref(), zones)
-                {
+                let upstreams = &self.upstreams;
+                let domain = upstreams.special_domain(&query.name, routes, way.as_ref(), zones);
+                return match domain {
                     Some(domain) => QueryAction::Send(query.special_reply(domain, rotation)),
                     None => QueryAction::Forward(query),
                 };
@@ -111,7 +110,7 @@ impl Resolver {
             if data.answer(name, rtype) == Answer::NotAuthoritative {
                 way = self.upstreams.way(&routes, &query, data.zones());
                 let upstreams = &self.upstreams;
-                special = upstreams.special_domain(name, way.as_ref(), data.zones());
+                special = upstreams.special_domain(name, &routes, way.as_ref(), data.zones());
             }
         });
         if let Some(domain) = special {
@@ -218,17 +217,23 @@ impl Upstreams {
 
     /// The special domain of a name that the routes treat in this way, given the local zones.
     /// `None` if the operator has configured the name: by a zone at or below the domain. A zone
-    /// above it, such as the root, says nothing about the name. `None` also if the cluster's DNS
-    /// answers the name, because CoreDNS may have a plugin for it.
+    /// above it, such as the root, says nothing about the name. `None` also if the routes leave the
+    /// name to the cluster's DNS, because CoreDNS may have a plugin for it.
     fn special_domain(
         &self,
         name: &Name,
+        routes: &RouteTable,
         way: Option<&Way<'_>>,
         zones: &[Apex],
     ) -> Option<&'static SpecialDomain> {
         let domain = SpecialDomain::of(name)?;
         let is_unclaimed = match way {
-            Some(Way::Forward(forwarding)) => !forwarding.zone.is_at_or_below(&domain.name),
+            Some(Way::Forward(forwarding)) => {
+                let group = routes.group(forwarding.group);
+                let leads_to_cluster_dns =
+                    group.is_some_and(|group| self.group_use(group) == GroupUse::ClusterDns);
+                !leads_to_cluster_dns && !forwarding.zone.is_at_or_below(&domain.name)
+            }
             Some(Way::ClusterDns | Way::Rewritten(_) | Way::Answer(_)) => false,
             None => {
                 let is_clusters = self.cluster.is_some() && self.outside.servers.is_empty();

@@ -12,7 +12,7 @@ use std::{
 
 use domain::base::{Message, iana::OptRcode};
 use tokio::{
-    task::{JoinSet, coop::consume_budget},
+    task::{JoinSet, yield_now},
     time::sleep,
 };
 use tracing::warn;
@@ -30,9 +30,9 @@ use super::{
     traffic::{QueryLabels, ReplySource, TaskTally, UdpTally},
 };
 
-/// Upper bound on the received queries of an address that wait for their turns, of which a client
-/// has a share.
-pub(super) const MAX_RECEIVED: usize = 1024;
+/// Upper bound on a socket's received queries that wait for their turns, of which a client has a
+/// share.
+const MAX_RECEIVED: usize = 1024;
 /// Upper bound on the batches that are received before queries are answered.
 const MAX_BATCHES: usize = 32;
 /// Delay after a failed receive, which usually means that the system is short of a resource.
@@ -42,8 +42,6 @@ const RECEIVE_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct QueryReceiver {
     pub(super) listener: Arc<UdpListener>,
     pub(super) resolver: Arc<Resolver>,
-    /// Upper bound on this socket's queries that wait for their turns.
-    pub(super) places: usize,
     /// The address of the socket from which the agent itself tests this server; these queries are
     /// not counted. `None` if that socket couldn't be opened.
     pub(super) canary: Option<SocketAddr>,
@@ -82,7 +80,7 @@ impl QueryReceiver {
     /// it doesn't delay others.
     pub(super) async fn serve(mut self) {
         let mut buffers = vec![[0; MAX_QUERY + 1]; BATCH];
-        let mut received = ReceivedQueries::new(self.places);
+        let mut received = ReceivedQueries::new(MAX_RECEIVED);
         let mut waiting = JoinSet::new();
         loop {
             let batch = match self
@@ -125,15 +123,18 @@ impl QueryReceiver {
                 }
                 return Ok(batch);
             }
-            self.queue(buffers, datagrams, received);
+            self.queue(buffers, datagrams, received, &mut batch, waiting);
         }
-        // Lets other tasks run when the queries never end.
-        consume_budget().await;
+        // Other tasks have turns too, even if the queries never end.
+        yield_now().await;
         // All that has arrived is received first, so that the socket has room for other clients.
         for _ in 0..MAX_BATCHES {
-            let datagrams = self.listener.receive_now(buffers)?;
+            // An error returns when no query waits any more.
+            let Ok(datagrams) = self.listener.receive_now(buffers) else {
+                break;
+            };
             let is_last = datagrams.len() < buffers.len();
-            self.queue(buffers, datagrams, received);
+            self.queue(buffers, datagrams, received, &mut batch, waiting);
             if is_last {
                 break;
             }
@@ -149,15 +150,22 @@ impl QueryReceiver {
         Ok(batch)
     }
 
-    /// Lets queries wait for their turns. Drops queries of clients that have no place for them.
+    /// Lets queries wait for their turns. Drops queries of clients that have no place for them. The
+    /// canary's query is answered at once, because no client may keep it out.
     fn queue(
         &self,
         buffers: &[ReceiveBuffer],
         datagrams: Vec<(usize, ReplyRoute)>,
         received: &mut ReceivedQueries<WaitingDatagram>,
+        batch: &mut ReplyBatch,
+        waiting: &mut JoinSet<()>,
     ) {
         let arrived = Instant::now();
         for (buffer, (length, route)) in buffers.iter().zip(datagrams) {
+            if Some(route.client) == self.canary {
+                self.answer(&buffer[..length], route, arrived, batch, waiting);
+                continue;
+            }
             let client = route.client.ip();
             if !received.has_place(client) {
                 increment(&self.resolver.counters().queries_dropped);

@@ -56,7 +56,7 @@ async fn queries_over_udp_have_turns() {
     assert_eq!(header_word(&buffer[..received.unwrap().unwrap()], 0), 1000);
     // Half of `MAX_RECEIVED` in `resolver/src/udp.rs`.
     let counts = served.resolver.counters().snapshot();
-    assert_eq!((counts.udp_queries, counts.queries_dropped), (513, 488));
+    assert_eq!(counts.queries_dropped, 488);
 }
 
 #[tokio::test]

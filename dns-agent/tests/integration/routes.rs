@@ -1,7 +1,7 @@
 //! Names outside the cluster, by the routes of a Corefile, over sockets.
 
 use std::{
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -10,7 +10,7 @@ use std::{
 };
 
 use domain::base::iana::Rtype;
-use tokio::{task::JoinSet, time::sleep};
+use tokio::{runtime::Handle, task::JoinSet, time::sleep};
 use zerohop_contract::{
     addresses::{POD, SERVED},
     packet::{QueryPacket, wire_name},
@@ -18,6 +18,7 @@ use zerohop_contract::{
 use zerohop_kubernetes::CorefileRoutes;
 use zerohop_resolver::{
     CacheSettings, ClusterDns, FollowedRoutes, GroupUse, LiveRoutes, UpstreamServers, Upstreams,
+    query::Transport,
 };
 use zerohop_routes::Routes;
 use zerohop_zone::Name;
@@ -174,6 +175,38 @@ async fn a_server_that_stops_answering_is_left_after_three_questions() {
     assert_eq!(last_address(&routed.ask("d.example").await), CLUSTER);
     is_silent.store(false, Relaxed);
     routed.wait_for_servers("example").await;
+}
+
+/// Each query for an expired name may start a question to the silent server.
+#[tokio::test(start_paused = true)]
+async fn the_questions_that_refresh_stale_replies_are_limited() {
+    // A client's half of `MAX_WAITING` of the resolver, and some tasks of the test.
+    const MOST_TASKS: usize = 2048 + 50;
+    let is_silent = Arc::new(AtomicBool::new(false));
+    let silent = is_silent.clone();
+    let answer = move |query: &[u8]| match silent.load(Relaxed) {
+        true => Vec::new(),
+        false => without_delay(address_reply(query, FORWARDED)),
+    };
+    let server = FakeUpstream::new(answer, |_| Vec::new()).await;
+    let forward = forward(&server);
+    let block = format!("corp.example {{\n {forward}\n cache 30 {{\n serve_stale\n }}\n}}");
+    let routed = RoutedResolver::new("forward . 192.0.2.1", &block).await;
+    routed.wait_for_servers("corp.example").await;
+    assert_eq!(last_address(&routed.ask("a.corp.example").await), FORWARDED);
+    is_silent.store(true, Relaxed);
+    sleep(Duration::from_secs(31)).await;
+    let (message, resolver) = (
+        query(7, "a.corp.example", Rtype::A),
+        &routed.served.resolver,
+    );
+    for _ in 0..4000 {
+        let client = Ipv4Addr::LOCALHOST.into();
+        let reply = resolver.answer_message(&message, Transport::Udp, client);
+        assert_eq!(last_address(&reply.await.unwrap()), FORWARDED);
+    }
+    let tasks = Handle::current().metrics().num_alive_tasks();
+    assert!(tasks <= MOST_TASKS, "{tasks} tasks");
 }
 
 #[tokio::test]

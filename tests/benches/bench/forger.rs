@@ -3,7 +3,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
@@ -90,7 +90,8 @@ fn attack(runs: usize) -> Result<ForgeryResult> {
         match address {
             FORGED => result.accepted += 1,
             REAL if has_moved_to_tcp(&before, &after) => result.moved_to_tcp += 1,
-            _ => {}
+            // The end of a reply without an answer is not an address.
+            other => println!("question {id}: neither; the reply ends with {other}"),
         }
     }
     Ok(result)
@@ -154,22 +155,22 @@ fn forge(socket: &UdpSocket, sent: &mpsc::Sender<Duration>) {
     }
 }
 
-/// Answers queries over TCP, one connection at a time.
+/// Answers queries over TCP. Each connection has a thread, because the resolver may open another one
+/// while an earlier one is idle.
 fn serve(listener: &TcpListener) {
-    for mut stream in listener.incoming().flatten() {
-        let mut length = [0; 2];
-        while stream.read_exact(&mut length).is_ok() {
-            let mut query = vec![0; u16::from_be_bytes(length).into()];
-            if stream.read_exact(&mut query).is_err() {
-                break;
-            }
-            let Some(reply) = packet::address_reply(&query, RESPONSE_BITS, 300, REAL) else {
-                break;
-            };
-            let length = (reply.len() as u16).to_be_bytes();
-            if stream.write_all(&[&length[..], &reply].concat()).is_err() {
-                break;
-            }
-        }
+    for stream in listener.incoming().flatten() {
+        thread::spawn(move || answer_connection(stream));
+    }
+}
+
+fn answer_connection(mut stream: TcpStream) -> Option<()> {
+    let mut length = [0; 2];
+    loop {
+        stream.read_exact(&mut length).ok()?;
+        let mut query = vec![0; u16::from_be_bytes(length).into()];
+        stream.read_exact(&mut query).ok()?;
+        let reply = packet::address_reply(&query, RESPONSE_BITS, 300, REAL)?;
+        let length = (reply.len() as u16).to_be_bytes();
+        stream.write_all(&[&length[..], &reply].concat()).ok()?;
     }
 }

@@ -27,9 +27,9 @@ use crate::{
 
 /// Upper bound on the datagrams that one system call receives or sends.
 pub(super) const BATCH: usize = 32;
-/// The bytes that wait in a socket to be read. With the usual 208 KiB, a burst of 300 queries loses
-/// some.
-const RECEIVE_BUFFER: usize = 4 << 20;
+/// The bytes that wait in all sockets of an address to be read; the kernel doubles this. With the
+/// usual 208 KiB, a burst of 300 queries loses some.
+const RECEIVE_BUFFERS: usize = 4 << 20;
 /// The bytes that wait in all sockets of an address to be sent; the kernel doubles this. Replies to
 /// clients without a neighbor wait for 3 s while it is looked up, at most 208 KiB for each
 /// (`unres_qlen_bytes`). So replies to all addresses of a /24 network leave room for others.
@@ -37,6 +37,13 @@ const SEND_BUFFERS: usize = 32 << 20;
 
 /// A buffer for one query. One byte more than a query may have shows that it is too long.
 pub(super) type ReceiveBuffer = [u8; MAX_QUERY + 1];
+
+/// The bytes that may wait in a socket.
+#[derive(Clone, Copy)]
+struct BufferSizes {
+    receive: usize,
+    send: usize,
+}
 
 /// A bound socket. On a wildcard address, it reports the destination address of each query.
 #[derive(Debug)]
@@ -65,12 +72,15 @@ impl UdpListener {
     ) -> io::Result<Vec<Self>> {
         // The first socket is not shared while it is bound, so that it fails if another process
         // has the address.
-        let send_buffer = SEND_BUFFERS / sockets;
-        let first = UdpListener::open(address, send_buffer)?;
+        let buffers = BufferSizes {
+            receive: RECEIVE_BUFFERS / sockets,
+            send: SEND_BUFFERS / sockets,
+        };
+        let first = UdpListener::open(address, buffers)?;
         let first = UdpListener::bind_one(first, address)?;
         let mut listeners = Vec::from([first]);
         for _ in 1..sockets.get() {
-            let next = UdpListener::open(address, send_buffer)?;
+            let next = UdpListener::open(address, buffers)?;
             let first = &listeners[0];
             setsockopt(&first.socket, sockopt::ReusePort, &true)?;
             setsockopt(&next, sockopt::ReusePort, &true)?;
@@ -79,8 +89,8 @@ impl UdpListener {
         Ok(listeners)
     }
 
-    /// Opens a socket for an address. `send_buffer` is a number of bytes.
-    fn open(address: SocketAddr, send_buffer: usize) -> io::Result<OwnedFd> {
+    /// Opens a socket for an address.
+    fn open(address: SocketAddr, buffers: BufferSizes) -> io::Result<OwnedFd> {
         let family = match address {
             SocketAddr::V4(_) => AddressFamily::Inet,
             SocketAddr::V6(_) => AddressFamily::Inet6,
@@ -96,7 +106,7 @@ impl UdpListener {
                 SocketAddr::V6(_) => setsockopt(&fd, sockopt::Ipv6RecvPacketInfo, &true)?,
             }
         }
-        set_buffer_sizes(&fd, send_buffer)?;
+        buffers.set(&fd)?;
         Ok(fd)
     }
 
@@ -232,6 +242,17 @@ impl UdpListener {
     }
 }
 
+impl BufferSizes {
+    /// Sets the sizes. Beyond `rmem_max` and `wmem_max`, which are 208 KiB by default, only a thread
+    /// with CAP_NET_ADMIN may set them. Otherwise the kernel lowers them.
+    fn set(self, socket: &OwnedFd) -> nix::Result<()> {
+        setsockopt(socket, sockopt::RcvBufForce, &self.receive)
+            .or_else(|_| setsockopt(socket, sockopt::RcvBuf, &self.receive))?;
+        setsockopt(socket, sockopt::SndBufForce, &self.send)
+            .or_else(|_| setsockopt(socket, sockopt::SndBuf, &self.send))
+    }
+}
+
 impl ReplyRoute {
     fn of(message: &RecvMsg<'_, '_, SockaddrStorage>) -> io::Result<ReplyRoute> {
         let client = message
@@ -257,15 +278,6 @@ impl ReplyRoute {
             destination,
         })
     }
-}
-
-/// Sets the sizes of the socket's buffers. Beyond `rmem_max` and `wmem_max`, which are 208 KiB by
-/// default, only a thread with CAP_NET_ADMIN may set them. Otherwise the kernel lowers them.
-fn set_buffer_sizes(socket: &OwnedFd, send_buffer: usize) -> nix::Result<()> {
-    setsockopt(socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)
-        .or_else(|_| setsockopt(socket, sockopt::RcvBuf, &RECEIVE_BUFFER))?;
-    setsockopt(socket, sockopt::SndBufForce, &send_buffer)
-        .or_else(|_| setsockopt(socket, sockopt::SndBuf, &send_buffer))
 }
 
 fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {

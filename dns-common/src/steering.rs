@@ -1,5 +1,5 @@
-//! Steering: what the programs of an experiment need to move packets of pods into the network namespace in
-//! which the agent's resolver listens.
+//! Steering: what the programs of an experiment need to move packets of pods into the network
+//! namespace in which the agent's resolver listens.
 
 use bytemuck::{Pod, Zeroable};
 

@@ -155,8 +155,8 @@ fn forge(socket: &UdpSocket, sent: &mpsc::Sender<Duration>) {
     }
 }
 
-/// Answers queries over TCP. Each connection has a thread, because the resolver may open another one
-/// while an earlier one is idle.
+/// Answers queries over TCP. Each connection has a thread, because the resolver may open another
+/// one while an earlier one is idle.
 fn serve(listener: &TcpListener) {
     for stream in listener.incoming().flatten() {
         thread::spawn(move || answer_connection(stream));

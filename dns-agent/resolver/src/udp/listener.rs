@@ -243,8 +243,8 @@ impl UdpListener {
 }
 
 impl BufferSizes {
-    /// Sets the sizes. Beyond `rmem_max` and `wmem_max`, which are 208 KiB by default, only a thread
-    /// with CAP_NET_ADMIN may set them. Otherwise the kernel lowers them.
+    /// Sets the sizes. Beyond `rmem_max` and `wmem_max`, which are 208 KiB by default, only a
+    /// thread with CAP_NET_ADMIN may set them. Otherwise the kernel lowers them.
     fn set(self, socket: &OwnedFd) -> nix::Result<()> {
         setsockopt(socket, sockopt::RcvBufForce, &self.receive)
             .or_else(|_| setsockopt(socket, sockopt::RcvBuf, &self.receive))?;

@@ -1,6 +1,9 @@
 //! Several UDP sockets for one address.
 
-use std::fs;
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+};
 
 use zerohop_zone::{Name, Rtype, build_query};
 
@@ -13,7 +16,7 @@ const CLIENTS: u16 = 100;
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn each_of_several_sockets_answers() {
     let resolver = ResolverUnderTest::local(&[]);
-    assert_eq!(sockets_with_port(resolver.address.port()), 4);
+    assert_eq!(sockets_at(resolver.address), 4);
     for id in 0..CLIENTS {
         let query = build_query(id, &Name::parse("one.z").unwrap(), Rtype::A);
         // Each has a port of its own.
@@ -23,14 +26,18 @@ async fn each_of_several_sockets_answers() {
     }
 }
 
-/// The sockets over IPv4 that are bound to a port, in this network namespace.
-fn sockets_with_port(port: u16) -> usize {
+/// The sockets that are bound to an IPv4 address and port, in this network namespace. Other tests
+/// may use the port with other addresses.
+fn sockets_at(address: SocketAddr) -> usize {
     let table = fs::read_to_string("/proc/thread-self/net/udp").unwrap();
-    let local = format!(":{port:04X}");
+    let IpAddr::V4(ip) = address.ip() else {
+        panic!("{address} is not of IPv4");
+    };
+    // The address as the processor reads its bytes.
+    let ip = u32::from_ne_bytes(ip.octets());
+    let local = format!("{ip:08X}:{:04X}", address.port());
     let addresses = table
         .lines()
         .filter_map(|line| line.split_whitespace().nth(1));
-    addresses
-        .filter(|address| address.ends_with(&local))
-        .count()
+    addresses.filter(|address| **address == local).count()
 }

@@ -17,7 +17,7 @@ use super::{
     node::{AGENT_ID, AGENT_VETH, DNS_PORT, SteeringNode},
     servers::{
         AnsweringPlace, DatagramServers, LIMIT, Stream, StreamBehavior, StreamServers, ask,
-        ask_within, client,
+        ask_within, client, wait_until_closed,
     },
 };
 
@@ -38,6 +38,7 @@ fn packets_pass_when_the_sockets_are_closed() {
                 assert_eq!(stream.place, AnsweringPlace::Agent);
             }
             drop(agent);
+            wait_until_closed(node.agent());
             check_that_the_node_answers(&node);
             for client in &clients {
                 assert_eq!(ask(client, b"question"), Some(AnsweringPlace::Node));
@@ -55,6 +56,7 @@ fn packets_pass_while_the_namespace_ends_and_afterwards() {
         let client = client(&node.topology.pod, SERVED[0]);
         assert_eq!(ask(&client, b"question"), Some(AnsweringPlace::Agent));
         drop(agent);
+        wait_until_closed(node.agent());
         node.end_agent();
         // The kernel removes the namespace in the background.
         let is_gone = || {

@@ -2,6 +2,7 @@
 //! the cluster's DNS.
 
 use std::{
+    fs,
     io::{self, Read, Write},
     net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::AsFd,
@@ -17,7 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use zerohop_contract::addresses::SERVED;
 use zerohop_tests::{
     netns::NetworkNamespace,
-    udp::{UdpClient, UdpServer},
+    udp::{UdpClient, UdpServer, eventually},
 };
 
 use super::node::DNS_PORT;
@@ -110,6 +111,37 @@ impl Drop for StreamServers {
         }
     }
 }
+
+/// Waits until a namespace has no socket for queries, after its servers have stopped. A program
+/// that another test starts holds all sockets of this process until it is executed.
+pub(super) fn wait_until_closed(namespace: &NetworkNamespace) {
+    let is_closed = || Ok(!namespace.enter(has_server_socket)?);
+    assert!(eventually(LIMIT, is_closed).unwrap());
+}
+
+/// Whether this thread's network namespace has a UDP socket, or a TCP listener, on the served port.
+fn has_server_socket() -> bool {
+    let port = format!(":{DNS_PORT:04X}");
+    // The columns are number, local address, remote address and state.
+    let has_line = |table: &str, is_server: fn(&str) -> bool| {
+        let text = fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap();
+        text.lines().any(|line| {
+            let columns: Vec<_> = line.split_whitespace().collect();
+            matches!(columns.as_slice(), [_, local, _, state, ..]
+                if local.ends_with(&port) && is_server(state))
+        })
+    };
+    // A server's UDP socket has no peer. Its state, like that of a closed connection, is 7.
+    ["udp", "udp6"]
+        .map(|table| has_line(table, |state| state == "07"))
+        .contains(&true)
+        || ["tcp", "tcp6"]
+            .map(|table| has_line(table, |state| state == LISTEN))
+            .contains(&true)
+}
+
+/// The state of a listener in /proc/net/tcp (Linux's tcp_states.h).
+const LISTEN: &str = "0A";
 
 /// Sends a payload over UDP. Returns where it was answered; `None` if no reply came within
 /// [`LIMIT`].

@@ -16,7 +16,7 @@ use zerohop_tests::{netns::NetworkNamespace, topology::Topology, udp::eventually
 
 use super::{
     node::{DNS_PORT, SteeringNode},
-    servers::{AnsweringPlace, LIMIT, Stream, StreamBehavior, StreamServers},
+    servers::{AnsweringPlace, LIMIT, Stream, StreamBehavior, StreamServers, wait_until_closed},
 };
 
 /// Bytes that a long connection carries in each direction.
@@ -65,6 +65,7 @@ fn a_stream_stays_where_it_began() {
         node.set_target(SteeringTarget::NEW_FLOWS);
         while_refused.exchange(b"new flows are admitted again");
         drop(agent);
+        wait_until_closed(node.agent());
         in_agent.exchange(b"the listener in the agent's namespace is closed");
         let on_node = Stream::connect(&node.topology.pod, served);
         assert_eq!(on_node.place, AnsweringPlace::Node);
@@ -93,6 +94,7 @@ fn a_port_in_time_wait_begins_a_new_stream() {
             wait_for_state(node.agent(), port, TIME_WAIT);
         }
         drop(agent);
+        wait_until_closed(node.agent());
         wait_for_state(node.agent(), port, TIME_WAIT);
         let mut stream = connect_from(pod, port, served);
         assert_eq!(stream.place, AnsweringPlace::Node);

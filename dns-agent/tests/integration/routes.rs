@@ -110,6 +110,17 @@ async fn recording(address: [u8; 4]) -> (FakeUpstream, Arc<Mutex<Vec<Vec<u8>>>>)
     (FakeUpstream::new(answer, |_| Vec::new()).await, questions)
 }
 
+/// A server of the Corefile, and whether it is silent, which it isn't at first.
+async fn server_with_switch() -> (FakeUpstream, Arc<AtomicBool>) {
+    let is_silent = Arc::new(AtomicBool::new(false));
+    let silent = is_silent.clone();
+    let answer = move |query: &[u8]| match silent.load(Relaxed) {
+        true => Vec::new(),
+        false => without_delay(address_reply(query, FORWARDED)),
+    };
+    (FakeUpstream::new(answer, |_| Vec::new()).await, is_silent)
+}
+
 fn forward(server: &FakeUpstream) -> String {
     format!("forward . {}", server.address)
 }
@@ -159,13 +170,7 @@ async fn a_server_that_does_not_answer_costs_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_stops_answering_is_left_after_three_questions() {
-    let is_silent = Arc::new(AtomicBool::new(false));
-    let silent = is_silent.clone();
-    let answer = move |query: &[u8]| match silent.load(Relaxed) {
-        true => Vec::new(),
-        false => without_delay(address_reply(query, FORWARDED)),
-    };
-    let server = FakeUpstream::new(answer, |_| Vec::new()).await;
+    let (server, is_silent) = server_with_switch().await;
     let routed = RoutedResolver::new(&forward(&server), "").await;
     routed.wait_for_servers("example").await;
     is_silent.store(true, Relaxed);
@@ -182,13 +187,7 @@ async fn a_server_that_stops_answering_is_left_after_three_questions() {
 async fn the_questions_that_refresh_stale_replies_are_limited() {
     // A client's half of `MAX_WAITING` of the resolver, and some tasks of the test.
     const MOST_TASKS: usize = 2048 + 50;
-    let is_silent = Arc::new(AtomicBool::new(false));
-    let silent = is_silent.clone();
-    let answer = move |query: &[u8]| match silent.load(Relaxed) {
-        true => Vec::new(),
-        false => without_delay(address_reply(query, FORWARDED)),
-    };
-    let server = FakeUpstream::new(answer, |_| Vec::new()).await;
+    let (server, is_silent) = server_with_switch().await;
     let forward = forward(&server);
     let block = format!("corp.example {{\n {forward}\n cache 30 {{\n serve_stale\n }}\n}}");
     let routed = RoutedResolver::new("forward . 192.0.2.1", &block).await;

@@ -1,13 +1,15 @@
 //! Several UDP sockets for one address.
 
 use std::{
+    collections::BTreeSet,
     fs,
     net::{IpAddr, SocketAddr},
 };
 
+use tokio::{task::yield_now, time::timeout};
 use zerohop_zone::{Name, Rtype, build_query};
 
-use crate::support::{ResolverUnderTest, ask};
+use crate::support::{PATIENCE, ResolverUnderTest, ask};
 
 /// That one of four sockets has none of these clients has a chance of 4 × 0.75¹⁰⁰, less than 1 in
 /// 10¹¹.
@@ -16,7 +18,16 @@ const CLIENTS: u16 = 100;
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn each_of_several_sockets_answers() {
     let resolver = ResolverUnderTest::local(&[]);
-    assert_eq!(sockets_at(resolver.address), 4);
+    let mut sockets = BTreeSet::new();
+    timeout(PATIENCE, async {
+        while sockets.len() < 4 {
+            add_sockets_at(resolver.address, &mut sockets);
+            yield_now().await;
+        }
+    })
+    .await
+    .expect("fewer than four sockets");
+    assert_eq!(sockets.len(), 4);
     for id in 0..CLIENTS {
         let query = build_query(id, &Name::parse("one.z").unwrap(), Rtype::A);
         // Each has a port of its own.
@@ -26,18 +37,21 @@ async fn each_of_several_sockets_answers() {
     }
 }
 
-/// The sockets that are bound to an IPv4 address and port, in this network namespace. Other tests
-/// may use the port with other addresses.
-fn sockets_at(address: SocketAddr) -> usize {
+/// Adds the sockets that are bound to an IPv4 address and port, in this network namespace, by their
+/// inodes. While sockets come and go, the kernel's table may show one twice or leave one out.
+fn add_sockets_at(address: SocketAddr, sockets: &mut BTreeSet<String>) {
     let table = fs::read_to_string("/proc/thread-self/net/udp").unwrap();
     let IpAddr::V4(ip) = address.ip() else {
         panic!("{address} is not of IPv4");
     };
     // The address as the processor reads its bytes.
     let ip = u32::from_ne_bytes(ip.octets());
-    let local = format!("{ip:08X}:{:04X}", address.port());
-    let addresses = table
-        .lines()
-        .filter_map(|line| line.split_whitespace().nth(1));
-    addresses.filter(|address| **address == local).count()
+    let bound = format!("{ip:08X}:{:04X}", address.port());
+    for line in table.lines() {
+        let mut columns = line.split_whitespace();
+        if columns.nth(1) == Some(&bound) {
+            // Seven columns lie between the local address and the inode.
+            sockets.extend(columns.nth(7).map(str::to_owned));
+        }
+    }
 }

@@ -83,6 +83,12 @@ impl RoutedResolver {
         self.served.address
     }
 
+    /// Whether each group of servers receives queries, in the order of the routes.
+    fn group_states(&self) -> Vec<GroupUse> {
+        let groups = self.served.resolver.route_groups();
+        groups.iter().map(|group| group.state).collect()
+    }
+
     /// Asks until a server of the Corefile answers, each time for another name below this one.
     async fn wait_for_servers(&self, name: &str) {
         for id in 0.. {
@@ -144,14 +150,7 @@ async fn a_server_is_asked_after_it_has_answered_from_here() {
     assert_eq!(last_address(&first), CLUSTER);
     routed.wait_for_servers("corp.example").await;
     let unused = GroupUse::NotProven;
-    let states: Vec<_> = routed
-        .served
-        .resolver
-        .route_groups()
-        .iter()
-        .map(|it| it.state)
-        .collect();
-    assert_eq!(states, [unused, GroupUse::Used]);
+    assert_eq!(routed.group_states(), [unused, GroupUse::Used]);
     // The other server has not been asked.
     assert_eq!(last_address(&routed.ask("a.example").await), CLUSTER);
     routed.wait_for_servers("example").await;
@@ -223,14 +222,7 @@ async fn a_server_that_leads_back_is_not_asked() {
             CLUSTER
         );
     }
-    let states: Vec<_> = routed
-        .served
-        .resolver
-        .route_groups()
-        .iter()
-        .map(|it| it.state)
-        .collect();
-    assert_eq!(states, [GroupUse::NotProven]);
+    assert_eq!(routed.group_states(), [GroupUse::NotProven]);
 }
 
 #[tokio::test]
@@ -240,8 +232,7 @@ async fn a_server_that_is_the_cluster_dns_is_asked_as_the_cluster_dns() {
     routed.routes.follow(known(&to_cluster));
     assert_eq!(last_address(&routed.ask("a.example").await), CLUSTER);
     let resolver = &routed.served.resolver;
-    let states = resolver.route_groups().into_iter().map(|it| it.state);
-    assert_eq!(states.collect::<Vec<_>>(), [GroupUse::ClusterDns]);
+    assert_eq!(routed.group_states(), [GroupUse::ClusterDns]);
     let name = Name::parse("a.example").unwrap();
     let explanation = resolver.explain_route(&name, Rtype::A).unwrap();
     let origin = "one of these servers is the cluster's DNS";

@@ -124,7 +124,7 @@ fn main() -> Result<ExitCode> {
     if let [_, first, listen] = arguments.as_slice()
         && first == resolvers::REFLECT
     {
-        resolvers::reflect(listen.parse()?)?;
+        resolvers::reflector::serve(listen.parse()?)?;
         return Ok(ExitCode::SUCCESS);
     }
     if let [_, first, name] = arguments.as_slice()

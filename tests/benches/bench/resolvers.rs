@@ -5,7 +5,7 @@
 
 mod delaying_upstream;
 mod paced_client;
-mod reflector;
+pub(crate) mod reflector;
 
 use std::{
     collections::BTreeMap,
@@ -157,11 +157,6 @@ pub(crate) fn serve(listen: SocketAddr, upstream: SocketAddr) -> Result<()> {
         tasks.join_next().await;
         Ok(())
     })
-}
-
-/// Reflects questions until the process is killed.
-pub(crate) fn reflect(listen: SocketAddr) -> Result<()> {
-    reflector::serve(listen)
 }
 
 impl MeasuredForwarder {

@@ -14,7 +14,7 @@ use domain::base::iana::Rtype;
 use tokio::{
     runtime::Handle,
     task::JoinSet,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 use zerohop_resolver::{query::Transport, raise_file_limit};
 
@@ -166,17 +166,20 @@ async fn a_silent_upstream_costs_less_than_half_a_second() {
         FakeUpstream::answering([192, 0, 2, 2]).await,
     );
     let served = ResolverUnderTest::local(&[&silent, &good]);
-    let start = Instant::now();
+    let timeouts = || served.resolver.counters().snapshot().upstream_timeouts;
     for limit in [500, 50, 50] {
         let start = Instant::now();
         let answer = ask(served.address, &example()).await;
         assert_eq!(last_address(&answer), [192, 0, 2, 2]);
         let elapsed = start.elapsed().as_millis();
         assert!(elapsed < limit, "answered after {elapsed} ms, not {limit}");
+        // One question in twenty goes to both at once. It is answered before its query to the
+        // silent one counts as lost.
+        while timeouts().is_empty() {
+            sleep(Duration::from_millis(10)).await;
+        }
     }
-    assert!(start.elapsed() >= Duration::from_millis(400));
-    let timeouts = served.resolver.counters().snapshot().upstream_timeouts;
-    assert_eq!(timeouts[&silent.address.to_string()], 1);
+    assert_eq!(timeouts()[&silent.address.to_string()], 1);
 }
 
 /// Each fault of an upstream. The first question after the fault is answered by the other upstream

@@ -28,6 +28,7 @@ mod shutdown;
 pub mod threads;
 
 use std::{
+    io,
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, RwLock},
@@ -40,13 +41,13 @@ use tokio::{
     task::{JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use zerohop_datapath::{StopMode, interfaces::DeviceChanges};
 use zerohop_kubernetes::Index;
 use zerohop_kubernetes_api::{Client, connect};
 use zerohop_resolver::{
-    ClusterDns, DnstapSettings, DnstapStream, ObserverSettings, Resolver, ServerSet, Sockets,
-    UpstreamServer, UpstreamServers, Upstreams, raise_file_limit,
+    AddressServers, ClusterDns, DnstapSettings, DnstapStream, ObserverSettings, Resolver,
+    ServerSet, Sockets, UpstreamServer, UpstreamServers, Upstreams, raise_file_limit,
 };
 use zerohop_sources::files::{MAX_SETTINGS, read_text};
 
@@ -58,7 +59,7 @@ use self::{
     publisher::{Publisher, PublisherInbox, PublisherMessage, PublisherSender},
     routes::RouteFollower,
     shutdown::ShutdownPolicy,
-    threads::{run_privileged, spawn_privileged_task},
+    threads::{run_privileged, spawn_privileged_task, spawn_receiver},
 };
 use crate::{
     admin,
@@ -245,7 +246,7 @@ impl Agent {
             tasks.spawn(watch_devices(publisher_messages.clone()));
         }
         for sockets in sockets {
-            resolver.spawn_servers(sockets, &mut tasks);
+            spawn_servers(resolver.servers(sockets), &mut tasks)?;
         }
         let dnstap = resolver.dnstap();
         if let Some(dnstap) = dnstap.clone() {
@@ -542,6 +543,26 @@ fn observer_settings(config: &Config) -> ObserverSettings {
         dnstap,
         query_log: config.query_log.clone(),
     }
+}
+
+/// Runs the servers of an address. Those that receive over UDP have threads of their own, so that
+/// no other work delays them.
+fn spawn_servers(servers: AddressServers, tasks: &mut Tasks) -> io::Result<()> {
+    for server in servers.udp {
+        let serve = async {
+            // `let Err`: the call returns only an error.
+            let Err(error) = server.serve().await;
+            error!(%error, "the UDP server can't wait for queries");
+        };
+        let serve = spawn_receiver("udp", serve)?;
+        tasks.spawn(async {
+            serve.await;
+            "the UDP server"
+        });
+    }
+    // `match` without arms: the call never returns.
+    tasks.spawn(async { match servers.tcp.serve().await {} });
+    Ok(())
 }
 
 /// Sends messages to the dnstap collector until the agent stops.

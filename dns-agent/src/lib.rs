@@ -8,7 +8,7 @@
 //! names. Two *planes* answer clients: the kernel plane (`zerohop_datapath`) and the user plane
 //! (`zerohop_resolver`).
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod admin;
 pub mod agent;

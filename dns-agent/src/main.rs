@@ -12,7 +12,7 @@ use clap::Parser;
 use dns_agent::{
     admin,
     agent::Agent,
-    agent::threads::drop_capabilities,
+    agent::threads::{drop_capabilities, drop_unneeded_capabilities},
     check::{self, CheckRequest, CheckVerdict},
     config::{
         AgentCommand, CheckArgs, Cli, Config, DetachArgs, DumpArgs, LookupArgs, RunArgs, StatusArgs,
@@ -51,18 +51,11 @@ fn main() -> ExitCode {
 fn build_runtime(command: &AgentCommand) -> io::Result<Runtime> {
     let mut builder = Builder::new_multi_thread();
     builder.enable_all().thread_name("worker");
-    // The UDP server learns of new queries after this number of turns of other tasks. With Tokio's
-    // 61, answers to large queries over TCP delayed it.
+    // The workers learn of what the network brings after this number of turns of tasks. With
+    // Tokio's 61, large answers over TCP delayed other connections.
     builder.event_interval(4);
     if let AgentCommand::Run(_) = command {
-        builder.on_thread_start(|| {
-            if let Err(error) = drop_capabilities() {
-                tracing::warn!(
-                    "a worker thread can't drop its capabilities, so it runs with more rights \
-                     than it needs: {error}"
-                );
-            }
-        });
+        builder.on_thread_start(drop_unneeded_capabilities);
     }
     builder.build()
 }

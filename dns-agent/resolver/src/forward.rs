@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use super::{
     counters::{ResolverCounters, increment},
     response::{NoResponse, Response, UpstreamQuery},
-    shares::{Share, Shares},
+    shares::{ClientTurns, Share, Shares},
     upstream::{ServerSet, UpstreamPool},
 };
 
@@ -101,6 +101,8 @@ enum ServerFilter {
 pub(super) struct Forwarder {
     in_flight: Shares,
     waiting: Shares,
+    /// For the exchanges and the tasks that wait for them.
+    turns: ClientTurns,
     open: OpenExchanges,
     pool: Arc<UpstreamPool>,
     counters: Arc<ResolverCounters>,
@@ -134,6 +136,7 @@ impl Forwarder {
         Forwarder {
             in_flight: Shares::new(MAX_IN_FLIGHT),
             waiting: Shares::new(MAX_WAITING),
+            turns: ClientTurns::default(),
             open: OpenExchanges::default(),
             pool: Arc::new(pool),
             counters,
@@ -162,6 +165,15 @@ impl Forwarder {
     /// of the client wait.
     pub(super) fn take_place(&self, client: IpAddr) -> Option<Share> {
         self.waiting.take(client, 1)
+    }
+
+    /// Runs a task of a client in the client's turns.
+    pub(super) fn in_turns<F: Future>(
+        &self,
+        client: IpAddr,
+        task: F,
+    ) -> impl Future<Output = F::Output> + use<F> {
+        self.turns.run(client, task)
     }
 
     /// The exchange for this query: an exchange in flight, or a new exchange. `None`: too many
@@ -196,11 +208,12 @@ impl Forwarder {
         open.insert(key, exchange.clone());
         // A runtime that is shut down drops the task at once, and `entry` locks the map.
         drop(open);
-        tokio::spawn(async move {
+        let ask = async move {
             // Measurements after the response hold sockets too.
             let _held_until_done = share;
             pool.ask(&upstreams, &query, give).await;
-        });
+        };
+        tokio::spawn(self.turns.run(client, ask));
         Some(exchange)
     }
 }

@@ -63,7 +63,6 @@ use nix::sys::{
 use tokio::{
     net::{TcpListener, TcpSocket},
     runtime::Handle,
-    task::JoinSet,
 };
 
 use self::{
@@ -77,7 +76,7 @@ use self::{
     observers::Observers,
     query::Transport,
     shares::Share,
-    udp::{QueryReceiver, UdpListener},
+    udp::UdpListener,
     upstream::UpstreamPool,
 };
 pub use self::{
@@ -94,10 +93,12 @@ pub use self::{
     routing::RouteExplanation,
     server_probe::{ProbeFailure, probe_server},
     special_names::SpecialDomain,
+    tcp::TcpServer,
     traffic::{
         AddressFamily, CacheEntryKind, CacheTrafficCounts, ConnectionProtocol, DnsServerCounts,
         HistogramCounts, ReplySource, TrafficCounts, TrafficZone, UpstreamCounts,
     },
+    udp::UdpReceiver,
     upstream::{NameCase, ServerSet, UpstreamServer},
 };
 pub use self::{records::Records, response::NoResponse};
@@ -161,6 +162,15 @@ pub struct Sockets {
     udp: Vec<UdpListener>,
     tcp: TcpListener,
     canary: Arc<Canary>,
+}
+
+/// The servers of an address. A receiver should have a thread of its own: then no other work, such
+/// as that of questions to upstreams, delays it.
+pub struct AddressServers {
+    /// One for each UDP socket.
+    pub udp: Vec<UdpReceiver>,
+    /// For all connections.
+    pub tcp: TcpServer,
 }
 
 /// The first step of an answer.
@@ -229,29 +239,31 @@ impl Resolver {
         &self.counters
     }
 
-    /// Spawns the tasks that answer queries on these sockets. The result of a task is its name. The
-    /// tasks end only when aborted.
-    pub fn spawn_servers(self: &Arc<Self>, sockets: Sockets, tasks: &mut JoinSet<&'static str>) {
+    /// Servers for the queries that these sockets receive. Answers that wait for upstreams have
+    /// tasks on the current runtime.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
+    pub fn servers(self: &Arc<Self>, sockets: Sockets) -> AddressServers {
         let traffic = &self.counters.traffic;
         let (udp_tallies, tally) = traffic.add_server(sockets.address, sockets.udp.len());
-        for (udp, udp_tally) in sockets.udp.into_iter().zip(udp_tallies) {
-            let server = QueryReceiver {
-                listener: Arc::new(udp),
-                resolver: self.clone(),
-                canary: sockets.canary.source(),
-                tally: udp_tally,
-                task_tally: tally.clone(),
-            };
-            tasks.spawn(async move {
-                server.serve().await;
-                "the UDP server"
-            });
-        }
-        let (resolver, tcp) = (self.clone(), sockets.tcp);
-        tasks.spawn(async move {
-            tcp::serve_connections(tcp, resolver, tally).await;
-            "the TCP server"
+        let udp = sockets.udp.into_iter().zip(udp_tallies);
+        let udp = udp.map(|(listener, udp_tally)| UdpReceiver {
+            listener: Arc::new(listener),
+            resolver: self.clone(),
+            canary: sockets.canary.source(),
+            tally: udp_tally,
+            task_tally: tally.clone(),
+            waiting: Handle::current(),
         });
+        AddressServers {
+            udp: udp.collect(),
+            tcp: TcpServer {
+                listener: sockets.tcp,
+                resolver: self.clone(),
+                tally: tally.clone(),
+            },
+        }
     }
 
     /// The stream to the dnstap collector. `None`: there is no collector.

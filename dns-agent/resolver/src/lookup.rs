@@ -365,13 +365,14 @@ impl Resolver {
     ) -> Option<JoinHandle<Asked>> {
         let place = self.forwarder.take_place(client)?;
         let resolver = self.clone();
-        Some(tokio::spawn(async move {
+        let ask = async move {
             // The place is held until the reply is kept.
             let _place = place;
             let lookups = &mut Vec::new();
             let mut context = LookupContext::new(client, cache_use, lookups);
             resolver.ask_upstreams(&query, &mut context).await
-        }))
+        };
+        Some(tokio::spawn(self.forwarder.in_turns(client, ask)))
     }
 
     fn find_stale(&self, query: &Query, cache_use: CacheUse) -> Option<Arc<StoredReply>> {

@@ -6,11 +6,15 @@
 
 use std::{
     collections::HashMap,
+    future::poll_fn,
     net::IpAddr,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::ready,
 };
 
 use tokio::sync::Semaphore;
+use tokio_util::sync::PollSemaphore;
 
 /// A resource that clients share: places, or bytes.
 #[derive(Clone, Debug)]
@@ -72,29 +76,66 @@ impl Drop for Share {
 }
 
 /// Turns of clients. A client's tasks that work one at a time leave the processor to tasks of other
-/// clients in between, however many connections it has.
+/// clients in between, however many tasks and connections it has.
 #[derive(Debug, Default)]
-pub(super) struct ClientTurns(Mutex<HashMap<IpAddr, Weak<Semaphore>>>);
+pub(super) struct ClientTurns(Mutex<KnownTurns>);
+
+#[derive(Debug, Default)]
+struct KnownTurns {
+    /// A semaphore with one permit for each client.
+    by_client: HashMap<IpAddr, Weak<Semaphore>>,
+    /// The number of clients at which those without tasks are removed.
+    prune_at: usize,
+}
 
 impl ClientTurns {
     /// The turns of a client: a semaphore with one permit.
     pub(super) fn of(&self, client: IpAddr) -> Arc<Semaphore> {
         let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = turns.get(&client).and_then(Weak::upgrade) {
+        if let Some(known) = turns.by_client.get(&client).and_then(Weak::upgrade) {
             return known;
         }
-        turns.retain(|_, turns| turns.strong_count() > 0);
+        if turns.by_client.len() >= turns.prune_at {
+            turns.by_client.retain(|_, it| it.strong_count() > 0);
+            // So a client's removal costs the same however many there are.
+            turns.prune_at = 2 * turns.by_client.len();
+        }
         let new = Arc::new(Semaphore::new(1));
-        turns.insert(client, Arc::downgrade(&new));
+        turns.by_client.insert(client, Arc::downgrade(&new));
         new
+    }
+
+    /// Runs a task of a client: each time it can go on, it waits for a turn. A turn is given back
+    /// when the task waits for something else, so tasks of a client wait for the network at the
+    /// same time.
+    pub(super) fn run<F: Future>(
+        &self,
+        client: IpAddr,
+        task: F,
+    ) -> impl Future<Output = F::Output> + use<F> {
+        let mut turns = PollSemaphore::new(self.of(client));
+        async move {
+            let mut task = pin!(task);
+            poll_fn(|context| {
+                let _turn = ready!(turns.poll_acquire(context));
+                task.as_mut().poll(context)
+            })
+            .await
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::{
+        net::Ipv4Addr,
+        sync::atomic::{AtomicUsize, Ordering::SeqCst},
+        thread,
+        time::{Duration, Instant},
+    };
 
     use proptest::prelude::*;
+    use tokio::task::{self, JoinSet};
 
     use super::*;
 
@@ -142,7 +183,48 @@ mod tests {
         assert!(Arc::ptr_eq(&one, &turns.of(client(1))) && !Arc::ptr_eq(&one, &other));
         drop(one);
         turns.of(client(3));
-        assert_eq!(turns.0.lock().unwrap().len(), 2);
+        assert_eq!(turns.0.lock().unwrap().by_client.len(), 2);
+    }
+
+    /// Counts how often tasks run at the same time: each occupies its thread for a while, and goes
+    /// on later.
+    async fn count_overlaps(running: Arc<AtomicUsize>, overlaps: Arc<AtomicUsize>) {
+        for _ in 0..10 {
+            if running.fetch_add(1, SeqCst) > 0 {
+                overlaps.fetch_add(1, SeqCst);
+            }
+            let started = Instant::now();
+            while started.elapsed() < Duration::from_micros(100) {
+                thread::yield_now();
+            }
+            running.fetch_sub(1, SeqCst);
+            task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn tasks_of_a_client_run_one_at_a_time() {
+        let turns = ClientTurns::default();
+        let (running, overlaps) = (Arc::default(), Arc::default());
+        let mut tasks = JoinSet::new();
+        for _ in 0..50 {
+            let count = count_overlaps(Arc::clone(&running), Arc::clone(&overlaps));
+            tasks.spawn(turns.run(client(1), count));
+        }
+        tasks.join_all().await;
+        assert_eq!(overlaps.load(SeqCst), 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_client_does_not_wait_for_the_turns_of_another() {
+        let turns = ClientTurns::default();
+        let held = turns.of(client(1)).acquire_owned().await.unwrap();
+        turns.run(client(2), async {}).await;
+        let waiting = tokio::spawn(turns.run(client(1), async {}));
+        task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(held);
+        waiting.await.unwrap();
     }
 
     proptest! {

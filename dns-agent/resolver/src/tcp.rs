@@ -2,6 +2,7 @@
 //! ready.
 
 use std::{
+    convert::Infallible,
     io,
     net::{IpAddr, SocketAddr},
     pin::pin,
@@ -42,6 +43,14 @@ const MAX_WAITING_BYTES: usize = 8 << 20;
 /// Delay after a failed accept, which usually means that the system is short of a resource.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Accepts the connections of a listening address, and answers their queries.
+pub struct TcpServer {
+    pub(super) listener: TcpListener,
+    pub(super) resolver: Arc<Resolver>,
+    /// Counts the replies.
+    pub(super) tally: TaskTally,
+}
+
 /// What the connections of a listening address share.
 struct ConnectionLimits {
     places: Shares,
@@ -73,53 +82,56 @@ enum ReceivedQuery {
     TooLong(Vec<u8>),
 }
 
-/// Accepts and serves connections until dropped. `tally` counts the replies.
-pub(super) async fn serve_connections(
-    listener: TcpListener,
-    resolver: Arc<Resolver>,
-    tally: TaskTally,
-) {
-    let mut connections = JoinSet::new();
-    let limits = Arc::new(ConnectionLimits {
-        places: Shares::new(MAX_CONNECTIONS),
-        bytes: Shares::new(MAX_WAITING_BYTES),
-        turns: ClientTurns::default(),
-    });
-    loop {
-        let (stream, client) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                warn!(
-                    %error,
-                    "can't accept a TCP connection: new clients get no reply over TCP meanwhile; \
-                     the agent retries after {ACCEPT_PAUSE:?}; \
-                     if this repeats, raise the limit on open files"
-                );
-                sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        let Some(place) = limits.places.take(client.ip(), 1) else {
-            // Dropping the stream closes the connection.
-            increment(&resolver.counters().connections_refused);
-            continue;
-        };
-        let (resolver, limits, tally) = (resolver.clone(), limits.clone(), tally.clone());
-        connections.spawn(async move {
-            let connected = ConnectedClient {
-                address: client.ip(),
-                observed_path: observed_path(&stream, client, &resolver),
-                bytes: limits.bytes.clone(),
-                turns: limits.turns.of(client.ip()),
-                tally,
-            };
-            if let Err(error) = serve_connection(stream, &connected, &resolver).await {
-                debug!(%client, %error, "a TCP connection is closed");
-            }
-            drop(place);
+impl TcpServer {
+    /// Accepts and serves connections until dropped.
+    pub async fn serve(self) -> Infallible {
+        let TcpServer {
+            listener,
+            resolver,
+            tally,
+        } = self;
+        let mut connections = JoinSet::new();
+        let limits = Arc::new(ConnectionLimits {
+            places: Shares::new(MAX_CONNECTIONS),
+            bytes: Shares::new(MAX_WAITING_BYTES),
+            turns: ClientTurns::default(),
         });
-        // Finished tasks are removed from the set.
-        while connections.try_join_next().is_some() {}
+        loop {
+            let (stream, client) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    warn!(
+                        %error,
+                        "can't accept a TCP connection: new clients get no reply over TCP meanwhile; \
+                         the agent retries after {ACCEPT_PAUSE:?}; \
+                         if this repeats, raise the limit on open files"
+                    );
+                    sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Some(place) = limits.places.take(client.ip(), 1) else {
+                // Dropping the stream closes the connection.
+                increment(&resolver.counters().connections_refused);
+                continue;
+            };
+            let (resolver, limits, tally) = (resolver.clone(), limits.clone(), tally.clone());
+            connections.spawn(async move {
+                let connected = ConnectedClient {
+                    address: client.ip(),
+                    observed_path: observed_path(&stream, client, &resolver),
+                    bytes: limits.bytes.clone(),
+                    turns: limits.turns.of(client.ip()),
+                    tally,
+                };
+                if let Err(error) = serve_connection(stream, &connected, &resolver).await {
+                    debug!(%client, %error, "a TCP connection is closed");
+                }
+                drop(place);
+            });
+            // Finished tasks are removed from the set.
+            while connections.try_join_next().is_some() {}
+        }
     }
 }
 

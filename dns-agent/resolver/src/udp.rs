@@ -1,9 +1,10 @@
-//! DNS over UDP: one or more sockets for an address, each with a task that receives. Replies come
+//! DNS over UDP: one or more sockets for an address, each with a server of its own. Replies come
 //! from the address that was queried.
 
 mod listener;
 
 use std::{
+    convert::Infallible,
     io, iter,
     net::SocketAddr,
     sync::Arc,
@@ -12,6 +13,9 @@ use std::{
 
 use domain::base::{Message, iana::OptRcode};
 use tokio::{
+    io::Interest,
+    net::UdpSocket,
+    runtime::Handle,
     task::{JoinSet, yield_now},
     time::sleep,
 };
@@ -39,16 +43,18 @@ const MAX_BATCHES: usize = 32;
 const RECEIVE_PAUSE: Duration = Duration::from_millis(100);
 
 /// Receives the queries of a socket, and answers them.
-pub(super) struct QueryReceiver {
+pub struct UdpReceiver {
     pub(super) listener: Arc<UdpListener>,
     pub(super) resolver: Arc<Resolver>,
     /// The address of the socket from which the agent itself tests this server; these queries are
     /// not counted. `None` if that socket couldn't be opened.
     pub(super) canary: Option<SocketAddr>,
-    /// Counts the replies of this task.
+    /// Counts the replies of this server.
     pub(super) tally: UdpTally,
     /// Counts the replies of the queries' own tasks.
     pub(super) task_tally: TaskTally,
+    /// The runtime of the answers that wait for upstreams.
+    pub(super) waiting: Handle,
 }
 
 /// Answers that were decided at the same time.
@@ -75,16 +81,20 @@ struct WaitingDatagram {
     arrived: Instant,
 }
 
-impl QueryReceiver {
+impl UdpReceiver {
     /// Answers queries until dropped. Each query that needs an upstream has its own task, so that
     /// it doesn't delay others.
-    pub(super) async fn serve(mut self) {
+    ///
+    /// # Errors
+    /// When the current runtime can't watch the socket.
+    pub async fn serve(mut self) -> io::Result<Infallible> {
+        let readiness = self.listener.readiness()?;
         let mut buffers = vec![[0; MAX_QUERY + 1]; BATCH];
         let mut received = ReceivedQueries::new(MAX_RECEIVED);
-        let mut waiting = JoinSet::new();
+        let mut waiting = JoinSet::<()>::new();
         loop {
             let batch = match self
-                .answer_batch(&mut buffers, &mut received, &mut waiting)
+                .answer_batch(&readiness, &mut buffers, &mut received, &mut waiting)
                 .await
             {
                 Ok(batch) => batch,
@@ -108,13 +118,15 @@ impl QueryReceiver {
     /// Receives queries and answers some of them. Waits if none has been received.
     async fn answer_batch(
         &self,
+        readiness: &UdpSocket,
         buffers: &mut [ReceiveBuffer],
         received: &mut ReceivedQueries<WaitingDatagram>,
         waiting: &mut JoinSet<()>,
     ) -> io::Result<ReplyBatch> {
         let mut batch = ReplyBatch::default();
         if received.is_empty() {
-            let datagrams = self.listener.receive(buffers).await?;
+            let receive = || self.listener.receive(buffers);
+            let datagrams = readiness.async_io(Interest::READABLE, receive).await?;
             let arrived = Instant::now();
             if datagrams.len() < buffers.len() {
                 // These are all, so no client waits for its turn.
@@ -129,8 +141,8 @@ impl QueryReceiver {
         yield_now().await;
         // All that has arrived is received first, so that the socket has room for other clients.
         for _ in 0..MAX_BATCHES {
-            // An error returns when no query waits any more.
-            let Ok(datagrams) = self.listener.receive_now(buffers) else {
+            // No datagram is left, or an error returns when no query waits any more.
+            let Ok(datagrams) = self.listener.receive(buffers) else {
                 break;
             };
             let is_last = datagrams.len() < buffers.len();
@@ -212,7 +224,7 @@ impl QueryReceiver {
             QueryAction::Ignore => {}
             QueryAction::Send(reply) => batch.push(reply, route, counted),
             QueryAction::Forward(_) | QueryAction::Chase(_) => {
-                waiting.spawn(self.finish_later(started, route, counted));
+                waiting.spawn_on(self.finish_later(started, route, counted), &self.waiting);
             }
         }
     }
@@ -225,9 +237,8 @@ impl QueryReceiver {
         counted: Option<CountedQuery>,
     ) -> impl Future<Output = ()> + use<> {
         let (listener, resolver) = (self.listener.clone(), self.resolver.clone());
-        let task_tally = self.task_tally.clone();
-        async move {
-            let client = route.client.ip();
+        let (task_tally, client) = (self.task_tally.clone(), route.client.ip());
+        let finish = async move {
             let Some(reply) = resolver.finish_answer(started, client).await else {
                 return;
             };
@@ -239,7 +250,8 @@ impl QueryReceiver {
                 task_tally.count(&query.labels, query.source, reply, took);
                 query.observe_reply(reply, upstream, took);
             }
-        }
+        };
+        self.resolver.forwarder.in_turns(client, finish)
     }
 
     fn send(&mut self, batch: &ReplyBatch) {

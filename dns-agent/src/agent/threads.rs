@@ -1,10 +1,13 @@
-//! Capabilities of the agent's threads.
+//! The agent's threads: their capabilities, and how the kernel schedules them.
 //!
-//! The runtime's worker threads read untrusted input: queries, upstreams' answers, objects. They
-//! drop all capabilities. Threads that load programs, write tables, serve the admin endpoints or
-//! read the operator's files are started by the first thread before it drops its capabilities, or
-//! by such a thread. So they inherit the first thread's capabilities, such as `CAP_BPF` and
-//! `CAP_NET_ADMIN`.
+//! The runtime's worker threads and those that receive queries over UDP read untrusted input:
+//! queries, upstreams' answers, objects. They drop all capabilities. Threads that load programs,
+//! write tables, serve the admin endpoints or read the operator's files are started by the first
+//! thread before it drops its capabilities, or by such a thread. So they inherit the first thread's
+//! capabilities, such as `CAP_BPF` and `CAP_NET_ADMIN`.
+
+#[expect(unsafe_code, reason = "a system call")]
+pub mod scheduling;
 
 use std::{io, thread};
 
@@ -13,6 +16,9 @@ use tokio::{
     runtime::{Builder, Handle},
     sync::oneshot,
 };
+use tracing::{debug, warn};
+
+use self::scheduling::let_others_finish;
 
 /// Drops every capability of the calling thread. Threads that it starts later have none either.
 ///
@@ -57,6 +63,44 @@ pub(super) fn spawn_privileged_task(
     name: &str,
     task: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<impl Future<Output = ()> + Send + 'static> {
+    spawn_task(name, || {}, task)
+}
+
+/// Runs a task that receives queries, as [`spawn_privileged_task`] does. Its thread has no
+/// capabilities, and doesn't interrupt the workers: they would be interrupted for each query, and
+/// cost a fourth more time for each answer of an upstream.
+///
+/// # Errors
+/// As for [`spawn_privileged_task`].
+pub(super) fn spawn_receiver(
+    name: &str,
+    task: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<impl Future<Output = ()> + Send + 'static> {
+    let prepare = || {
+        drop_unneeded_capabilities();
+        if let Err(error) = let_others_finish() {
+            debug!(%error, "a thread that receives queries interrupts the workers");
+        }
+    };
+    spawn_task(name, prepare, task)
+}
+
+/// Drops every capability of the calling thread, or logs that it can't.
+pub fn drop_unneeded_capabilities() {
+    if let Err(error) = drop_capabilities() {
+        warn!(
+            "a thread can't drop its capabilities, so it runs with more rights than it needs: \
+             {error}"
+        );
+    }
+}
+
+/// Runs a task on a new thread, after `prepare` ran there.
+fn spawn_task(
+    name: &str,
+    prepare: impl FnOnce() + Send + 'static,
+    task: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<impl Future<Output = ()> + Send + 'static> {
     let (mut alive, ended) = oneshot::channel::<()>();
     let runtime = Builder::new_current_thread()
         .thread_name(name)
@@ -65,6 +109,7 @@ pub(super) fn spawn_privileged_task(
     thread::Builder::new()
         .name(name.to_owned())
         .spawn(move || {
+            prepare();
             runtime.block_on(async {
                 tokio::select! {
                     // Polled first: when the main runtime shuts down, it closes this channel before

@@ -1,6 +1,7 @@
 //! Clients, scripted upstreams, resolvers and configurations for the tests.
 
 use std::{
+    convert::Infallible,
     fs, io,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
@@ -206,7 +207,7 @@ pub(crate) async fn http_get(server: SocketAddr, path: &str) -> String {
 pub(crate) struct ResolverUnderTest {
     pub(crate) address: SocketAddr,
     pub(crate) resolver: Arc<Resolver>,
-    _tasks: JoinSet<&'static str>,
+    _tasks: JoinSet<io::Result<Infallible>>,
 }
 
 impl ResolverUnderTest {
@@ -260,7 +261,11 @@ impl ResolverUnderTest {
         let sockets = Sockets::bind(listen.parse()?)?;
         let address = sockets.address();
         let mut tasks = JoinSet::new();
-        resolver.spawn_servers(sockets, &mut tasks);
+        let servers = resolver.servers(sockets);
+        for server in servers.udp {
+            tasks.spawn(server.serve());
+        }
+        tasks.spawn(async { Ok(servers.tcp.serve().await) });
         Ok(ResolverUnderTest {
             address,
             resolver,

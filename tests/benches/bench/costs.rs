@@ -21,7 +21,10 @@ use zerohop_resolver::{
 };
 use zerohop_zone::{Name, Providers, Rtype, build_query};
 
-use super::median;
+use super::{
+    median,
+    servers::{build_runtime, spawn_servers},
+};
 
 /// Endpoints of a slice, as Kubernetes' controller makes them.
 const SLICE: usize = 100;
@@ -123,10 +126,7 @@ fn ask_over_socket<const N: usize>(
     providers: &Providers,
     names: [&str; N],
 ) -> Result<[Duration; N]> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()?;
+    let runtime = build_runtime()?;
     let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     client.set_read_timeout(Some(Duration::from_secs(60)))?;
     let mut tasks = JoinSet::new();
@@ -138,7 +138,7 @@ fn ask_over_socket<const N: usize>(
             Upstreams::default(),
             CacheSettings::default(),
         );
-        Arc::new(resolver).spawn_servers(sockets, &mut tasks);
+        spawn_servers(Arc::new(resolver).servers(sockets), &mut tasks)?;
         anyhow::Ok(())
     })?;
     let mut times = [const { Vec::new() }; N];

@@ -9,6 +9,7 @@ mod hostile_clients;
 #[expect(unsafe_code, reason = "it shares structures with BPF programs")]
 mod programs;
 mod resolvers;
+mod servers;
 mod stream;
 mod tables;
 

@@ -25,6 +25,7 @@ use zerohop_tests::netns::NetworkNamespace;
 use zerohop_zone::{Name, Providers, Rtype, build_query};
 
 use self::{delaying_upstream::DelayingUpstream, paced_client::PacedAnswers};
+use super::servers::{build_runtime, spawn_servers};
 
 /// Names that are asked for repeatedly, with a Zipf distribution.
 const HOT_NAMES: usize = 10_000;
@@ -137,11 +138,7 @@ fn print_rates(runs: &MeasuredRuns) {
 
 /// Runs Zerohop's resolver until it is killed.
 pub(crate) fn serve(listen: SocketAddr, upstream: SocketAddr) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
+    build_runtime()?.block_on(async {
         let upstreams = Upstreams {
             outside: ServerSet::plain([upstream]),
             ..Upstreams::default()
@@ -153,7 +150,7 @@ pub(crate) fn serve(listen: SocketAddr, upstream: SocketAddr) -> Result<()> {
         let providers = Arc::new(Providers::new(Vec::new()));
         let resolver = Arc::new(Resolver::new(providers, upstreams, cache));
         let mut tasks = tokio::task::JoinSet::new();
-        resolver.spawn_servers(Sockets::bind(listen)?, &mut tasks);
+        spawn_servers(resolver.servers(Sockets::bind(listen)?), &mut tasks)?;
         tasks.join_next().await;
         Ok(())
     })

@@ -1,5 +1,5 @@
-//! The capabilities of the agent's threads: the worker threads, which parse what clients and
-//! servers send, have none.
+//! The capabilities of the agent's threads: those that parse what clients and servers send have
+//! none.
 
 use std::{collections::BTreeMap, fs};
 
@@ -49,7 +49,7 @@ fn only_publisher_admin_and_file_threads_have_capabilities() {
     for name in ["files", "notify-rs inoti"] {
         threads.remove(name);
     }
-    for name in ["dns-agent", "worker"] {
+    for name in ["dns-agent", "udp", "worker"] {
         assert!(
             threads.contains_key(name),
             "no thread is named `{name}`: {threads:x?}"

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket},
     num::NonZero,
     os::fd::{AsRawFd, OwnedFd},
 };
@@ -15,7 +15,6 @@ use nix::{
         SockFlag, SockType, SockaddrStorage, bind, recvmmsg, sendmmsg, setsockopt, socket, sockopt,
     },
 };
-use tokio::{io::Interest, net::UdpSocket};
 use tracing::debug;
 
 use crate::{
@@ -112,7 +111,7 @@ impl UdpListener {
 
     fn bind_one(fd: OwnedFd, address: SocketAddr) -> io::Result<UdpListener> {
         bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
-        let socket = UdpSocket::from_std(fd.into())?;
+        let socket = UdpSocket::from(fd);
         let address = socket.local_addr()?;
         Ok(UdpListener { socket, address })
     }
@@ -133,28 +132,17 @@ impl UdpListener {
         }
     }
 
-    /// Waits for messages. Returns the length in its buffer and the way back to the sender of each.
-    pub(super) async fn receive(
+    /// A handle with which the current runtime learns that the socket has messages.
+    pub(super) fn readiness(&self) -> io::Result<tokio::net::UdpSocket> {
+        tokio::net::UdpSocket::from_std(self.socket.try_clone()?)
+    }
+
+    /// Receives messages, or fails if there is none. Returns the length in its buffer and the way
+    /// back to the sender of each.
+    pub(super) fn receive(
         &self,
         buffers: &mut [ReceiveBuffer],
     ) -> io::Result<Vec<(usize, ReplyRoute)>> {
-        let receive = || self.try_receive(buffers);
-        self.socket.async_io(Interest::READABLE, receive).await
-    }
-
-    /// As [`UdpListener::receive`], without a wait: there may be no message.
-    pub(super) fn receive_now(
-        &self,
-        buffers: &mut [ReceiveBuffer],
-    ) -> io::Result<Vec<(usize, ReplyRoute)>> {
-        let receive = || self.try_receive(buffers);
-        match self.socket.try_io(Interest::READABLE, receive) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Vec::new()),
-            received => received,
-        }
-    }
-
-    fn try_receive(&self, buffers: &mut [ReceiveBuffer]) -> io::Result<Vec<(usize, ReplyRoute)>> {
         let control = cmsg_space!(in_pktinfo, in6_pktinfo);
         let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, Some(control));
         let buffers = buffers.iter_mut();
@@ -175,8 +163,7 @@ impl UdpListener {
         for group in replies.chunk_by(same_source) {
             for mut batch in group.chunks(BATCH) {
                 while let [first, rest @ ..] = batch {
-                    let send = || self.try_send(batch, first.1.destination);
-                    match self.socket.try_io(Interest::WRITABLE, send) {
+                    match self.try_send(batch, first.1.destination) {
                         Ok(sent) => batch = &batch[sent.clamp(1, batch.len())..],
                         Err(error) => {
                             increment(&resolver.counters().replies_dropped);

@@ -59,7 +59,7 @@ use self::{
     publisher::{Publisher, PublisherInbox, PublisherMessage, PublisherSender},
     routes::RouteFollower,
     shutdown::ShutdownPolicy,
-    threads::{run_privileged, spawn_privileged_task, spawn_receiver},
+    threads::{run_privileged, spawn_privileged_task, spawn_unprivileged_task},
 };
 use crate::{
     admin,
@@ -554,7 +554,7 @@ fn spawn_servers(servers: AddressServers, tasks: &mut Tasks) -> io::Result<()> {
             let Err(error) = server.serve().await;
             error!(%error, "the UDP server can't wait for queries");
         };
-        let serve = spawn_receiver("udp", serve)?;
+        let serve = spawn_unprivileged_task("udp", serve)?;
         tasks.spawn(async {
             serve.await;
             "the UDP server"

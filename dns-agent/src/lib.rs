@@ -8,7 +8,7 @@
 //! names. Two *planes* answer clients: the kernel plane (`zerohop_datapath`) and the user plane
 //! (`zerohop_resolver`).
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 pub mod admin;
 pub mod agent;

@@ -247,11 +247,12 @@ impl Resolver {
     pub fn servers(self: &Arc<Self>, sockets: Sockets) -> AddressServers {
         let traffic = &self.counters.traffic;
         let (udp_tallies, tally) = traffic.add_server(sockets.address, sockets.udp.len());
-        let udp = sockets.udp.into_iter().zip(udp_tallies);
-        let udp = udp.map(|(listener, udp_tally)| UdpReceiver {
+        let udp = sockets.udp.into_iter().zip(udp_tallies).enumerate();
+        let udp = udp.map(|(number, (listener, udp_tally))| UdpReceiver {
             listener: Arc::new(listener),
             resolver: self.clone(),
-            canary: sockets.canary.source(),
+            number,
+            canary: sockets.canary.sources().clone(),
             tally: udp_tally,
             task_tally: tally.clone(),
             waiting: Handle::current(),
@@ -489,7 +490,7 @@ impl Sockets {
             address,
             udp,
             tcp: socket.listen(BACKLOG)?,
-            canary: Arc::new(Canary::new(address)),
+            canary: Arc::new(Canary::new(address, sockets.get())),
         })
     }
 

@@ -131,9 +131,19 @@ impl SpecialDomain {
         })
     }
 
+    /// Whether the domain itself has the records of a zone (RFC 6303 section 3).
+    fn is_zone(&self) -> bool {
+        match self.contents {
+            DomainContents::EmptyZone | DomainContents::ReverseZone(_) => true,
+            DomainContents::LoopbackAddresses
+            | DomainContents::NoNames
+            | DomainContents::NoRecords => false,
+        }
+    }
+
     fn answer(&self, name: &Name, rtype: Rtype) -> SpecialAnswer {
         let is_domain = *name == self.name;
-        let data = match self.contents {
+        let mut data = match self.contents {
             DomainContents::LoopbackAddresses => vec![
                 Rdata::A(Ipv4Addr::LOCALHOST),
                 Rdata::Aaaa(Ipv6Addr::LOCALHOST),
@@ -151,6 +161,9 @@ impl SpecialDomain {
             }
             DomainContents::NoNames | DomainContents::EmptyZone => return SpecialAnswer::NxDomain,
         };
+        if is_domain && self.is_zone() {
+            data.extend([self.soa.data.clone(), Rdata::Ns(self.localhost.clone())]);
+        }
         let is_asked = |data: &Rdata| rtype == Rtype::ANY || data.rtype() == rtype;
         let data = data.into_iter().filter(is_asked);
         let record = |data| Record {

@@ -8,6 +8,7 @@ use std::{
     io, iter,
     net::SocketAddr,
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -25,6 +26,7 @@ pub(super) use self::listener::UdpListener;
 use self::listener::{BATCH, ReceiveBuffer, ReplyRoute};
 use super::{
     FinishedReply, Resolver, StartedAnswer,
+    canary::CanarySources,
     compose::header_only,
     counters::increment,
     message::QueryAction,
@@ -46,9 +48,10 @@ const RECEIVE_PAUSE: Duration = Duration::from_millis(100);
 pub struct UdpReceiver {
     pub(super) listener: Arc<UdpListener>,
     pub(super) resolver: Arc<Resolver>,
-    /// The address of the socket from which the agent itself tests this server; these queries are
-    /// not counted. `None` if that socket couldn't be opened.
-    pub(super) canary: Option<SocketAddr>,
+    /// The number of the receiver among those of its address.
+    pub(super) number: usize,
+    /// The addresses from which the agent itself tests the receivers; their queries aren't counted.
+    pub(super) canary: Arc<CanarySources>,
     /// Counts the replies of this server.
     pub(super) tally: UdpTally,
     /// Counts the replies of the queries' own tasks.
@@ -63,6 +66,8 @@ struct ReplyBatch {
     replies: Vec<(Vec<u8>, ReplyRoute)>,
     /// The query of each reply. `None`: it is not counted.
     queries: Vec<Option<CountedQuery>>,
+    /// Whether queries became questions to upstreams.
+    has_questions: bool,
 }
 
 /// A query whose reply is counted.
@@ -110,6 +115,11 @@ impl UdpReceiver {
                 }
             };
             self.send(&batch);
+            if batch.has_questions {
+                // Without this, a receiver that shares its CPU with the workers interrupts them for
+                // nearly every query, and a question costs a third more time.
+                thread::yield_now();
+            }
             // Finished tasks are removed from the set.
             while waiting.try_join_next().is_some() {}
         }
@@ -174,7 +184,7 @@ impl UdpReceiver {
     ) {
         let arrived = Instant::now();
         for (buffer, (length, route)) in buffers.iter().zip(datagrams) {
-            if Some(route.client) == self.canary {
+            if self.is_canary(route.client) {
                 self.answer(&buffer[..length], route, arrived, batch, waiting);
                 continue;
             }
@@ -203,7 +213,7 @@ impl UdpReceiver {
         waiting: &mut JoinSet<()>,
     ) {
         let (resolver, client) = (&self.resolver, route.client.ip());
-        let is_canary = Some(route.client) == self.canary;
+        let is_canary = self.is_canary(route.client);
         let started = if query.len() > MAX_QUERY {
             StartedAnswer::without_wait(refuse_long_query(query), ReplySource::Refusal)
         } else if is_canary {
@@ -225,8 +235,13 @@ impl UdpReceiver {
             QueryAction::Send(reply) => batch.push(reply, route, counted),
             QueryAction::Forward(_) | QueryAction::Chase(_) => {
                 waiting.spawn_on(self.finish_later(started, route, counted), &self.waiting);
+                batch.has_questions = true;
             }
         }
+    }
+
+    fn is_canary(&self, client: SocketAddr) -> bool {
+        self.canary.have(client, self.number)
     }
 
     /// Waits for upstreams, and sends the reply.

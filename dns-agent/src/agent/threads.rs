@@ -1,13 +1,10 @@
-//! The agent's threads: their capabilities, and how the kernel schedules them.
+//! Capabilities of the agent's threads.
 //!
 //! The runtime's worker threads and those that receive queries over UDP read untrusted input:
 //! queries, upstreams' answers, objects. They drop all capabilities. Threads that load programs,
 //! write tables, serve the admin endpoints or read the operator's files are started by the first
 //! thread before it drops its capabilities, or by such a thread. So they inherit the first thread's
 //! capabilities, such as `CAP_BPF` and `CAP_NET_ADMIN`.
-
-#[expect(unsafe_code, reason = "a system call")]
-pub mod scheduling;
 
 use std::{io, thread};
 
@@ -16,9 +13,7 @@ use tokio::{
     runtime::{Builder, Handle},
     sync::oneshot,
 };
-use tracing::{debug, warn};
-
-use self::scheduling::let_others_finish;
+use tracing::warn;
 
 /// Drops every capability of the calling thread. Threads that it starts later have none either.
 ///
@@ -66,23 +61,15 @@ pub(super) fn spawn_privileged_task(
     spawn_task(name, || {}, task)
 }
 
-/// Runs a task that receives queries, as [`spawn_privileged_task`] does. Its thread has no
-/// capabilities, and doesn't interrupt the workers: they would be interrupted for each query, and
-/// cost a fourth more time for each answer of an upstream.
+/// As [`spawn_privileged_task`], but the thread has no capabilities.
 ///
 /// # Errors
 /// As for [`spawn_privileged_task`].
-pub(super) fn spawn_receiver(
+pub(super) fn spawn_unprivileged_task(
     name: &str,
     task: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<impl Future<Output = ()> + Send + 'static> {
-    let prepare = || {
-        drop_unneeded_capabilities();
-        if let Err(error) = let_others_finish() {
-            debug!(%error, "a thread that receives queries interrupts the workers");
-        }
-    };
-    spawn_task(name, prepare, task)
+    spawn_task(name, drop_unneeded_capabilities, task)
 }
 
 /// Drops every capability of the calling thread, or logs that it can't.

@@ -2,10 +2,16 @@
 
 use std::{
     convert::Infallible,
-    fs, io,
+    fs,
+    future::poll_fn,
+    io,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    task::Poll,
     time::Duration,
 };
 
@@ -24,7 +30,7 @@ use zerohop_contract::{
     addresses::{POD, SERVED},
     packet::{self, QueryPacket},
 };
-use zerohop_resolver::{CacheSettings, Resolver, ServerSet, Sockets, Upstreams};
+use zerohop_resolver::{CacheSettings, Canary, Resolver, ServerSet, Sockets, Upstreams};
 use zerohop_zone::{ModelBuilder, Name, Rdata, Record};
 
 /// After this time a test fails instead of waiting longer.
@@ -207,6 +213,10 @@ pub(crate) async fn http_get(server: SocketAddr, path: &str) -> String {
 pub(crate) struct ResolverUnderTest {
     pub(crate) address: SocketAddr,
     pub(crate) resolver: Arc<Resolver>,
+    pub(crate) canary: Arc<Canary>,
+    /// A switch for each UDP socket. If it is on, the socket stays open, and its receiver does
+    /// nothing.
+    pub(crate) hanging: Vec<Arc<AtomicBool>>,
     _tasks: JoinSet<io::Result<Infallible>>,
 }
 
@@ -259,16 +269,26 @@ impl ResolverUnderTest {
         let model = Arc::new(builder.build());
         let resolver = Arc::new(Resolver::new(model, upstreams, cache));
         let sockets = Sockets::bind(listen.parse()?)?;
+        let canary = sockets.canary().clone();
         let address = sockets.address();
         let mut tasks = JoinSet::new();
         let servers = resolver.servers(sockets);
-        for server in servers.udp {
-            tasks.spawn(server.serve());
+        let mut hanging = Vec::new();
+        for receiver in servers.udp {
+            let hangs = Arc::new(AtomicBool::new(false));
+            hanging.push(hangs.clone());
+            let mut serve = Box::pin(receiver.serve());
+            tasks.spawn(poll_fn(move |context| match hangs.load(SeqCst) {
+                true => Poll::Pending,
+                false => serve.as_mut().poll(context),
+            }));
         }
         tasks.spawn(async { Ok(servers.tcp.serve().await) });
         Ok(ResolverUnderTest {
             address,
             resolver,
+            canary,
+            hanging,
             _tasks: tasks,
         })
     }

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     net::{IpAddr, SocketAddr},
+    sync::atomic::Ordering::SeqCst,
 };
 
 use tokio::{task::yield_now, time::timeout};
@@ -34,6 +35,23 @@ async fn each_of_several_sockets_answers() {
         let reply = ask(resolver.address, &query).await;
         // QR and AA, NOERROR, one answer record.
         assert_eq!((reply[2] & 0x84, reply[3] & 0x0f, reply[7]), (0x84, 0, 1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_canary_notices_a_single_receiver_that_hangs() {
+    let zone = Name::parse("z").unwrap();
+    for number in 0..4 {
+        let resolver = ResolverUnderTest::local(&[]);
+        // The second time, it asks from each receiver once.
+        for _ in 0..2 {
+            assert_eq!(resolver.canary.query_soa(&zone).await, Ok(()));
+        }
+        let counts = resolver.resolver.counters().snapshot();
+        assert_eq!(counts.udp_queries, 0);
+        resolver.hanging[number].store(true, SeqCst);
+        let error = resolver.canary.query_soa(&zone).await.unwrap_err();
+        assert!(error.contains("no reply within 1s"), "{error}");
     }
 }
 

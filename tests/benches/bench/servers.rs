@@ -2,7 +2,6 @@
 
 use std::{io, thread};
 
-use dns_agent::agent::threads::scheduling::let_others_finish;
 use tokio::{
     runtime::{Builder, Runtime},
     task::JoinSet,
@@ -21,10 +20,7 @@ pub(crate) fn build_runtime() -> io::Result<Runtime> {
 pub(crate) fn spawn_servers(servers: AddressServers, tasks: &mut JoinSet<()>) -> io::Result<()> {
     for server in servers.udp {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        thread::spawn(move || {
-            let_others_finish()?;
-            runtime.block_on(server.serve())
-        });
+        thread::spawn(move || runtime.block_on(server.serve()));
     }
     tasks.spawn(async { match servers.tcp.serve().await {} });
     Ok(())

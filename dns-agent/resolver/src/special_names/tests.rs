@@ -62,15 +62,18 @@ fn all_domains_are_well_formed() {
 #[tokio::test]
 async fn special_names_are_answered_without_a_server() {
     const A: u16 = 1;
+    const NS: u16 = 2;
+    const SOA: u16 = 6;
     const PTR: u16 = 12;
     const MX: u16 = 15;
     const AAAA: u16 = 28;
     const SVCB: u16 = 64;
     const ANY: u16 = 255;
     let resolver = resolver("z");
-    let denied = |code: &str, zone: &str| {
-        format!("{code}; {zone}. 30 IN SOA localhost. hostmaster.invalid. 1 3600 1200 604800 30")
+    let zone_start = |zone: &str| {
+        format!("{zone}. 30 IN SOA localhost. hostmaster.invalid. 1 3600 1200 604800 30")
     };
+    let denied = |code: &str, zone: &str| format!("{code}; {}", zone_start(zone));
     let no_data = |zone: &str| denied("NOERROR", zone);
     let no_name = |zone: &str| denied("NXDOMAIN", zone);
     let given = |records: &[&str]| format!("NOERROR; {}", records.join("; "));
@@ -102,6 +105,24 @@ async fn special_names_are_answered_without_a_server() {
         ("a.b.resolver.arpa", A, no_data("resolver.arpa")),
         ("0.in-addr.arpa", PTR, no_data("0.in-addr.arpa")),
         ("0.0.0.0.in-addr.arpa", PTR, no_name("0.in-addr.arpa")),
+        ("0.in-addr.arpa", SOA, no_data("0.in-addr.arpa")),
+        (
+            "0.in-addr.arpa",
+            NS,
+            given(&["0.in-addr.arpa. 30 IN NS localhost."]),
+        ),
+        ("1.0.0.127.in-addr.arpa", NS, no_data("127.in-addr.arpa")),
+        ("localhost", SOA, no_data("localhost")),
+        ("invalid", NS, no_name("invalid")),
+        (
+            host6,
+            ANY,
+            given(&[
+                &format!("{host6}. 30 IN NS localhost."),
+                &pointer6,
+                &zone_start(host6),
+            ]),
+        ),
         (
             "1.0.0.127.in-addr.arpa",
             PTR,

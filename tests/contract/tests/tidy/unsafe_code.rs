@@ -10,13 +10,9 @@ use crate::{
 const KERNEL_PROGRAM: &str = "dns-ebpf/src/";
 
 /// The other files that may use `unsafe`, each with its reason.
-const UNSAFE_FILES: [(&str, &str); 10] = [
+const UNSAFE_FILES: [(&str, &str); 9] = [
     ("dns-agent/datapath/src/memory.rs", "maps shared memory"),
     ("dns-agent/datapath/src/syscall.rs", "calls bpf(2)"),
-    (
-        "dns-agent/src/agent/threads/scheduling.rs",
-        "calls sched_setscheduler(2)",
-    ),
     (
         "dns-agent/tests/counting_allocator/mod.rs",
         "is an allocator",

@@ -24,11 +24,21 @@ use nix::{
     sys::signal::SigSet,
 };
 
-/// A new network namespace; deleted when dropped.
+/// A network namespace; deleted when dropped.
 pub struct NetworkNamespace {
     name: String,
     /// The open namespace, for setns(2).
     file: File,
+    origin: NamespaceOrigin,
+}
+
+/// Who made a namespace.
+#[derive(PartialEq, Eq)]
+enum NamespaceOrigin {
+    /// The test. `ip netns` lists it.
+    Test,
+    /// The product. It goes when nothing uses it, [`NetworkNamespace::file`] included.
+    Product,
 }
 
 impl NetworkNamespace {
@@ -52,9 +62,19 @@ impl NetworkNamespace {
         }
         let path = format!("/run/netns/{name}");
         let file = File::open(&path).with_context(|| format!("cannot open {path}"))?;
-        let namespace = NetworkNamespace { name, file };
+        let origin = NamespaceOrigin::Test;
+        let namespace = NetworkNamespace { name, file, origin };
         namespace.ip(&["link set lo up"])?;
         Ok(namespace)
+    }
+
+    /// A namespace that the product has made. The name is only for messages.
+    pub fn of_product(name: &str, file: File) -> NetworkNamespace {
+        NetworkNamespace {
+            name: name.to_owned(),
+            file,
+            origin: NamespaceOrigin::Product,
+        }
     }
 
     /// The name that `ip netns` lists.
@@ -129,6 +149,9 @@ impl NetworkNamespace {
 
 impl Drop for NetworkNamespace {
     fn drop(&mut self) {
+        if self.origin == NamespaceOrigin::Product {
+            return;
+        }
         // If this fails, the namespace stays. Its name contains the ID of this process.
         let _ = run(Command::new("ip").args(["netns", "delete", &self.name]));
     }

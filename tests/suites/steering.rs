@@ -6,7 +6,9 @@
 
 mod datagrams;
 mod endings;
+mod interfaces;
 mod many_pods;
+mod namespace;
 mod node;
 mod servers;
 mod streams;

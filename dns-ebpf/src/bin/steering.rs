@@ -99,7 +99,7 @@ fn decide(skb: *mut __sk_buff, target: &SteeringTarget) -> SteeringOutcome {
     let Some(flow) = steering::read(start, end) else {
         return SteeringOutcome::NotServed;
     };
-    steering::decide(&flow, interface, &AgentNamespace { skb, target })
+    steering::decide(&flow, interface, &NamespaceSockets { skb, target })
 }
 
 /// Sends the packet to the other end of a veth pair, without a queue in between.
@@ -147,7 +147,7 @@ fn interface_of(pod: &ClientKey) -> Option<u32> {
 }
 
 /// The maps of this object, and the sockets in the namespace of the target.
-struct AgentNamespace<'a> {
+struct NamespaceSockets<'a> {
     skb: *mut __sk_buff,
     target: &'a SteeringTarget,
 }
@@ -164,7 +164,7 @@ const TUPLE_IPV6: usize = 36;
 const TIME_WAIT: u32 = 6;
 const LISTENING: u32 = 10;
 
-impl SteeringTables for AgentNamespace<'_> {
+impl SteeringTables for NamespaceSockets<'_> {
     #[inline(always)]
     fn is_served(&self, server: &ClientKey, port: u16) -> bool {
         u32::from(port) == self.target.port && self.target.served.contains(server)
@@ -261,7 +261,7 @@ impl SteeringTables for AgentNamespace<'_> {
     }
 }
 
-impl AgentNamespace<'_> {
+impl NamespaceSockets<'_> {
     /// The UDP socket of the tuple at an address. The caller releases it.
     #[inline(always)]
     fn udp_socket(&self, tuple: usize, length: usize) -> *mut bpf_sock {

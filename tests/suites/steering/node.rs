@@ -1,6 +1,10 @@
 //! A node with the agent's network namespace and the steering programs.
 
-use std::{fs, net::IpAddr, path::Path};
+use std::{
+    fs::{self, File},
+    net::IpAddr,
+    path::Path,
+};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -14,27 +18,34 @@ use dns_common::{
     settings::{ClientKey, ipv4_client_key},
     steering::{SteeringOutcome, SteeringTarget},
 };
+use tokio::runtime::Builder;
 use zerohop_contract::addresses::{POD, SERVED};
+use zerohop_steering::{AgentNamespace, InterfaceReader, PodInterfaces};
 use zerohop_tests::{
     netns::NetworkNamespace,
-    topology::{HOST_VETH, Topology, wait_for_local_route},
+    topology::{HOST_VETH, Topology},
 };
 
 /// A pod on a node, whose packets to the served addresses are steered into the agent's namespace.
 pub(super) struct SteeringNode {
     pub(super) topology: Topology,
-    /// The agent's namespace. `None` after [`SteeringNode::end_agent`].
-    agent: Option<NetworkNamespace>,
+    /// `None` after [`SteeringNode::end_agent`].
+    agent: Option<SteeredAgent>,
     object: Ebpf,
     links: Vec<SchedClassifierLink>,
 }
 
-/// The node's end of the veth pair that leads into the agent's namespace.
-pub(super) const AGENT_VETH: &str = "zh0";
-/// The agent's end.
-const AGENT_DEVICE: &str = "zh1";
-/// The ID of the agent's namespace in the node's namespace.
-pub(super) const AGENT_ID: u32 = 23_112;
+/// The agent's namespace.
+struct SteeredAgent {
+    /// The same namespace, for the tests' sockets.
+    opened: NetworkNamespace,
+    namespace: AgentNamespace,
+}
+
+/// The node's end of the veth pair that leads into the namespace of a node's first agent.
+pub(super) const AGENT_VETH: &str = "zh23112";
+/// The ID of that namespace in the node's namespace.
+pub(super) const AGENT_ID: i32 = 23_112;
 /// The served port.
 pub(super) const DNS_PORT: u16 = 53;
 
@@ -47,11 +58,10 @@ impl SteeringNode {
     /// Creates the agent's namespace, and steers the topology's pod. The node, the pod and the
     /// agent's namespace check source addresses strictly (`rp_filter` 1).
     pub(super) fn new(topology: Topology) -> SteeringNode {
-        let agent = NetworkNamespace::new("agent").unwrap();
-        for namespace in [&topology.node, &topology.pod, &agent] {
+        let agent = SteeredAgent::start(&topology.node);
+        for namespace in [&topology.node, &topology.pod, &agent.opened] {
             namespace.sysctl("ipv4/conf/all/rp_filter", "1").unwrap();
         }
-        connect_agent(&topology.node, &agent);
         let mut node = SteeringNode {
             object: load_programs(),
             agent: Some(agent),
@@ -71,24 +81,31 @@ impl SteeringNode {
 
     /// The agent's namespace.
     pub(super) fn agent(&self) -> &NetworkNamespace {
-        self.agent.as_ref().unwrap()
+        &self.agent.as_ref().unwrap().opened
     }
 
-    /// Deletes the agent's namespace. Its sockets must be closed.
+    /// Ends the agent. Its namespace goes when its sockets are closed.
     pub(super) fn end_agent(&mut self) {
         self.agent = None;
     }
 
     /// Steers further pods, each by the name of the node's veth and the pod's addresses.
     pub(super) fn steer_pods(&mut self, pods: &[(&str, [IpAddr; 2])]) {
+        let interfaces = self.read_interfaces();
         for (veth, addresses) in pods {
             let index = self.topology.node.index(veth).unwrap();
             for address in addresses {
+                assert_eq!(interfaces.of(*address), Some(index), "{address}");
                 self.set_interface(*address, index);
             }
         }
         let veths: Vec<_> = pods.iter().map(|(veth, _)| *veth).collect();
         self.attach(STEER_POD, &veths);
+    }
+
+    /// Reads which devices lead to pods.
+    pub(super) fn read_interfaces(&self) -> PodInterfaces {
+        read_interfaces(&self.topology.node, &mut InterfaceReader::default())
     }
 
     /// Makes an interface the one of a steered pod's address.
@@ -100,9 +117,10 @@ impl SteeringNode {
 
     /// Sets which flows are steered.
     pub(super) fn set_target(&mut self, admitted: u32) {
+        let agent = &self.agent.as_ref().unwrap().namespace;
         let target = SteeringTarget {
-            namespace: AGENT_ID,
-            interface: self.topology.node.index(AGENT_VETH).unwrap(),
+            namespace: agent.id().try_into().unwrap(),
+            interface: agent.node_device(),
             admitted,
             port: DNS_PORT.to_be().into(),
             served: SERVED.map(key),
@@ -148,29 +166,35 @@ impl Drop for SteeringNode {
     }
 }
 
-/// Gives the agent's namespace its ID, a veth pair, the served addresses and a default route.
-fn connect_agent(node: &NetworkNamespace, agent: &NetworkNamespace) {
-    let name = agent.name();
-    node.ip(&[
-        // Before the veth pair, because the kernel then gives the namespace an ID if it has none.
-        &format!("netns set {name} {AGENT_ID}"),
-        &format!("link add {AGENT_VETH} type veth peer name {AGENT_DEVICE} netns {name}"),
-        &format!("link set {AGENT_VETH} up"),
-    ])
-    .unwrap();
-    let [served, served6] = SERVED;
-    agent
-        .ip(&[
-            // Without ARP, because the node's end has no address that would answer.
-            &format!("link set {AGENT_DEVICE} up arp off"),
-            &format!("address add {served}/32 dev lo"),
-            &format!("address add {served6}/128 dev lo nodad"),
-            &format!("route add default dev {AGENT_DEVICE}"),
-            &format!("route add ::/0 dev {AGENT_DEVICE}"),
-        ])
-        .unwrap();
-    // Before, a socket would be found that packets don't reach.
-    wait_for_local_route(agent, served6).unwrap();
+impl SteeredAgent {
+    /// Makes the agent's namespace, with the served addresses.
+    fn start(node: &NetworkNamespace) -> SteeredAgent {
+        let create = || block_on(AgentNamespace::create());
+        let namespace = node.enter(create).unwrap().unwrap();
+        for served in SERVED {
+            block_on(namespace.add_address(served)).unwrap();
+        }
+        let open = || File::open("/proc/thread-self/ns/net");
+        let file = block_on(namespace.run(open)).unwrap().unwrap();
+        SteeredAgent {
+            opened: NetworkNamespace::of_product("agent", file),
+            namespace,
+        }
+    }
+}
+
+/// Reads which devices of a node lead to pods.
+pub(super) fn read_interfaces(
+    node: &NetworkNamespace,
+    reader: &mut InterfaceReader,
+) -> PodInterfaces {
+    node.enter(|| block_on(reader.read())).unwrap().unwrap()
+}
+
+/// Waits for a future.
+pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    runtime.unwrap().block_on(future)
 }
 
 /// Loads the object that `cargo xtask build-ebpf --steering` builds.

@@ -33,6 +33,7 @@ const CONFINED: [(&str, &[&str]); 7] = [
             "zerohop-kubernetes-api",
             "zerohop-resolver",
             "zerohop-sources",
+            "zerohop-steering",
             "zerohop-tests",
         ],
     ),

@@ -101,7 +101,8 @@ enum ServerFilter {
 pub(super) struct Forwarder {
     in_flight: Shares,
     waiting: Shares,
-    /// For the exchanges and the tasks that wait for them.
+    /// For the exchanges, each in the turns of the client that started it, and for the tasks of
+    /// queries over UDP that wait for them.
     turns: ClientTurns,
     open: OpenExchanges,
     pool: Arc<UpstreamPool>,

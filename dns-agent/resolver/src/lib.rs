@@ -154,7 +154,7 @@ pub struct ClusterDns {
 }
 
 /// Bound sockets, for UDP and TCP on the same address and port. UDP has as many sockets as the
-/// runtime has workers, at most [`MAX_UDP_SOCKETS`], so that workers answer at the same time.
+/// runtime has workers, at most [`MAX_UDP_SOCKETS`], so that several CPUs answer.
 #[derive(Debug)]
 pub struct Sockets {
     address: SocketAddr,

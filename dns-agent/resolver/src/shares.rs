@@ -134,8 +134,12 @@ mod tests {
         time::{Duration, Instant},
     };
 
+    use futures_util::poll;
     use proptest::prelude::*;
-    use tokio::task::{self, JoinSet};
+    use tokio::{
+        task::{self, JoinSet},
+        time::timeout,
+    };
 
     use super::*;
 
@@ -219,12 +223,15 @@ mod tests {
     async fn a_client_does_not_wait_for_the_turns_of_another() {
         let turns = ClientTurns::default();
         let held = turns.of(client(1)).acquire_owned().await.unwrap();
-        turns.run(client(2), async {}).await;
-        let waiting = tokio::spawn(turns.run(client(1), async {}));
-        task::yield_now().await;
-        assert!(!waiting.is_finished());
+        let limit = Duration::from_secs(60);
+        timeout(limit, turns.run(client(2), async {}))
+            .await
+            .unwrap();
+        let waiting = turns.run(client(1), async {});
+        let mut waiting = pin!(waiting);
+        assert!(poll!(&mut waiting).is_pending());
         drop(held);
-        waiting.await.unwrap();
+        timeout(limit, waiting).await.unwrap();
     }
 
     proptest! {

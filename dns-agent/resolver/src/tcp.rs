@@ -220,8 +220,8 @@ async fn answer_query(
         ReceivedQuery::Whole(query) => {
             let turn = client.turns.acquire().await;
             let started = resolver.start_answer(&query.bytes, Transport::Tcp, client.address);
-            // With the turn held, the client's other queries wait until other clients and the UDP
-            // server have had turns.
+            // With the turn held, the client's other queries wait until other clients have had
+            // turns.
             yield_now().await;
             drop(turn);
             let source = started.source;

@@ -213,6 +213,8 @@ impl UdpReceiver {
         waiting: &mut JoinSet<()>,
     ) {
         let (resolver, client) = (&self.resolver, route.client.ip());
+        // The tasks that this starts, such as those that refresh the cache, don't run here.
+        let _tasks = self.waiting.enter();
         let is_canary = self.is_canary(route.client);
         let started = if query.len() > MAX_QUERY {
             StartedAnswer::without_wait(refuse_long_query(query), ReplySource::Refusal)
@@ -234,7 +236,7 @@ impl UdpReceiver {
             QueryAction::Ignore => {}
             QueryAction::Send(reply) => batch.push(reply, route, counted),
             QueryAction::Forward(_) | QueryAction::Chase(_) => {
-                waiting.spawn_on(self.finish_later(started, route, counted), &self.waiting);
+                waiting.spawn(self.finish_later(started, route, counted));
                 batch.has_questions = true;
             }
         }

@@ -144,6 +144,8 @@ impl UpstreamPool {
                 return;
             };
             tokio::select! {
+                // A response that has arrived counts, even if this task waited for its turn.
+                biased;
                 Some((number, end, response)) = running.next() => {
                     if end == AttemptEnd::NotSent {
                         failure = NoResponse::Overloaded;

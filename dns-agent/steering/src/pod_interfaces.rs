@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use futures_util::TryStreamExt as _;
 use rtnetlink::{
     Handle, new_connection_with_strict_check,
@@ -84,32 +84,55 @@ impl InterfaceReader {
     /// device that vanishes meanwhile, and one that leads to more than 16 addresses.
     ///
     /// # Errors
-    /// When no netlink socket can be opened, or the kernel doesn't list the devices within 3 s.
+    /// When no netlink socket can be opened, or the kernel doesn't list the devices, or the
+    /// addresses behind one, within 3 s. It is left out from the next call on.
     pub async fn read(&mut self) -> anyhow::Result<PodInterfaces> {
-        let (connection, handle, _) =
-            new_connection_with_strict_check().context("can't open a netlink socket")?;
-        let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
+        let (connection, handle) = open_netlink()?;
         let veths = timeout(LIMIT, list_veths(&handle)).await;
         let veths = veths.context("the kernel lists no devices")??;
         self.overfull.retain(|device| veths.contains_key(device));
         let mut claims = Vec::new();
-        for (device, other_end) in veths {
+        for (&device, &other_end) in &veths {
             if self.overfull.contains(&device) {
                 continue;
             }
             let addresses = timeout(LIMIT, list_addresses(&handle, other_end)).await;
-            // The device may be gone, and its namespace with it.
-            let Ok(Ok(addresses)) = addresses else {
-                continue;
-            };
-            if addresses.len() > MAX_ADDRESSES {
-                self.overfull.insert(device);
-                continue;
+            match addresses {
+                Ok(Ok(addresses)) if addresses.len() <= MAX_ADDRESSES => {
+                    claims.extend(addresses.into_iter().map(|address| (address, device)));
+                }
+                Ok(Ok(_)) => {
+                    self.overfull.insert(device);
+                }
+                Ok(Err(error)) => {
+                    // Without the claims of a device that is there, another one's claim to the same
+                    // address would seem to be the only one.
+                    let (_connection, handle) = open_netlink()?;
+                    let left = timeout(LIMIT, list_veths(&handle)).await;
+                    let left = left.context("the kernel lists no devices")??;
+                    if left.get(&device) == Some(&other_end) {
+                        let what = format!("can't list the addresses behind device {device}");
+                        return Err(error).context(what);
+                    }
+                }
+                Err(_) => {
+                    // The kernel still lists its addresses on this socket. So nothing is known of
+                    // the others now, and this device is left out from the next time on.
+                    self.overfull.insert(device);
+                    drop(connection);
+                    bail!("the kernel doesn't list the addresses behind device {device} in time");
+                }
             }
-            claims.extend(addresses.into_iter().map(|address| (address, device)));
         }
         Ok(PodInterfaces::from_claims(claims))
     }
+}
+
+/// A netlink socket. The connection serves the handle until it is dropped.
+fn open_netlink() -> anyhow::Result<(AbortOnDropHandle<()>, Handle)> {
+    let (connection, handle, _) =
+        new_connection_with_strict_check().context("can't open a netlink socket")?;
+    Ok((AbortOnDropHandle::new(tokio::spawn(connection)), handle))
 }
 
 /// The veths whose other ends are in other namespaces, by index.

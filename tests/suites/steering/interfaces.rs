@@ -62,6 +62,14 @@ fn a_pod_with_too_many_addresses_is_left_out() {
     let after = read_interfaces(&topology.node, &mut reader);
     assert_eq!(POD.map(|pod| after.of(pod)), [None; 2]);
     assert!(after.of(ANOTHER_POD.into()).is_some());
+    let lines: Vec<_> = lines
+        .iter()
+        .map(|it| it.replace(" add ", " delete "))
+        .collect();
+    let lines: Vec<_> = lines.iter().map(String::as_str).collect();
+    topology.pod.ip(&lines).unwrap();
+    let later = read_interfaces(&topology.node, &mut reader);
+    assert_eq!(POD.map(|pod| later.of(pod)), [None; 2]);
 }
 
 fn read(topology: &Topology) -> PodInterfaces {

@@ -103,7 +103,7 @@ pub(super) struct Forwarder {
     waiting: Shares,
     /// For the exchanges, each in the turns of the client that started it, and for the tasks of
     /// queries over UDP that wait for them.
-    turns: ClientTurns,
+    pub(super) turns: ClientTurns,
     open: OpenExchanges,
     pool: Arc<UpstreamPool>,
     counters: Arc<ResolverCounters>,
@@ -166,15 +166,6 @@ impl Forwarder {
     /// of the client wait.
     pub(super) fn take_place(&self, client: IpAddr) -> Option<Share> {
         self.waiting.take(client, 1)
-    }
-
-    /// Runs a task of a client in the client's turns.
-    pub(super) fn in_turns<F: Future>(
-        &self,
-        client: IpAddr,
-        task: F,
-    ) -> impl Future<Output = F::Output> + use<F> {
-        self.turns.run(client, task)
     }
 
     /// The exchange for this query: an exchange in flight, or a new exchange. `None`: too many

@@ -372,7 +372,7 @@ impl Resolver {
             let mut context = LookupContext::new(client, cache_use, lookups);
             resolver.ask_upstreams(&query, &mut context).await
         };
-        Some(tokio::spawn(self.forwarder.in_turns(client, ask)))
+        Some(tokio::spawn(self.forwarder.turns.run(client, ask)))
     }
 
     fn find_stale(&self, query: &Query, cache_use: CacheUse) -> Option<Arc<StoredReply>> {

@@ -268,7 +268,7 @@ impl UdpReceiver {
                 query.observe_reply(reply, upstream, took);
             }
         };
-        self.resolver.forwarder.in_turns(client, finish)
+        self.resolver.forwarder.turns.run(client, finish)
     }
 
     fn send(&mut self, batch: &ReplyBatch) {

@@ -87,9 +87,10 @@ impl InterfaceReader {
     /// When no netlink socket can be opened, or the kernel doesn't list the devices, or the
     /// addresses behind one, within 3 s. It is left out from the next call on.
     pub async fn read(&mut self) -> anyhow::Result<PodInterfaces> {
-        let (connection, handle) = open_netlink()?;
-        let veths = timeout(LIMIT, list_veths(&handle)).await;
-        let veths = veths.context("the kernel lists no devices")??;
+        let (connection, handle, _) =
+            new_connection_with_strict_check().context("can't open a netlink socket")?;
+        let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
+        let veths = list_veths(&handle).await?;
         self.overfull.retain(|device| veths.contains_key(device));
         let mut claims = Vec::new();
         for (&device, &other_end) in &veths {
@@ -107,10 +108,7 @@ impl InterfaceReader {
                 Ok(Err(error)) => {
                     // Without the claims of a device that is there, another one's claim to the same
                     // address would seem to be the only one.
-                    let (_connection, handle) = open_netlink()?;
-                    let left = timeout(LIMIT, list_veths(&handle)).await;
-                    let left = left.context("the kernel lists no devices")??;
-                    if left.get(&device) == Some(&other_end) {
+                    if list_veths(&handle).await?.get(&device) == Some(&other_end) {
                         let what = format!("can't list the addresses behind device {device}");
                         return Err(error).context(what);
                     }
@@ -119,7 +117,6 @@ impl InterfaceReader {
                     // The kernel still lists its addresses on this socket. So nothing is known of
                     // the others now, and this device is left out from the next time on.
                     self.overfull.insert(device);
-                    drop(connection);
                     bail!("the kernel doesn't list the addresses behind device {device} in time");
                 }
             }
@@ -128,21 +125,18 @@ impl InterfaceReader {
     }
 }
 
-/// A netlink socket. The connection serves the handle until it is dropped.
-fn open_netlink() -> anyhow::Result<(AbortOnDropHandle<()>, Handle)> {
-    let (connection, handle, _) =
-        new_connection_with_strict_check().context("can't open a netlink socket")?;
-    Ok((AbortOnDropHandle::new(tokio::spawn(connection)), handle))
-}
-
 /// The veths whose other ends are in other namespaces, by index.
 async fn list_veths(handle: &Handle) -> anyhow::Result<BTreeMap<u32, OtherEnd>> {
-    let mut links = handle.link().get().execute();
-    let mut veths = BTreeMap::new();
-    while let Some(link) = links.try_next().await.context("can't list the devices")? {
-        veths.extend(other_end(&link).map(|end| (link.header.index, end)));
-    }
-    Ok(veths)
+    let list = async {
+        let mut links = handle.link().get().execute();
+        let mut veths = BTreeMap::new();
+        while let Some(link) = links.try_next().await.context("can't list the devices")? {
+            veths.extend(other_end(&link).map(|end| (link.header.index, end)));
+        }
+        Ok(veths)
+    };
+    let listed = timeout(LIMIT, list).await;
+    listed.context("the kernel lists no devices")?
 }
 
 fn other_end(link: &LinkMessage) -> Option<OtherEnd> {

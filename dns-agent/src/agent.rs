@@ -25,6 +25,7 @@ mod probes;
 mod publisher;
 mod routes;
 mod shutdown;
+mod steering;
 pub mod threads;
 
 use std::{
@@ -47,10 +48,11 @@ use zerohop_kubernetes::Index;
 use zerohop_kubernetes_api::{Client, connect};
 use zerohop_resolver::{
     AddressServers, ClusterDns, DnstapSettings, DnstapStream, ObserverSettings, Resolver,
-    ServerSet, Sockets, UpstreamServer, UpstreamServers, Upstreams, raise_file_limit,
+    ServerSet, Sockets, UdpReceiver, UpstreamServer, UpstreamServers, Upstreams, raise_file_limit,
 };
 use zerohop_sources::files::{MAX_SETTINGS, read_text};
 
+pub use self::steering::SteeringPreparation;
 use self::{
     hosts::HostsIntake,
     intake::{Intake, Wake},
@@ -59,6 +61,7 @@ use self::{
     publisher::{Publisher, PublisherInbox, PublisherMessage, PublisherSender},
     routes::RouteFollower,
     shutdown::ShutdownPolicy,
+    steering::{Steering, SteeringEnd},
     threads::{run_privileged, spawn_privileged_task, spawn_unprivileged_task},
 };
 use crate::{
@@ -66,7 +69,9 @@ use crate::{
     admin::metrics::Metrics,
     admin::probes::ProbeStates,
     admin::state::AdminState,
-    admin::status::{KubernetesStatus, ManifestsStatus, ResolverStatus, SourceStatus, Status},
+    admin::status::{
+        KubernetesStatus, ManifestsStatus, ResolverStatus, SourceStatus, Status, SteeringStatus,
+    },
     admin::status_board::StatusBoard,
     config::{self, Config, HostsPrecedence, OutsideUpstream, SourceConfig},
 };
@@ -90,6 +95,8 @@ pub struct Agent {
     /// Receives the result of the first load of the manifests. `None` after that load, and without
     /// manifests.
     first_load: Option<manifests::FirstLoad>,
+    /// `None` if nothing is steered.
+    steering_end: Option<SteeringEnd>,
 }
 
 /// How the kernel plane stops when the manifests can't be loaded. This agent has published nothing,
@@ -108,13 +115,13 @@ enum EndCause {
 }
 
 impl Agent {
-    /// Starts the agent as [`Agent::spawn`] does, and waits until the manifests are loaded and
-    /// published.
+    /// Starts the agent as [`Agent::spawn`] does, without steering, and waits until the manifests
+    /// are loaded and published.
     ///
     /// # Errors
     /// As for [`Agent::spawn`], and when the manifests can't be loaded.
     pub async fn start(config: Config) -> anyhow::Result<Agent> {
-        let mut agent = Agent::spawn(config).await?;
+        let mut agent = Agent::spawn(config, SteeringPreparation::Off).await?;
         match agent.finish_first_load().await {
             Ok(()) => Ok(agent),
             Err(error) => {
@@ -133,7 +140,7 @@ impl Agent {
     /// * The kernel plane refuses its settings, for example because any client on a network card
     ///   would be answered, or the network devices can't be read.
     /// * A thread can't be started.
-    pub async fn spawn(config: Config) -> anyhow::Result<Agent> {
+    pub async fn spawn(config: Config, steering: SteeringPreparation) -> anyhow::Result<Agent> {
         let source = OpenedSource::open(&config).await?;
         let sockets = config
             .listen
@@ -193,13 +200,24 @@ impl Agent {
                 HostsPrecedence::Below => intakes.push(Box::new(intake)),
             }
         }
+        let (steering_status, prepared) = match steering {
+            SteeringPreparation::Off => (SteeringStatus::default(), None),
+            SteeringPreparation::Unavailable(reason) => {
+                warn!("pods' queries are not steered to this agent's resolver: {reason}");
+                (SteeringStatus::unavailable(reason), None)
+            }
+            SteeringPreparation::Ready(prepared) => (SteeringStatus::default(), Some(prepared)),
+        };
         let mut publisher = {
             let (config, metrics) = (config.clone(), metrics.clone());
-            let start = move || Publisher::new(&config, intakes, metrics);
+            let program = prepared.as_ref().map(|prepared| prepared.program());
+            let program = program.transpose()?;
+            let start = move || Publisher::new(&config, intakes, metrics, program);
             let publisher = run_privileged("publisher", start)?.await;
             publisher.context("the publisher failed")??
         };
         let providers = publisher.providers().clone();
+        let steering_inputs = publisher.kernel_plane().steering_inputs();
         let resolver = Arc::new(Resolver::observed(
             Arc::new(providers.clone()),
             upstreams,
@@ -214,6 +232,7 @@ impl Agent {
                 upstreams: config.upstreams.iter().map(|it| it.address).collect(),
                 ..ResolverStatus::default()
             },
+            steering: steering_status,
             ..Status::default()
         };
         let board = Arc::new(StatusBoard::new(
@@ -225,7 +244,7 @@ impl Agent {
         let labels = config.probes.iter().map(|probe| probe.label.clone());
         let probe_states = Arc::new(ProbeStates::new(labels));
         let admin_state = Arc::new(AdminState {
-            providers,
+            providers: providers.clone(),
             listen: listen.clone(),
             resolver: resolver.clone(),
             explain_kernel: publisher.kernel_plane().explainer(),
@@ -247,6 +266,34 @@ impl Agent {
         }
         for sockets in sockets {
             spawn_servers(resolver.servers(sockets), &mut tasks)?;
+        }
+        let mut steering_end = None;
+        if let Some(mut prepared) = prepared {
+            let sockets = prepared.take_sockets();
+            let canaries = sockets.iter().map(Sockets::canary).cloned().collect();
+            let data = Arc::new(providers.clone());
+            let steering = Steering::new(
+                *prepared,
+                canaries,
+                steering_inputs,
+                data,
+                resolver.clone(),
+                board.clone(),
+            );
+            for sockets in sockets {
+                let AddressServers { udp, tcp } = resolver.servers(sockets);
+                spawn_receivers(udp, &mut tasks)?;
+                let admitted = steering.admitted();
+                // `match` without arms: the call never returns.
+                tasks.spawn(async { match tcp.serve_admitted(admitted).await {} });
+            }
+            let (steer, end) = steering.into_task();
+            let steer = spawn_privileged_task("steering", steer)?;
+            tasks.spawn(async {
+                steer.await;
+                "the steering task"
+            });
+            steering_end = Some(end);
         }
         let dnstap = resolver.dnstap();
         if let Some(dnstap) = dnstap.clone() {
@@ -317,6 +364,7 @@ impl Agent {
             publisher_messages,
             shutdown_policy,
             first_load,
+            steering_end,
         };
         match agent.first_load {
             Some(_) => info!(%admin, "the admin endpoints are up; the manifests are being loaded"),
@@ -392,9 +440,12 @@ impl Agent {
         }
     }
 
-    /// Stops everything in order: the publisher with the kernel plane first, then the stream to the
-    /// dnstap collector, then all tasks.
+    /// Stops everything in order: steering first, then the publisher with the kernel plane, then
+    /// the stream to the dnstap collector, then all tasks.
     async fn stop(mut self, stop_mode: StopMode) -> anyhow::Result<()> {
+        if let Some(steering) = self.steering_end {
+            steering.drain().await;
+        }
         // Sending fails when the publisher has ended already.
         if self
             .publisher_messages
@@ -548,7 +599,16 @@ fn observer_settings(config: &Config) -> ObserverSettings {
 /// Runs the servers of an address. Those that receive over UDP have threads of their own, so that
 /// no other work delays them.
 fn spawn_servers(servers: AddressServers, tasks: &mut Tasks) -> io::Result<()> {
-    for server in servers.udp {
+    let AddressServers { udp, tcp } = servers;
+    spawn_receivers(udp, tasks)?;
+    // `match` without arms: the call never returns.
+    tasks.spawn(async { match tcp.serve().await {} });
+    Ok(())
+}
+
+/// Runs servers that receive over UDP.
+fn spawn_receivers(servers: Vec<UdpReceiver>, tasks: &mut Tasks) -> io::Result<()> {
+    for server in servers {
         let serve = async {
             // `let Err`: the call returns only an error.
             let Err(error) = server.serve().await;
@@ -560,8 +620,6 @@ fn spawn_servers(servers: AddressServers, tasks: &mut Tasks) -> io::Result<()> {
             "the UDP server"
         });
     }
-    // `match` without arms: the call never returns.
-    tasks.spawn(async { match servers.tcp.serve().await {} });
     Ok(())
 }
 

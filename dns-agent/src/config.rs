@@ -31,7 +31,7 @@ pub use self::values::{
     Capacity, Cidr, DelegatedName, DnstapSocket, Domain, HookChoice, Interface, ListenAddress,
     MaxAge, NamespaceName, NetworkPolicy, NodeIp, ObjectName, OutsideNames, OutsideUpstream,
     PodsSetting, ProbeSetting, QueryClasses, QueryName, QuerySample, QueryType, ServedAddress,
-    StaleAfter, StubDomain, Ttl, Upstream,
+    StaleAfter, Steer, StubDomain, Ttl, Upstream,
 };
 use zerohop_datapath::Persistence;
 use zerohop_kubernetes::{
@@ -85,6 +85,8 @@ pub struct Config {
     /// Addresses and ports on which the resolver answers, over UDP and TCP. If empty, it answers no
     /// client.
     pub listen: Vec<SocketAddr>,
+    /// Whether queries that the kernel passes go to this agent's resolver.
+    pub steer: Steer,
     /// The upstream servers for names outside the agent's zones, in the given order. If empty, the
     /// resolver queries the cluster's DNS with `--kubernetes`, and otherwise answers REFUSED.
     pub upstreams: Vec<OutsideUpstream>,
@@ -342,6 +344,7 @@ impl Config {
             upstreams,
             upstream_policy: settings.upstream_policy,
             stub_domains: settings.stub_domain,
+            steer: settings.steer,
             outside_names: settings.outside_names,
             resolv_conf: settings.resolv_conf,
             cache,

@@ -22,3 +22,9 @@ pub const KERNEL_OBJECT: ObjectFile = ObjectFile(include_bytes_aligned!(concat!(
     env!("OUT_DIR"),
     "/zerohop.o"
 )));
+
+/// The steering programs, built and copied in the same way.
+pub const STEERING_OBJECT: ObjectFile = ObjectFile(include_bytes_aligned!(concat!(
+    env!("OUT_DIR"),
+    "/steering.o"
+)));

@@ -11,11 +11,12 @@ use anyhow::Context;
 use clap::Parser;
 use dns_agent::{
     admin,
-    agent::Agent,
-    agent::threads::{drop_capabilities, drop_unneeded_capabilities},
+    agent::threads::{drop_administrator, drop_capabilities, drop_unneeded_capabilities},
+    agent::{Agent, SteeringPreparation},
     check::{self, CheckRequest, CheckVerdict},
     config::{
-        AgentCommand, CheckArgs, Cli, Config, DetachArgs, DumpArgs, LookupArgs, RunArgs, StatusArgs,
+        AgentCommand, CheckArgs, Cli, Config, DetachArgs, DumpArgs, LookupArgs, RunArgs,
+        StatusArgs, Steer,
     },
 };
 use mimalloc::MiMalloc;
@@ -93,8 +94,13 @@ async fn run_agent(args: RunArgs) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     tokio::spawn(cancel_on_signal(shutdown.clone())?);
     let config = Config::from_args(args)?;
+    let steering = SteeringPreparation::prepare(&config).await;
+    if config.steer != Steer::Off {
+        // Only the network namespaces of steering need it, and no later thread gets it.
+        drop_administrator().context("the main thread can't drop the capability SYS_ADMIN")?;
+    }
     let agent = tokio::select! {
-        agent = Agent::spawn(config) => agent?,
+        agent = Agent::spawn(config, steering) => agent?,
         () = shutdown.cancelled() => {
             tracing::info!("stopped");
             return Ok(());

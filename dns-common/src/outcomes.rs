@@ -75,9 +75,11 @@ pub enum Outcome {
     /// Another name with the same tag was found, so whether this name, or its parent, has a record
     /// is unknown.
     TagCollision,
-    /// The name has no record, and no authoritative suffix covers the name and type; a name of
-    /// fewer than ten bytes over IPv4 is not compared with the suffixes. Or the name has no records
-    /// of the type, and lies in no zone of the settings.
+    /// The name has no record, and its suffix in the settings says that queries for the type pass.
+    PassSuffix,
+    /// The name has no record, and no suffix of the settings; a name of fewer than ten bytes over
+    /// IPv4 is not compared with the suffixes. Or the name has no records of the type, and lies in
+    /// no zone of the settings.
     NotAuthoritative,
     /// The reply would be longer than the client or the kernel program allows (1232 bytes).
     TooLarge,
@@ -94,7 +96,7 @@ impl Outcome {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All outcomes, in the order of their counters.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::Data,
         Self::NoData,
         Self::NxDomain,
@@ -124,6 +126,7 @@ impl Outcome {
         Self::PassMark,
         Self::BelowUnknown,
         Self::TagCollision,
+        Self::PassSuffix,
         Self::NotAuthoritative,
         Self::TooLarge,
         Self::NoRoom,
@@ -136,6 +139,22 @@ impl Outcome {
     #[must_use]
     pub const fn is_answer(self) -> bool {
         (self as u32) <= Self::NxDomain as u32
+    }
+
+    /// Whether the agent's resolver may answer in place of the cluster's DNS: the packet is a query
+    /// of a permitted client, and neither the tables nor CoreDNS's configuration say that the
+    /// cluster's DNS decides.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_for_resolver(self) -> bool {
+        const OUTCOMES: u64 = 1 << Outcome::NameLength as u32
+            | 1 << Outcome::MetaType as u32
+            | 1 << Outcome::NonstandardEdns as u32
+            | 1 << Outcome::TagCollision as u32
+            | 1 << Outcome::NotAuthoritative as u32
+            | 1 << Outcome::TooLarge as u32
+            | 1 << Outcome::NoRoom as u32;
+        OUTCOMES >> self as u32 & 1 != 0
     }
 
     /// The name in `status` and the label value in metrics. Dashboards depend on these texts, so
@@ -172,6 +191,7 @@ impl Outcome {
             Self::PassMark => "pass_mark",
             Self::BelowUnknown => "below_unknown",
             Self::TagCollision => "tag_collision",
+            Self::PassSuffix => "pass_suffix",
             Self::NotAuthoritative => "not_owned",
             Self::TooLarge => "too_large",
             Self::NoRoom => "no_room",

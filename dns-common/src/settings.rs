@@ -56,8 +56,11 @@ pub struct Control {
     /// The time, in jiffies, until which the kernel program answers. 0 before the first lease, and
     /// after the agent has ended the lease.
     pub lease: u64,
+    /// The port of packets that may be steered, in network order ([`crate::steering`]). 0 while
+    /// nothing is steered.
+    pub steered_port: u64,
     /// Padding, so that nothing else shares the cache line.
-    pub reserved: [u64; 6],
+    pub reserved: [u64; 5],
 }
 
 /// The settings that are published together. The agent writes them, the kernel program reads them.

@@ -29,7 +29,7 @@ pub(crate) fn find_authoritative_suffix(query: &ParsedQuery<'_>) -> Result<Match
     let suffix = find_suffix(query)?;
     let passes_type = suffix.passed_types & Suffix::type_bit(u16::from_be(query.rtype)) != 0;
     if suffix.action != Suffix::AUTHORITATIVE || passes_type {
-        return Err(Outcome::NotAuthoritative);
+        return Err(Outcome::PassSuffix);
     }
     if is_meta_type(query.rtype) {
         return Err(Outcome::MetaType);

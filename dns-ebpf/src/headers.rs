@@ -74,6 +74,8 @@ pub mod udp {
 pub mod tcp {
     /// The header's length.
     pub const LENGTH: usize = 20;
+    /// The destination port.
+    pub const DESTINATION_PORT: usize = 2;
     /// The control bits.
     pub const FLAGS: usize = 13;
     /// The control bit of the last segment with data.

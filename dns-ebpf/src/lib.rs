@@ -17,8 +17,8 @@
 //! the agent. `src/bin/zerohop.rs` implements them for XDP and tc. On the host both are plain
 //! memory, so `cargo test` runs the same code.
 //!
-//! [`steering`] decides which packets go to the agent's network namespace. Only the test programs
-//! in `src/bin/steering.rs` use it.
+//! [`steering`] decides which packets that pass go to the agent's network namespace. The programs
+//! in `src/bin/steering.rs` move them.
 //!
 //! [`verifier`] holds the memory access, and the code that only the kernel's verifier needs.
 

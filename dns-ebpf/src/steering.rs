@@ -4,8 +4,9 @@
 //! that began in the agent's namespace stays there, and one that began elsewhere never enters it.
 
 use dns_common::{
+    Outcome,
     settings::{ClientKey, ipv4_client_key},
-    steering::SteeringOutcome,
+    steering::{SteeredPod, SteeringOutcome},
 };
 
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
         ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_IS_FRAGMENT, IPV4_WITHOUT_OPTIONS, PROTOCOL_UDP,
         ethernet, ipv4, ipv6, tcp, udp,
     },
-    verifier::load,
+    verifier::{distance, load},
 };
 
 /// A UDP datagram or TCP segment, without IP options and not fragmented.
@@ -72,11 +73,11 @@ pub trait SteeringTables {
     /// Whether pods' queries to this address and port (in network order) may be steered.
     fn is_served(&self, server: &ClientKey, port: u16) -> bool;
 
-    /// The index of the node's veth that leads to the steered pod with this address.
-    fn interface_of(&self, pod: &ClientKey) -> Option<u32>;
+    /// The steered pod with this address.
+    fn pod(&self, address: &ClientKey) -> Option<SteeredPod>;
 
-    /// The flows that are steered at this time.
-    fn admitted(&self) -> AdmittedFlows;
+    /// Whether the lease is valid.
+    fn is_leased(&self) -> bool;
 
     /// Whether a UDP socket takes the datagram.
     fn has_udp_socket(&self, flow: &Flow) -> bool;
@@ -88,29 +89,33 @@ pub trait SteeringTables {
     fn tcp_socket(&self, flow: &Flow) -> TcpSocket;
 }
 
-/// The flows that are steered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AdmittedFlows {
-    /// Connections that exist.
-    Old,
-    /// All flows.
-    All,
-}
-
 /// Decides about a packet that arrived from a pod on `interface`.
 #[inline(always)]
 pub fn decide<T: SteeringTables>(flow: &Flow, interface: u32, tables: &T) -> SteeringOutcome {
     if !tables.is_served(&flow.server, flow.port) {
         return SteeringOutcome::NotServed;
     }
+    let Some(pod) = tables.pod(&flow.client) else {
+        return SteeringOutcome::NotThePod;
+    };
     // The reply goes to the interface of the source address. With this check it goes to the pod
     // that sent the packet, even if that pod forged the address.
-    if tables.interface_of(&flow.client) != Some(interface) {
+    if pod.interface != interface {
         return SteeringOutcome::NotThePod;
     }
-    let is_new = matches!(flow.segment, SegmentKind::Datagram | SegmentKind::Opening);
-    if is_new && tables.admitted() == AdmittedFlows::Old {
-        return SteeringOutcome::NotAdmitted;
+    let protocol = match flow.segment {
+        SegmentKind::Datagram => SteeredPod::UDP,
+        SegmentKind::Opening => SteeredPod::TCP,
+        // The kernel's socket table decides about connections.
+        SegmentKind::Closing | SegmentKind::Later => 0,
+    };
+    if protocol != 0 {
+        if pod.new_flows & protocol == 0 {
+            return SteeringOutcome::NotPermitted;
+        }
+        if pod.new_flows & SteeredPod::UNLEASED == 0 && !tables.is_leased() {
+            return SteeringOutcome::LeaseStale;
+        }
     }
     match flow.segment {
         SegmentKind::Datagram if tables.has_udp_socket(flow) => SteeringOutcome::Datagram,
@@ -132,6 +137,67 @@ pub fn decide<T: SteeringTables>(flow: &Flow, interface: u32, tables: &T) -> Ste
         },
         SegmentKind::Datagram | SegmentKind::Opening => SteeringOutcome::NoSocket,
     }
+}
+
+/// Whether a packet that passes may be one for the agent's resolver: a query that the tables don't
+/// answer, or a segment of a TCP connection to the steered port. `outcome` says why the packet
+/// passes, `length` is its whole length, and `port` is in network order.
+///
+/// The programs of `src/bin/zerohop.rs` decide by this function which packets the steering program
+/// sees. So it takes little time for all others.
+#[inline(always)]
+#[must_use]
+pub fn may_be_steered(
+    outcome: Outcome,
+    start: usize,
+    end: usize,
+    length: usize,
+    port: u16,
+) -> bool {
+    if outcome.is_for_resolver() {
+        return true;
+    }
+    match outcome {
+        // Several segments may be aggregated into one packet.
+        Outcome::NotUdp | Outcome::Aggregated => is_tcp_to(port, start, end),
+        // The headers may be in a part of the packet that can't be accessed directly.
+        Outcome::Short => distance(start, end) < LONGEST_HEADERS && length >= LONGEST_HEADERS,
+        _ => false,
+    }
+}
+
+/// Whether a frame between two addresses is a TCP segment to a port, in network order.
+#[inline(always)]
+fn is_tcp_to(port: u16, start: usize, end: usize) -> bool {
+    let ip = start + ethernet::LENGTH;
+    if ip + ipv4::LENGTH + tcp::LENGTH > end {
+        return false;
+    }
+    // SAFETY: just checked.
+    let ethertype: u16 = unsafe { load(start + ethernet::TYPE) };
+    let (protocol, destination): (u8, u16) = match ethertype {
+        // SAFETY: the frame extends past the ports of a packet over IPv4, as checked above.
+        ETHERTYPE_IPV4 => unsafe {
+            (
+                load(ip + ipv4::PROTOCOL),
+                load(ip + ipv4::LENGTH + tcp::DESTINATION_PORT),
+            )
+        },
+        ETHERTYPE_IPV6 => {
+            if ip + ipv6::LENGTH + tcp::LENGTH > end {
+                return false;
+            }
+            // SAFETY: just checked.
+            unsafe {
+                (
+                    load(ip + ipv6::NEXT_HEADER),
+                    load(ip + ipv6::LENGTH + tcp::DESTINATION_PORT),
+                )
+            }
+        }
+        _ => return false,
+    };
+    protocol == PROTOCOL_TCP && destination == port
 }
 
 /// The number of bytes from which [`read`] reads the longest headers: IPv6 and TCP.

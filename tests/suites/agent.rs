@@ -14,6 +14,7 @@ mod network_policy;
 mod node;
 mod platforms;
 mod restarts;
+mod steering;
 mod thread_capabilities;
 
 use std::{

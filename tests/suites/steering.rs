@@ -1,8 +1,8 @@
 //! Steering: packets of pods to a served address go into a network namespace of the agent, and the
 //! replies come back. `docs/steering.md` has the results on each kernel.
 //!
-//! The programs are those of `dns-ebpf/src/bin/steering.rs`, which the agent does not use. The
-//! tests also run in the guests.
+//! The tests use the programs and the namespace without an agent's process (`agent/steering.rs` has
+//! the tests with one). They also run in the guests.
 
 mod datagrams;
 mod endings;

@@ -1,4 +1,5 @@
-//! `cargo xtask build-ebpf`: builds the kernel programs as one object.
+//! `cargo xtask build-ebpf`: builds the kernel programs, those of the kernel plane and those that
+//! steer.
 
 use std::{
     fs,
@@ -23,41 +24,44 @@ pub(crate) struct BuildEbpfOptions {
     /// Builds the benchmark's programs instead, into target/ebpf/bench.o.
     #[arg(long, conflicts_with = "log")]
     bench: bool,
-    /// Builds the programs of the steering tests instead, into target/ebpf/steering.o.
-    #[arg(long, conflicts_with_all = ["log", "bench"])]
-    steering: bool,
 }
 
 /// Runs the job. The last line of output is the object's path.
 pub(crate) fn run(options: &BuildEbpfOptions) -> Result<()> {
     let object = match options {
         BuildEbpfOptions { bench: true, .. } => build_benchmark_programs()?,
-        BuildEbpfOptions { steering: true, .. } => build_steering_programs()?,
-        BuildEbpfOptions { log: true, .. } => build(root(), "zerohop", "log")?,
+        BuildEbpfOptions { log: true, .. } => build_programs_with(root(), "log")?,
         _ => build_programs()?,
     };
     println!("{}", object.display());
     Ok(())
 }
 
-/// Builds the programs as they are deployed.
+/// Builds the programs as they are deployed. Returns the path of the kernel plane's object. The
+/// object with the steering programs is beside it.
 pub(crate) fn build_programs() -> Result<PathBuf> {
     build_programs_in(root())
 }
 
 /// Builds the programs of another workspace, into that workspace's target directory.
 pub(crate) fn build_programs_in(workspace: &Path) -> Result<PathBuf> {
-    build(workspace, "zerohop", "kernel")
+    build_programs_with(workspace, "kernel")
+}
+
+/// `features` are those of the kernel plane's programs.
+fn build_programs_with(workspace: &Path, features: &str) -> Result<PathBuf> {
+    build(workspace, "steering", "kernel")?;
+    build(workspace, "zerohop", features)
+}
+
+/// The object with the steering programs, beside the kernel plane's object.
+pub(crate) fn steering_object(kernel_plane: &Path) -> PathBuf {
+    kernel_plane.with_file_name("steering.o")
 }
 
 /// Builds the benchmark's own programs.
 pub(crate) fn build_benchmark_programs() -> Result<PathBuf> {
     build(root(), "bench", "kernel")
-}
-
-/// Builds the programs of the steering tests.
-pub(crate) fn build_steering_programs() -> Result<PathBuf> {
-    build(root(), "steering", "kernel")
 }
 
 fn build(workspace: &Path, binary: &str, features: &str) -> Result<PathBuf> {

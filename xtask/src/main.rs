@@ -77,7 +77,7 @@ enum XtaskJob {
     /// Finds or installs what the other jobs need, except kubectl, kind and Docker, and prints each
     /// step.
     Setup,
-    /// Builds the kernel programs into target/ebpf/zerohop.o.
+    /// Builds the kernel programs into target/ebpf: zerohop.o and steering.o.
     BuildEbpf(build_ebpf::BuildEbpfOptions),
     /// Shows Zerohop at work: a pod queries DNS, with the kernel plane and without it.
     Demo(demo::DemoOptions),

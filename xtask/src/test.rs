@@ -176,7 +176,6 @@ fn run_on_this_machine(options: &TestOptions) -> Result<()> {
         Verbosity::Changes,
     )?;
     build_ebpf::build_programs()?;
-    build_ebpf::build_steering_programs()?;
     report_not_run(
         "the test that steps the clock",
         "it would affect the whole machine; `test --kernel` runs it in guests",
@@ -270,7 +269,7 @@ impl ComparisonOptions {
 /// Runs the tests that the options name on kernels of the matrix. Runs `suites` if they name none.
 fn run_on_kernels(kernels: &[KernelName], suites: &[&str], options: &TestOptions) -> Result<()> {
     let object = build_ebpf::build_programs()?;
-    let steering_object = build_ebpf::build_steering_programs()?;
+    let steering_object = build_ebpf::steering_object(&object);
     let BuiltSuites { program, agent } = BuiltSuites::build()?;
     let mut command = vec![program.display().to_string(), "--test-threads=1".to_owned()];
     match options.filter.as_slice() {

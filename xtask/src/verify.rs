@@ -16,10 +16,9 @@ use crate::{
 /// Runs the job on the running kernel and on every kernel of the matrix.
 pub(crate) fn run() -> Result<()> {
     setup::need_root("verify")?;
-    let objects = [
-        build_ebpf::build_programs()?,
-        build_ebpf::build_steering_programs()?,
-    ];
+    let object = build_ebpf::build_programs()?;
+    let steering_object = build_ebpf::steering_object(&object);
+    let objects = [object, steering_object];
     let verify = build(
         cargo().args([
             "build",

@@ -29,6 +29,8 @@ pub mod records;
 pub mod settings;
 pub mod slots;
 pub mod status;
+pub mod steering;
+mod steering_program;
 #[expect(unsafe_code, reason = "raw system calls")]
 mod syscall;
 
@@ -58,6 +60,7 @@ use program::{EbpfObject, TableSize};
 pub use publication::{KernelTables, PartialPublication, PublicationCounts, table_size};
 use settings::RateLimit;
 pub use status::DatapathStatus;
+pub use steering_program::SteeringProgram;
 use zerohop_zone::{Name, ZoneData};
 
 /// The least number of renewals within [`DatapathConfig::stale_after`]. The lease outlasts a few
@@ -126,6 +129,8 @@ pub struct DatapathConfig {
     pub persistence: Persistence,
     /// Mount point of the BPF file system. It is searched for pins of foreign programs.
     pub bpffs: PathBuf,
+    /// The program that steers queries which pass, and TCP. `None`: nothing is steered.
+    pub steering: Option<SteeringProgram>,
 }
 
 /// The kernel plane: tables, programs and attached hooks.
@@ -195,6 +200,10 @@ impl Datapath {
             object.load_program(program)?;
         }
         let mut tables = KernelTables::new(&object, size, &config, Rcu::new()?)?;
+        if let Some(steering) = &config.steering {
+            object.set_steering_program(steering)?;
+            tables.settings.set_steered_port(steering.port);
+        }
         let clock = Clock::measure(&object)?;
         // The measurement leaves an expired lease, which `is_leased` would take for a valid one.
         tables.settings.end_lease();
@@ -300,6 +309,12 @@ impl Datapath {
     /// [`Datapath::renew_lease`], because the tables may be incomplete or outdated.
     fn is_leased(&self) -> bool {
         self.tables.settings.lease() != 0 && Instant::now() < self.leased_until
+    }
+
+    /// When the lease ends, unless it is renewed. `None`: it has ended.
+    #[must_use]
+    pub fn leased_until(&self) -> Option<Instant> {
+        self.is_leased().then_some(self.leased_until)
     }
 
     /// Ends the lease: the kernel passes all queries until [`Datapath::renew_lease`].

@@ -99,7 +99,8 @@ impl ClientTable {
     }
 }
 
-fn client_key(address: IpAddr) -> ClientKey {
+/// The key of an address in the kernel's maps.
+pub(super) fn client_key(address: IpAddr) -> ClientKey {
     match address {
         IpAddr::V4(address) => ipv4_client_key(u32::from_ne_bytes(address.octets())),
         IpAddr::V6(address) => bytemuck::cast(address.octets()),

@@ -82,6 +82,7 @@ pub fn try_kernel(object_file: ObjectFile) -> Result<Trial, KernelRefusal> {
         persistence: Persistence::UntilAgentStops,
         // Not searched, because there are no devices.
         bpffs: Path::new("").into(),
+        steering: None,
     };
     // Without pins and without devices, so nothing is attached.
     let started = Datapath::start(config, None, &[], &builder.build(), InitialLease::Running);

@@ -5,7 +5,7 @@ use std::{fmt, os::fd::AsFd as _};
 use anyhow::{Context as _, anyhow};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap, Map, MapData, PerCpuArray},
+    maps::{HashMap, Map, MapData, PerCpuArray, ProgramArray},
     programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use aya_log::EbpfLogger;
@@ -17,7 +17,7 @@ use dns_common::{
     settings::{ClientKey, SETTINGS_COPIES},
 };
 
-use super::memory::Memory;
+use super::{memory::Memory, steering_program::SteeringProgram};
 
 /// The object file built by `cargo xtask build-ebpf`, aligned for its headers
 /// (`aya::include_bytes_aligned`).
@@ -186,6 +186,24 @@ impl EbpfObject {
         let descriptor = data.fd().as_fd().try_clone_to_owned();
         let data = MapData::from_fd(descriptor.context("opening the map of clients")?)?;
         Ok(HashMap::try_from(Map::HashMap(data))?)
+    }
+
+    /// Sets the program that receives packets which may be steered.
+    ///
+    /// # Errors
+    ///
+    /// When the object file lacks the map of the program, or the kernel refuses.
+    pub(super) fn set_steering_program(
+        &mut self,
+        steering: &SteeringProgram,
+    ) -> anyhow::Result<()> {
+        let map = self
+            .ebpf
+            .map_mut("STEERING")
+            .ok_or_else(|| anyhow!("the BPF object file has no map STEERING"))?;
+        let mut programs = ProgramArray::try_from(map)?;
+        let set = programs.set(0, &steering.program, 0);
+        set.context("giving the steering program to the kernel plane")
     }
 
     /// Returns an XDP program. Loads it into the kernel unless it is loaded.

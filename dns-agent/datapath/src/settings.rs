@@ -27,6 +27,8 @@ use super::{interfaces::HardwareAddress, lease::Clock, memory::Memory};
 const SETTINGS_WORD: usize = std::mem::offset_of!(Control, settings) / 8;
 /// The position in [`Control`], in words, of its field `lease`.
 pub(super) const LEASE_WORD: usize = std::mem::offset_of!(Control, lease) / 8;
+/// The word of [`Control`] with the steered port.
+const STEERED_PORT_WORD: usize = std::mem::offset_of!(Control, steered_port) / 8;
 
 /// The largest rate limit, in answers per second. A full token bucket then just fits into 32 bits.
 const MAX_RATE: u32 = (u32::MAX as u64 / TOKEN) as u32;
@@ -429,6 +431,12 @@ impl SettingsPublisher {
     /// [`SettingsPublisher::end_lease`].
     pub(super) fn lease(&self) -> u64 {
         self.control.words()[LEASE_WORD].load(Ordering::Relaxed)
+    }
+
+    /// Sets the port of packets that may be steered.
+    pub(super) fn set_steered_port(&self, port: u16) {
+        let word = &self.control.words()[STEERED_PORT_WORD];
+        word.store(port.to_be().into(), Ordering::Release);
     }
 
     /// Ends the lease immediately.

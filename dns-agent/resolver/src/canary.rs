@@ -65,6 +65,17 @@ impl Canary {
         }
     }
 
+    /// A canary that takes the place of this one, and queries the same sockets at another address.
+    pub fn at(&self, server: SocketAddr) -> Canary {
+        self.sources.forget_clients();
+        Canary {
+            listen: server,
+            receivers: self.receivers,
+            sources: self.sources.clone(),
+            clients: Mutex::default(),
+        }
+    }
+
     /// The address that the queried server listens on.
     pub fn server_address(&self) -> SocketAddr {
         self.listen
@@ -139,6 +150,14 @@ impl CanarySources {
             .unwrap_or_else(PoisonError::into_inner);
         sources.push(source);
         Ok(())
+    }
+
+    fn forget_clients(&self) {
+        let mut sources = self
+            .by_client
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        sources.clear();
     }
 
     /// Removes clients whose receivers have another one. Returns those that are left.

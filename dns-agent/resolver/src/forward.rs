@@ -168,6 +168,11 @@ impl Forwarder {
         self.waiting.take(client, 1)
     }
 
+    /// The number of queries that have places.
+    pub(super) fn waiting_queries(&self) -> usize {
+        self.waiting.held()
+    }
+
     /// The exchange for this query: an exchange in flight, or a new exchange. `None`: too many
     /// exchanges of the client are in flight.
     fn join_or_start_exchange(

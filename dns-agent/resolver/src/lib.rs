@@ -93,7 +93,7 @@ pub use self::{
     routing::RouteExplanation,
     server_probe::{ProbeFailure, probe_server},
     special_names::SpecialDomain,
-    tcp::TcpServer,
+    tcp::{AdmittedClients, TcpServer},
     traffic::{
         AddressFamily, CacheEntryKind, CacheTrafficCounts, ConnectionProtocol, DnsServerCounts,
         HistogramCounts, ReplySource, TrafficCounts, TrafficZone, UpstreamCounts,
@@ -265,6 +265,11 @@ impl Resolver {
                 tally: tally.clone(),
             },
         }
+    }
+
+    /// The number of queries that wait for upstreams.
+    pub fn waiting_queries(&self) -> usize {
+        self.forwarder.waiting_queries()
     }
 
     /// The stream to the dnstap collector. `None`: there is no collector.
@@ -497,6 +502,12 @@ impl Sockets {
     /// The canary that queries these sockets.
     pub fn canary(&self) -> &Arc<Canary> {
         &self.canary
+    }
+
+    /// A canary that queries these sockets at one of their addresses, instead of
+    /// [`Sockets::canary`]. The receivers recognise only the clients of one of them.
+    pub fn canary_at(&self, server: SocketAddr) -> Canary {
+        self.canary.at(server)
     }
 
     /// The bound address, with the actual port.

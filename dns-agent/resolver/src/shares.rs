@@ -58,6 +58,11 @@ impl Shares {
         })
     }
 
+    /// How much all clients hold together.
+    pub(super) fn held(&self) -> usize {
+        self.lock().held.values().sum()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Holdings> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

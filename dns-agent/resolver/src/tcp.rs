@@ -2,6 +2,7 @@
 //! ready.
 
 use std::{
+    collections::BTreeSet,
     convert::Infallible,
     io,
     net::{IpAddr, SocketAddr},
@@ -15,7 +16,7 @@ use futures_util::{StreamExt, stream};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     task::{JoinSet, yield_now},
     time::{sleep, timeout},
 };
@@ -51,6 +52,16 @@ pub struct TcpServer {
     pub(super) tally: TaskTally,
 }
 
+/// The clients that may have connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AdmittedClients {
+    /// All clients.
+    #[default]
+    All,
+    /// Those with these addresses.
+    Only(Arc<BTreeSet<IpAddr>>),
+}
+
 /// What the connections of a listening address share.
 struct ConnectionLimits {
     places: Shares,
@@ -83,8 +94,16 @@ enum ReceivedQuery {
 }
 
 impl TcpServer {
-    /// Accepts and serves connections until dropped.
+    /// Accepts and serves the connections of all clients until dropped.
     pub async fn serve(self) -> Infallible {
+        let (_all, admitted) = watch::channel(AdmittedClients::All);
+        self.serve_admitted(admitted).await
+    }
+
+    /// As [`TcpServer::serve`], but only while the clients are admitted. When a client is not any
+    /// more, its connections end after the replies to the queries that were read. Each connection
+    /// has a clone of `admitted`.
+    pub async fn serve_admitted(self, admitted: watch::Receiver<AdmittedClients>) -> Infallible {
         let TcpServer {
             listener,
             resolver,
@@ -116,6 +135,7 @@ impl TcpServer {
                 continue;
             };
             let (resolver, limits, tally) = (resolver.clone(), limits.clone(), tally.clone());
+            let admitted = admitted.clone();
             connections.spawn(async move {
                 let connected = ConnectedClient {
                     address: client.ip(),
@@ -124,7 +144,8 @@ impl TcpServer {
                     turns: limits.turns.of(client.ip()),
                     tally,
                 };
-                if let Err(error) = serve_connection(stream, &connected, &resolver).await {
+                let served = serve_connection(stream, &connected, &resolver, admitted);
+                if let Err(error) = served.await {
                     debug!(%client, %error, "a TCP connection is closed");
                 }
                 drop(place);
@@ -133,6 +154,21 @@ impl TcpServer {
             while connections.try_join_next().is_some() {}
         }
     }
+}
+
+impl AdmittedClients {
+    fn admit(&self, client: IpAddr) -> bool {
+        match self {
+            AdmittedClients::All => true,
+            AdmittedClients::Only(clients) => clients.contains(&client),
+        }
+    }
+}
+
+/// Waits until the client is not admitted, or the sender is dropped.
+async fn excluded(mut admitted: watch::Receiver<AdmittedClients>, client: IpAddr) {
+    // The result only says which of the two has happened.
+    let _ = admitted.wait_for(|admitted| !admitted.admit(client)).await;
 }
 
 /// The addresses of a connection if its queries are observed.
@@ -150,9 +186,9 @@ fn observed_path(
     })
 }
 
-/// Answers a connection's queries until the client closes its side, no complete query arrives for
-/// [`IDLE_TIMEOUT`], or reading or writing fails. While a reply waits to be written, nothing is
-/// read.
+/// Answers a connection's queries until the client closes its side or is not admitted any more, no
+/// complete query arrives for [`IDLE_TIMEOUT`], or reading or writing fails. While a reply waits to
+/// be written, nothing is read.
 ///
 /// # Errors
 /// When a reply can't be written, a query is too long, or too many bytes of the client wait.
@@ -160,15 +196,19 @@ async fn serve_connection(
     stream: TcpStream,
     client: &ConnectedClient,
     resolver: &Arc<Resolver>,
+    admitted: watch::Receiver<AdmittedClients>,
 ) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     // The stream of queries ends without an error, so that queries already read are answered.
     let queries = stream::unfold(Some(reader), |reader| {
-        let client = client.clone();
+        let (client, admitted) = (client.clone(), admitted.clone());
         async move {
             let mut reader = reader?;
             let read = read_query(&mut reader, &client);
-            let query = timeout(IDLE_TIMEOUT, read).await.ok()?.ok()?;
+            let query = tokio::select! {
+                read = timeout(IDLE_TIMEOUT, read) => read.ok()?.ok()?,
+                () = excluded(admitted, client.address) => return None,
+            };
             let reader = matches!(query, ReceivedQuery::Whole(_)).then_some(reader);
             Some((query, reader))
         }

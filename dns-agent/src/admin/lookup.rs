@@ -347,7 +347,7 @@ fn explain_outcome(outcome: Outcome, data: &dyn ZoneData, name: &Name, rtype: Rt
              whether this name has a record"
                 .to_owned()
         }
-        Outcome::NotAuthoritative => match data.zone_of(name) {
+        Outcome::PassSuffix | Outcome::NotAuthoritative => match data.zone_of(name) {
             None => "the name is outside the zones".to_owned(),
             Some(zone) => format!(
                 "the kernel's tables don't hold all names of this part of {}, so the kernel \

@@ -46,6 +46,9 @@ pub struct Status {
     pub network_policy: Option<PolicyStatus>,
     /// The user plane.
     pub resolver: ResolverStatus,
+    /// Whether queries of pods that the kernel passes go to this agent's resolver.
+    #[serde(default)]
+    pub steering: SteeringStatus,
     /// The state of the kernel plane.
     pub kernel: PlaneState,
     /// The kernel plane's attached hooks, tables, lease and outcomes; `None` when it is not on. It
@@ -214,6 +217,49 @@ pub struct ResolvConfStatus {
     pub problem: String,
     /// What to know about it; empty if there is nothing.
     pub note: String,
+}
+
+/// Steering: whether queries of pods that the kernel passes go to this agent's resolver.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct SteeringStatus {
+    /// The state.
+    pub state: SteeringState,
+    /// Why nothing new is steered; empty if it is, or isn't wanted.
+    pub reason: String,
+    /// The node's device that leads into the agent's network namespace; empty if there is none.
+    pub device: String,
+    /// The server addresses to which packets are steered.
+    pub served: Vec<IpAddr>,
+    /// The number of addresses of steered pods.
+    pub pods: usize,
+    /// The packets with each outcome at the steering program.
+    pub outcomes: BTreeMap<String, u64>,
+}
+
+/// Whether new queries are steered.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SteeringState {
+    /// It isn't wanted.
+    #[default]
+    Off,
+    /// It isn't possible here.
+    Unavailable,
+    /// They go to the cluster's DNS at present.
+    Waiting,
+    /// They are steered.
+    On,
+}
+
+impl SteeringStatus {
+    /// Steering that isn't possible here.
+    pub fn unavailable(reason: String) -> SteeringStatus {
+        SteeringStatus {
+            state: SteeringState::Unavailable,
+            reason,
+            ..SteeringStatus::default()
+        }
+    }
 }
 
 /// The state of the kernel plane.

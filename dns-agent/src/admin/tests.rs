@@ -432,6 +432,7 @@ replies    none
 upstreams  queries 0, timed out 0, failed 0, too many at once 0
 cache      0 replies, 0 bytes, hits 0, misses 0, refreshed 0, stale 0, failures 0
 refused    0 connections
+steering   off
 kernel     on
   hooks
     -

@@ -14,17 +14,19 @@ use std::{
 };
 
 use anyhow::Context;
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::watch};
 use tracing::{debug, error, info, warn};
 use zerohop_datapath as datapath;
 use zerohop_datapath::{
-    Datapath, Growth, GrowthStep, InitialLease, PermittedClients, Persistence, StopMode, hooks,
+    Datapath, Growth, GrowthStep, InitialLease, PermittedClients, Persistence, SteeringProgram,
+    StopMode, hooks,
     interfaces::{Device, Devices},
     pins::{Claim, Pins},
     settings,
 };
 use zerohop_zone::{Name, ZoneData};
 
+use super::steering::SteeringInputs;
 use crate::{KERNEL_OBJECT, config::Config};
 
 /// The longest interval between scans for interfaces while the kernel plane runs. A shorter
@@ -60,6 +62,8 @@ pub(super) struct KernelPlane {
     growth: Option<Growth>,
     /// The last attempt to grow the tables, if it failed or gained too little room.
     failed_growth: Option<FailedGrowth>,
+    /// What the steering task follows.
+    steering_inputs: watch::Sender<SteeringInputs>,
 }
 
 /// An attempt to grow the tables that failed, or gained too little room.
@@ -123,12 +127,17 @@ pub(super) enum StaleReason {
 
 impl KernelPlane {
     /// A kernel plane that waits for [`KernelPlane::start`], or that is off without `--interface`.
-    /// It answers `clients` until [`KernelPlane::set_clients`].
+    /// It answers `clients` until [`KernelPlane::set_clients`], and gives packets that may be
+    /// steered to `steering`.
     ///
     /// # Errors
     /// When the addresses of `--serve` or the networks of `--allow` don't fit into the settings,
     /// when network devices can't be read, or when any client on a network card would be answered.
-    pub(super) fn new(config: &Config, clients: &PermittedClients) -> anyhow::Result<KernelPlane> {
+    pub(super) fn new(
+        config: &Config,
+        clients: &PermittedClients,
+        steering: Option<SteeringProgram>,
+    ) -> anyhow::Result<KernelPlane> {
         let settings = datapath::DatapathConfig {
             object_file: KERNEL_OBJECT,
             interfaces: config.interfaces.clone(),
@@ -140,6 +149,7 @@ impl KernelPlane {
             stale_after: config.stale_after,
             persistence: config.persistence,
             bpffs: config.bpffs.clone(),
+            steering,
         };
         let mut kernel = KernelPlane {
             lifecycle: Arc::new(Mutex::new(KernelLifecycle::Off)),
@@ -149,6 +159,7 @@ impl KernelPlane {
             unpinned_reason: None,
             growth: None,
             failed_growth: None,
+            steering_inputs: watch::Sender::default(),
         };
         if config.interfaces.is_empty() {
             return Ok(kernel);
@@ -160,6 +171,29 @@ impl KernelPlane {
         hooks::check_cards_restricted(&config.interfaces, config.allow.len(), scan)?;
         *kernel.lock_lifecycle() = KernelLifecycle::Waiting(StartCondition::Lists);
         Ok(kernel)
+    }
+
+    /// What the steering task follows.
+    pub(super) fn steering_inputs(&self) -> watch::Receiver<SteeringInputs> {
+        self.steering_inputs.subscribe()
+    }
+
+    /// Tells the steering task what has changed.
+    fn update_steering(&self) {
+        let leased_until = match &*self.lock_lifecycle() {
+            KernelLifecycle::On(datapath) => datapath.leased_until(),
+            _ => None,
+        };
+        let inputs = SteeringInputs {
+            served_addresses: self.settings.served_addresses.clone(),
+            clients: self.settings.clients.clone(),
+            leased_until,
+        };
+        self.steering_inputs.send_if_modified(|known| {
+            let has_changed = *known != inputs;
+            *known = inputs;
+            has_changed
+        });
     }
 
     /// Whether [`KernelPlane::start`] may be called, for the first time or again, when the
@@ -334,6 +368,7 @@ impl KernelPlane {
         );
         self.settings.served_addresses = addresses.to_vec();
         self.write_tables(|datapath| datapath.publish_served_addresses(data, addresses.to_vec()));
+        self.update_steering();
     }
 
     /// Sets how many addresses of the cluster's DNS do not fit into the settings.
@@ -358,6 +393,7 @@ impl KernelPlane {
         }
         self.settings.clients = clients.clone();
         self.write_tables(|datapath| datapath.publish_clients(data, clients.clone()));
+        self.update_steering();
     }
 
     /// Runs a write to the tables. If the write fails, the kernel plane is stopped, because the
@@ -475,6 +511,7 @@ impl KernelPlane {
             KernelLifecycle::On(datapath) => update_lease(datapath, freshness, lease),
             _ => return,
         }
+        self.update_steering();
         self.scan_devices();
     }
 
@@ -499,6 +536,7 @@ impl KernelPlane {
         if let KernelLifecycle::On(datapath) = &mut *self.lock_lifecycle() {
             datapath.end_lease();
         }
+        self.update_steering();
     }
 
     /// Stops the kernel plane.

@@ -16,7 +16,7 @@ use std::{
 
 use tokio::{runtime::Handle, sync::oneshot};
 use tracing::{debug, info, warn};
-use zerohop_datapath::{PermittedClients, StopMode, settings};
+use zerohop_datapath::{PermittedClients, SteeringProgram, StopMode, settings};
 use zerohop_zone::{Name, NameChanges, NameOwner, Providers, Standing};
 
 pub(super) use self::inbox::{PublisherInbox, PublisherMessage, PublisherSender};
@@ -112,7 +112,8 @@ enum Backlog {
 }
 
 impl Publisher {
-    /// A publisher that has published nothing. `intakes` are in the order of precedence.
+    /// A publisher that has published nothing. `intakes` are in the order of precedence. `steering`
+    /// is the program that receives packets which may be steered.
     ///
     /// # Errors
     /// As for [`KernelPlane::new`].
@@ -120,6 +121,7 @@ impl Publisher {
         config: &Config,
         intakes: Vec<Box<dyn Intake>>,
         metrics: Arc<Metrics>,
+        steering: Option<SteeringProgram>,
     ) -> anyhow::Result<Publisher> {
         let mut clients = intakes.iter().filter_map(|intake| intake.clients());
         let clients = clients.next().unwrap_or(PermittedClients::Any);
@@ -130,7 +132,7 @@ impl Publisher {
             intakes,
             problems: BTreeSet::new(),
             outranked: OutrankedNames::default(),
-            kernel_plane: KernelPlane::new(config, &clients)?,
+            kernel_plane: KernelPlane::new(config, &clients, steering)?,
             queue: PublicationQueue::default(),
             everything_since: None,
             is_everything_due: false,

@@ -8,7 +8,7 @@
 
 use std::{io, thread};
 
-use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 use tokio::{
     runtime::{Builder, Handle},
     sync::oneshot,
@@ -26,6 +26,22 @@ pub fn drop_capabilities() -> io::Result<()> {
         inheritable: CapabilitySet::empty(),
     };
     Ok(set_capabilities(None, none)?)
+}
+
+/// Drops CAP_SYS_ADMIN of the calling thread, and keeps the other capabilities.
+///
+/// # Errors
+/// As for [`drop_capabilities`].
+pub fn drop_administrator() -> io::Result<()> {
+    let mut sets = capabilities(None)?;
+    for set in [
+        &mut sets.effective,
+        &mut sets.permitted,
+        &mut sets.inheritable,
+    ] {
+        set.remove(CapabilitySet::SYS_ADMIN);
+    }
+    Ok(set_capabilities(None, sets)?)
 }
 
 /// Runs a closure on a new thread that has the caller's capabilities. The closure may block.

@@ -15,7 +15,7 @@ use super::values::{
     CacheSize, CacheTtl, Capacity, Cidr, DelegatedName, DnstapSocket, Domain, Interface,
     ListenAddress, MaxAge, NamespaceName, NetworkPolicy, NodeIp, ObjectName, OutsideNames,
     OutsideUpstream, PodsSetting, ProbeSetting, QueryClasses, QuerySample, ServeStale,
-    ServedAddress, StaleAfter, StubDomain, Ttl, Upstream,
+    ServedAddress, StaleAfter, Steer, StubDomain, Ttl, Upstream,
 };
 
 /// The default of `--admin`: where the admin endpoints of an agent listen, and where the other
@@ -299,6 +299,13 @@ pub struct RunSettings {
     /// such queries.
     #[arg(long, help_heading = "User plane", value_name = "SERVER")]
     pub upstream: Vec<OutsideUpstream>,
+
+    /// Whether queries that the kernel passes, and DNS over TCP, go from pods to this
+    /// agent's resolver instead of the cluster's DNS: auto (where that is possible and
+    /// safe), or off. It needs the capability SYS_ADMIN at the start.
+    #[arg(long, help_heading = "User plane", value_name = "WHEN")]
+    #[arg(value_enum, default_value_t = Steer::Off)]
+    pub steer: Steer,
 
     /// The order in which several upstream servers are queried: fastest (by measured
     /// round-trip time), random, round_robin, or sequential (in the given order). A

@@ -62,6 +62,15 @@ pub enum OutsideNames {
     ClusterDns,
 }
 
+/// `--steer`: whether queries that the kernel passes go to this agent's resolver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Steer {
+    /// They do where that is possible and safe.
+    Auto,
+    /// They don't.
+    Off,
+}
+
 /// A name to look up. It is absolute, with or without a trailing dot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueryName(pub Name);

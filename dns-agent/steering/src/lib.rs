@@ -10,6 +10,6 @@ mod namespace;
 mod pod_interfaces;
 
 pub use self::{
-    namespace::AgentNamespace,
+    namespace::{AgentNamespace, is_agent_device},
     pod_interfaces::{InterfaceReader, PodInterfaces},
 };

@@ -51,6 +51,8 @@ pub struct AgentNamespace {
 /// for namespaces without one, so it doesn't come to these. Two agents run while one replaces the
 /// other.
 const IDS: std::ops::Range<i32> = 23_112..23_128;
+/// What the name of the node's end of the veth pair begins with. The namespace's ID follows.
+const NODE_DEVICE: &str = "zh";
 /// The agent's end of the veth pair.
 const AGENT_DEVICE: &str = "zh1";
 /// The index of the loopback device of every namespace.
@@ -94,6 +96,12 @@ impl AgentNamespace {
         self.node_device
     }
 
+    /// The name of the node's end of the veth pair.
+    #[must_use]
+    pub fn node_device_name(&self) -> String {
+        device_name(self.id)
+    }
+
     /// Gives the namespace an address on its loopback device, and waits until packets to the
     /// address are received. Without effect if it has the address.
     ///
@@ -101,7 +109,7 @@ impl AgentNamespace {
     /// When the kernel refuses the address, or has no route to it within 5 seconds.
     pub async fn add_address(&self, address: IpAddr) -> anyhow::Result<()> {
         let inside = self.inside.clone();
-        self.in_thread(async move {
+        self.run_task(async move {
             let added = timeout(LIMIT, add_address(&inside, address)).await;
             added.map_err(|_| anyhow!("the kernel has no local route within {LIMIT:?}"))?
         })
@@ -118,16 +126,27 @@ impl AgentNamespace {
         &self,
         inside: impl FnOnce() -> T + Send + 'static,
     ) -> anyhow::Result<T> {
-        self.in_thread(async { inside() }).await
+        self.run_task(async { inside() }).await
     }
 
-    async fn in_thread<T: Send + 'static>(
+    /// Runs a task on the thread in the namespace, as [`AgentNamespace::run`] does.
+    ///
+    /// # Errors
+    /// When the task panics.
+    pub async fn run_task<T: Send + 'static>(
         &self,
         task: impl Future<Output = T> + Send + 'static,
     ) -> anyhow::Result<T> {
         let done = self.thread.spawn(task).await;
         done.context("the thread of the agent's network namespace failed")
     }
+}
+
+/// Whether a device of the node with this name is one of an agent's own.
+#[must_use]
+pub fn is_agent_device(name: &str) -> bool {
+    let id = name.strip_prefix(NODE_DEVICE).map(str::parse);
+    matches!(id, Some(Ok(id)) if IDS.contains(&id))
 }
 
 /// The body of the thread.
@@ -240,7 +259,7 @@ async fn request_id(node: &Handle, namespace: &File, id: i32) -> Result<(), Erro
 
 /// Makes a veth pair from the node into a namespace. Returns the index of the node's end.
 async fn add_veth_pair(node: &Handle, id: i32, namespace: &File) -> anyhow::Result<u32> {
-    let name = format!("zh{id}");
+    let name = device_name(id);
     let peer = LinkUnspec::new_with_name(AGENT_DEVICE)
         .setns_by_fd(namespace.as_raw_fd())
         .build();
@@ -279,6 +298,11 @@ async fn set_up(
     let silent = LinkUnspec::new_with_index(device).append_extra_attribute(attribute);
     handle.link().set(silent.build()).execute().await?;
     handle.link().set(up.build()).execute().await
+}
+
+/// The name of the node's end of the veth pair.
+fn device_name(id: i32) -> String {
+    format!("{NODE_DEVICE}{id}")
 }
 
 async fn find_device(handle: &Handle, name: &str) -> anyhow::Result<LinkMessage> {
@@ -346,5 +370,18 @@ fn error_number(error: &Error) -> Option<i32> {
     match error {
         Error::NetlinkError(message) => message.code.map(std::num::NonZero::get),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_agents_own_devices_are_known_by_name() {
+        assert!(is_agent_device("zh23112") && is_agent_device(&device_name(23_127)));
+        for other in ["zh23128", "zh", "zhx", "eth0", "veth23112"] {
+            assert!(!is_agent_device(other), "{other}");
+        }
     }
 }

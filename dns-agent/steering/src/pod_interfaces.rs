@@ -60,6 +60,13 @@ impl PodInterfaces {
         self.by_address.get(&pod).copied()
     }
 
+    /// The addresses of pods, and the index of the device that leads to each.
+    pub fn iter(&self) -> impl Iterator<Item = (IpAddr, u32)> {
+        self.by_address
+            .iter()
+            .map(|(address, device)| (*address, *device))
+    }
+
     /// An address of several devices leads nowhere: a pod with CAP_NET_ADMIN can give itself the
     /// address of another one.
     fn from_claims(claims: impl IntoIterator<Item = (IpAddr, u32)>) -> PodInterfaces {

@@ -1,5 +1,8 @@
-//! The programs of the steering tests (see `docs/steering.md`): they move packets of pods into a
-//! network namespace of the agent, and the replies back.
+//! The programs that steer (see `docs/steering.md`): they move packets of pods into a network
+//! namespace of the agent, and the replies back.
+//!
+//! They are an object of their own, so that their maps and the connections in the namespace stay
+//! when the agent replaces the tables of `zerohop.rs` with larger ones.
 
 #![no_std]
 #![no_main]
@@ -13,11 +16,12 @@
 
 use aya_ebpf::{
     bindings::{
-        __sk_buff, BPF_F_NO_PREALLOC, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_sock, bpf_sock_tuple,
+        __sk_buff, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_sock,
+        bpf_sock_tuple,
     },
     helpers::generated::{
-        bpf_redirect_peer, bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_change_type,
-        bpf_skb_pull_data, bpf_skc_lookup_tcp, bpf_tcp_check_syncookie,
+        bpf_ktime_get_ns, bpf_redirect_peer, bpf_sk_lookup_udp, bpf_sk_release,
+        bpf_skb_change_type, bpf_skb_pull_data, bpf_skc_lookup_tcp, bpf_tcp_check_syncookie,
     },
     macros::{classifier, map},
     maps::{Array, HashMap, PerCpuArray},
@@ -25,24 +29,30 @@ use aya_ebpf::{
 };
 use dns_common::{
     settings::ClientKey,
-    steering::{MAX_STEERED, SteeringOutcome, SteeringTarget},
+    steering::{MAX_STEERED, MAX_STEERED_SERVERS, SteeredPod, SteeringOutcome, SteeringTarget},
 };
 use dns_ebpf::{
     headers::{ethernet, ipv4, ipv6, tcp},
-    steering::{self, AdmittedFlows, Flow, FlowFamily, LONGEST_HEADERS, SteeringTables, TcpSocket},
-    verifier::{distance, load},
+    steering::{self, Flow, FlowFamily, LONGEST_HEADERS, SteeringTables, TcpSocket},
+    verifier::{distance, load, load_shared},
 };
 
-/// Where steered packets go. The test writes it, the programs read it.
+/// Where steered packets go, and the lease. The agent writes it, the programs read it.
 #[map]
-static TARGET: Array<SteeringTarget> = Array::with_max_entries(1, 0);
+static TARGET: Array<SteeringTarget> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// The addresses of steered pods, each with the index of the node's veth that leads to the pod.
-/// The test writes the map, the programs read it.
+/// The addresses to which packets are steered. The values are not used. The agent writes the map,
+/// the programs read it.
 #[map]
-static PODS: HashMap<ClientKey, u32> = HashMap::with_max_entries(MAX_STEERED, BPF_F_NO_PREALLOC);
+static SERVED: HashMap<ClientKey, u8> =
+    HashMap::with_max_entries(MAX_STEERED_SERVERS, BPF_F_NO_PREALLOC);
 
-/// A counter for each [`SteeringOutcome`]. `steer_pod` writes them, the test reads them.
+/// The steered pods, by address. The agent writes the map, the programs read it.
+#[map]
+static PODS: HashMap<ClientKey, SteeredPod> =
+    HashMap::with_max_entries(MAX_STEERED, BPF_F_NO_PREALLOC);
+
+/// A counter for each [`SteeringOutcome`]. `zerohop_steer` writes them, the agent reads them.
 #[map]
 static OUTCOMES: PerCpuArray<u64> = PerCpuArray::with_max_entries(SteeringOutcome::COUNT, 0);
 
@@ -51,22 +61,32 @@ static OUTCOMES: PerCpuArray<u64> = PerCpuArray::with_max_entries(SteeringOutcom
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
-/// tc ingress on the node's end of a pod's veth: moves packets for a socket in the agent's
-/// namespace there. Every other packet passes, unchanged.
+/// Moves packets of a pod for a socket in the agent's namespace there. Every other packet passes,
+/// unchanged. `zerohop_tc_peer` calls it at tc ingress on the node's end of the pod's veth, and the
+/// veth of the agent's canary has it at that place.
 #[classifier]
-pub fn steer_pod(context: TcContext) -> i32 {
+pub fn zerohop_steer(context: TcContext) -> i32 {
     let skb = context.skb.skb;
-    let Some(target) = TARGET.get(0) else {
+    let Some(target) = TARGET.get_ptr(0) else {
         return TC_ACT_UNSPEC;
     };
-    let outcome = decide(skb, target);
+    // SAFETY: map elements are never freed while the program runs, and a field is one word.
+    let (namespace, interface, port) =
+        unsafe { ((*target).namespace, (*target).interface, (*target).port) };
+    let sockets = NamespaceSockets {
+        skb,
+        target,
+        namespace,
+        port,
+    };
+    let outcome = decide(skb, &sockets);
     if let Some(counter) = OUTCOMES.get_ptr_mut(outcome as u32) {
         // SAFETY: a counter in this CPU's element. No other program on this CPU writes it at the
         // same time.
         unsafe { *counter += 1 };
     }
     if outcome.is_steered() {
-        send_to_peer(skb, target.interface)
+        send_to_peer(skb, interface)
     } else {
         TC_ACT_UNSPEC
     }
@@ -76,20 +96,20 @@ pub fn steer_pod(context: TcContext) -> i32 {
 /// the pod that it is for. Drops packets for any other destination, because the agent's namespace
 /// sends only replies.
 #[classifier]
-pub fn steer_reply(context: TcContext) -> i32 {
+pub fn zerohop_reply(context: TcContext) -> i32 {
     let skb = context.skb.skb;
     let (start, end) = readable(skb);
     let Some(pod) = steering::read_destination(start, end) else {
         return TC_ACT_SHOT;
     };
-    match interface_of(&pod) {
-        Some(interface) => send_to_peer(skb, interface),
+    match steered_pod(&pod) {
+        Some(pod) => send_to_peer(skb, pod.interface),
         None => TC_ACT_SHOT,
     }
 }
 
 #[inline(always)]
-fn decide(skb: *mut __sk_buff, target: &SteeringTarget) -> SteeringOutcome {
+fn decide(skb: *mut __sk_buff, sockets: &NamespaceSockets) -> SteeringOutcome {
     // SAFETY: the context of a running program.
     let (vlan, interface) = unsafe { ((*skb).vlan_present, (*skb).ifindex) };
     if vlan != 0 {
@@ -99,7 +119,7 @@ fn decide(skb: *mut __sk_buff, target: &SteeringTarget) -> SteeringOutcome {
     let Some(flow) = steering::read(start, end) else {
         return SteeringOutcome::NotServed;
     };
-    steering::decide(&flow, interface, &NamespaceSockets { skb, target })
+    steering::decide(&flow, interface, sockets)
 }
 
 /// Sends the packet to the other end of a veth pair, without a queue in between.
@@ -139,17 +159,22 @@ fn bounds(skb: *mut __sk_buff) -> (usize, usize) {
     unsafe { ((*skb).data as usize, (*skb).data_end as usize) }
 }
 
-/// The index of the node's veth that leads to a steered pod.
+/// The steered pod with an address.
 #[inline(always)]
-fn interface_of(pod: &ClientKey) -> Option<u32> {
-    // SAFETY: map elements are never freed while the program runs, and a value is one word.
-    unsafe { PODS.get(pod) }.copied()
+fn steered_pod(address: &ClientKey) -> Option<SteeredPod> {
+    // SAFETY: the kernel may reuse an element that is removed meanwhile for another address. Then
+    // at most this packet is lost, or not steered, as if its pod had just gone.
+    unsafe { PODS.get(address) }.copied()
 }
 
-/// The maps of this object, and the sockets in the namespace of the target.
-struct NamespaceSockets<'a> {
+/// The maps of this object, and the sockets in the agent's namespace.
+struct NamespaceSockets {
     skb: *mut __sk_buff,
-    target: &'a SteeringTarget,
+    target: *const SteeringTarget,
+    /// Its ID in the node's namespace.
+    namespace: u32,
+    /// The served port, in network order.
+    port: u32,
 }
 
 /// Bytes of `bpf_sock_tuple` for IPv4: source address, destination address, source port,
@@ -164,24 +189,24 @@ const TUPLE_IPV6: usize = 36;
 const TIME_WAIT: u32 = 6;
 const LISTENING: u32 = 10;
 
-impl SteeringTables for NamespaceSockets<'_> {
+impl SteeringTables for NamespaceSockets {
     #[inline(always)]
     fn is_served(&self, server: &ClientKey, port: u16) -> bool {
-        u32::from(port) == self.target.port && self.target.served.contains(server)
+        u32::from(port) == self.port && SERVED.get_ptr(server).is_some()
     }
 
     #[inline(always)]
-    fn interface_of(&self, pod: &ClientKey) -> Option<u32> {
-        interface_of(pod)
+    fn pod(&self, address: &ClientKey) -> Option<SteeredPod> {
+        steered_pod(address)
     }
 
     #[inline(always)]
-    fn admitted(&self) -> AdmittedFlows {
-        if self.target.admitted == SteeringTarget::NEW_FLOWS {
-            AdmittedFlows::All
-        } else {
-            AdmittedFlows::Old
-        }
+    fn is_leased(&self) -> bool {
+        // SAFETY: map elements are never freed while the program runs.
+        let until = unsafe { load_shared(&raw const (*self.target).lease as usize) };
+        // SAFETY: a helper without arguments.
+        let now = unsafe { bpf_ktime_get_ns() };
+        now < until
     }
 
     #[inline(always)]
@@ -261,7 +286,7 @@ impl SteeringTables for NamespaceSockets<'_> {
     }
 }
 
-impl NamespaceSockets<'_> {
+impl NamespaceSockets {
     /// The UDP socket of the tuple at an address. The caller releases it.
     #[inline(always)]
     fn udp_socket(&self, tuple: usize, length: usize) -> *mut bpf_sock {
@@ -271,7 +296,7 @@ impl NamespaceSockets<'_> {
                 self.skb.cast(),
                 tuple as *mut bpf_sock_tuple,
                 length as u32,
-                self.target.namespace.into(),
+                self.namespace.into(),
                 0,
             )
         }
@@ -286,7 +311,7 @@ impl NamespaceSockets<'_> {
                 self.skb.cast(),
                 tuple as *mut bpf_sock_tuple,
                 length as u32,
-                self.target.namespace.into(),
+                self.namespace.into(),
                 0,
             )
         }

@@ -24,7 +24,7 @@ use aya_ebpf::{
         bpf_skb_change_type, bpf_xdp_adjust_tail,
     },
     macros::{classifier, map, xdp},
-    maps::{Array, HashMap, PerCpuArray},
+    maps::{Array, HashMap, PerCpuArray, ProgramArray},
     programs::{TcContext, XdpContext},
 };
 use dns_common::{
@@ -39,8 +39,8 @@ use dns_ebpf::{
     frame::{AnsweredClients, UdpChecksum},
     headers::udp,
     query::udp_header,
-    respond,
-    verifier::{add_masked, distance, load, store},
+    respond, steering,
+    verifier::{add_masked, distance, load, load_shared, store},
 };
 
 /// The number of the settings in force, and the lease. The agent and `zerohop_lease` write this
@@ -76,6 +76,11 @@ static TOKENS: Array<u64> = Array::with_max_entries(TOKEN_BUCKETS, 0);
 #[map]
 static OUTCOMES: PerCpuArray<OutcomeCounters> = PerCpuArray::with_max_entries(COUNTER_LINES, 0);
 
+/// The program that steers packets (`src/bin/steering.rs`), if the agent has loaded it. The kernel
+/// empties this map when the agent ends.
+#[map]
+static STEERING: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
 /// The object's licence. The kernel reserves some helpers for GPL-compatible programs.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
@@ -94,15 +99,21 @@ pub fn zerohop_xdp_veth(context: XdpContext) -> u32 {
 }
 
 /// tc ingress on the host's end of a pod veth whose peer is in another network namespace. The peer
-/// receives replies directly, without a queue in between.
+/// receives replies directly, without a queue in between. Packets that pass may be steered.
 #[classifier]
 pub fn zerohop_tc_peer(context: TcContext) -> i32 {
     let skb = context.skb.skb;
-    match answer_at_tc::<PodVeth>(context) {
+    let outcome = answer_at_tc::<PodVeth>(context);
+    if Verdict::from(outcome) == Verdict::Reply {
         // SAFETY: a helper that takes two numbers.
-        Verdict::Reply => unsafe { bpf_redirect_peer(ingress_interface(skb), 0) as i32 },
-        Verdict::Pass => TC_ACT_UNSPEC,
+        return unsafe { bpf_redirect_peer(ingress_interface(skb), 0) as i32 };
     }
+    if may_be_steered(skb, outcome) {
+        // It returns only if there is no steering program.
+        // SAFETY: nothing in this program is to be dropped.
+        unsafe { STEERING.tail_call(&TcContext::new(skb), 0) };
+    }
+    TC_ACT_UNSPEC
 }
 
 /// tc ingress on any other device. Replies leave by the same device. If the settings have allowed
@@ -110,7 +121,7 @@ pub fn zerohop_tc_peer(context: TcContext) -> i32 {
 #[classifier]
 pub fn zerohop_tc(context: TcContext) -> i32 {
     let skb = context.skb.skb;
-    match answer_at_tc::<NetworkCard>(context) {
+    match answer_at_tc::<NetworkCard>(context).into() {
         // SAFETY: a helper that takes two numbers.
         Verdict::Reply => unsafe { bpf_redirect(ingress_interface(skb), 0) as i32 },
         Verdict::Pass => TC_ACT_UNSPEC,
@@ -190,7 +201,7 @@ fn answer_at_xdp<D: DeviceKind>(context: XdpContext) -> u32 {
 
 /// Answers at tc. The caller sends the reply.
 #[inline(always)]
-fn answer_at_tc<D: DeviceKind>(context: TcContext) -> Verdict {
+fn answer_at_tc<D: DeviceKind>(context: TcContext) -> Outcome {
     let skb = context.skb.skb;
     // SAFETY: the context of a running program.
     let (gso_size, vlan) = unsafe { ((*skb).gso_size, (*skb).vlan_present) };
@@ -205,15 +216,36 @@ fn answer_at_tc<D: DeviceKind>(context: TcContext) -> Verdict {
         outcome
     };
     count::<D>(Hook::Tc, ingress_interface(skb), outcome);
-    let verdict = outcome.into();
-    if verdict == Verdict::Reply {
+    if outcome.is_answer() {
         // Packets on a bridge port are addressed to the bridge, so their type is not PACKET_HOST.
         // The peer receives the reply with this type, and Linux 5.10 would drop it as a packet for
         // another host.
         // SAFETY: the context of a running program.
         unsafe { bpf_skb_change_type(skb, PACKET_HOST) };
     }
-    verdict
+    outcome
+}
+
+/// Whether the steering program has to look at a packet that passes.
+#[inline(always)]
+fn may_be_steered(skb: *const __sk_buff, outcome: Outcome) -> bool {
+    let Some(control) = CONTROL.get_ptr(0) else {
+        return false;
+    };
+    // SAFETY: map elements are never freed while the program runs.
+    let port = unsafe { load_shared(&raw const (*control).steered_port as usize) };
+    if port == 0 {
+        return false;
+    }
+    // SAFETY: the context of a running program.
+    let (start, end, length) = unsafe {
+        (
+            (*skb).data as usize,
+            (*skb).data_end as usize,
+            (*skb).len as usize,
+        )
+    };
+    steering::may_be_steered(outcome, start, end, length, port as u16)
 }
 
 /// The index of the interface on which a packet arrived at tc.

@@ -10,7 +10,8 @@ const FRAME: usize = ethernet::LENGTH + ipv4::LENGTH + tcp::LENGTH;
 
 /// One pod, one served address, and the sockets of a test.
 struct FakeTables {
-    admitted: AdmittedFlows,
+    new_flows: u32,
+    is_leased: bool,
     sockets: FakeSockets,
 }
 
@@ -26,12 +27,16 @@ impl SteeringTables for FakeTables {
         *server == ipv4_client_key(u32::from_ne_bytes(SERVED)) && port == DNS_PORT
     }
 
-    fn interface_of(&self, pod: &ClientKey) -> Option<u32> {
-        (*pod == ipv4_client_key(u32::from_ne_bytes(POD))).then_some(POD_INTERFACE)
+    fn pod(&self, address: &ClientKey) -> Option<SteeredPod> {
+        let pod = SteeredPod {
+            interface: POD_INTERFACE,
+            new_flows: self.new_flows,
+        };
+        (*address == ipv4_client_key(u32::from_ne_bytes(POD))).then_some(pod)
     }
 
-    fn admitted(&self) -> AdmittedFlows {
-        self.admitted
+    fn is_leased(&self) -> bool {
+        self.is_leased
     }
 
     fn has_udp_socket(&self, _: &Flow) -> bool {
@@ -51,6 +56,12 @@ const NO_SOCKETS: FakeSockets = FakeSockets {
     udp: false,
     listener: false,
     tcp: TcpSocket::Nothing,
+};
+
+const ALL_SOCKETS: FakeSockets = FakeSockets {
+    udp: true,
+    listener: true,
+    tcp: TcpSocket::Connection,
 };
 
 const UDP: u8 = PROTOCOL_UDP;
@@ -106,19 +117,90 @@ fn a_socket_in_time_wait_takes_only_the_clients_fin() {
 }
 
 #[test]
-fn without_admission_only_old_connections_are_steered() {
-    let tables = FakeTables {
-        admitted: AdmittedFlows::Old,
-        sockets: FakeSockets {
-            udp: true,
-            listener: true,
-            tcp: TcpSocket::Connection,
-        },
+fn without_a_lease_only_old_connections_are_steered() {
+    let both = SteeredPod::UDP | SteeredPod::TCP;
+    let unleased = both | SteeredPod::UNLEASED;
+    for (new_flows, udp, opening) in [
+        (
+            both,
+            SteeringOutcome::LeaseStale,
+            SteeringOutcome::LeaseStale,
+        ),
+        (
+            unleased,
+            SteeringOutcome::Datagram,
+            SteeringOutcome::Opening,
+        ),
+    ] {
+        let tables = FakeTables {
+            new_flows,
+            is_leased: false,
+            sockets: ALL_SOCKETS,
+        };
+        let outcome = |protocol, flags| decide_on(&frame(protocol, flags), &tables);
+        assert_eq!(outcome(UDP, 0), udp);
+        assert_eq!(outcome(TCP, tcp::SYN), opening);
+        assert_eq!(outcome(TCP, tcp::ACK), SteeringOutcome::Connection);
+    }
+}
+
+#[test]
+fn each_protocol_has_a_verdict_of_its_own() {
+    let (datagram, opening) = (SteeringOutcome::Datagram, SteeringOutcome::Opening);
+    let denied = SteeringOutcome::NotPermitted;
+    for (new_flows, udp, tcp_opening) in [
+        (0, denied, denied),
+        (SteeredPod::UDP, datagram, denied),
+        (SteeredPod::TCP, denied, opening),
+        // The canary's mark permits nothing.
+        (SteeredPod::UNLEASED, denied, denied),
+    ] {
+        let tables = FakeTables {
+            new_flows,
+            ..all_admitted(ALL_SOCKETS)
+        };
+        let outcome = |protocol, flags| decide_on(&frame(protocol, flags), &tables);
+        assert_eq!(outcome(UDP, 0), udp, "{new_flows}");
+        assert_eq!(outcome(TCP, tcp::SYN), tcp_opening, "{new_flows}");
+        assert_eq!(outcome(TCP, tcp::ACK), SteeringOutcome::Connection);
+    }
+}
+
+#[test]
+fn the_steering_program_sees_segments_to_the_steered_port() {
+    let may_be_steered = |frame: &[u8], outcome, port| {
+        let start = frame.as_ptr() as usize;
+        may_be_steered(outcome, start, start + frame.len(), frame.len(), port)
     };
-    let outcome = |protocol, flags| decide_on(&frame(protocol, flags), &tables);
-    assert_eq!(outcome(UDP, 0), SteeringOutcome::NotAdmitted);
-    assert_eq!(outcome(TCP, tcp::SYN), SteeringOutcome::NotAdmitted);
-    assert_eq!(outcome(TCP, tcp::ACK), SteeringOutcome::Connection);
+    let (segment, datagram) = (frame(TCP, tcp::ACK), frame(UDP, 0));
+    for outcome in [Outcome::NotUdp, Outcome::Aggregated] {
+        assert!(may_be_steered(&segment, outcome, DNS_PORT));
+        assert!(!may_be_steered(&segment, outcome, 54_u16.to_be()));
+        assert!(!may_be_steered(&datagram, outcome, DNS_PORT));
+        assert!(!may_be_steered(&segment[..FRAME - 1], outcome, DNS_PORT));
+    }
+    // Only queries that neither the tables nor the Corefile decide.
+    for outcome in Outcome::ALL {
+        let expected = matches!(
+            outcome,
+            Outcome::NameLength
+                | Outcome::MetaType
+                | Outcome::NonstandardEdns
+                | Outcome::TagCollision
+                | Outcome::NotAuthoritative
+                | Outcome::TooLarge
+                | Outcome::NoRoom
+        );
+        assert_eq!(may_be_steered(&datagram, outcome, DNS_PORT), expected);
+    }
+}
+
+#[test]
+fn the_steering_program_sees_headers_that_cannot_be_read_directly() {
+    let short = frame(TCP, tcp::ACK);
+    let start = short.as_ptr() as usize;
+    let is_seen = |length| may_be_steered(Outcome::Short, start, start + 20, length, DNS_PORT);
+    assert!(is_seen(LONGEST_HEADERS) && !is_seen(20));
 }
 
 #[test]
@@ -192,7 +274,8 @@ fn check(protocol: u8, flags: u8, sockets: FakeSockets, expected: SteeringOutcom
 
 fn all_admitted(sockets: FakeSockets) -> FakeTables {
     FakeTables {
-        admitted: AdmittedFlows::All,
+        new_flows: SteeredPod::UDP | SteeredPod::TCP,
+        is_leased: true,
         sockets,
     }
 }

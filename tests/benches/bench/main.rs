@@ -279,6 +279,7 @@ fn config() -> DatapathConfig {
         stale_after: Duration::from_secs(10),
         persistence: Persistence::UntilAgentStops,
         bpffs: "/sys/fs/bpf".into(),
+        steering: None,
     }
 }
 

@@ -119,7 +119,11 @@ fn verify(bytes: &[u8]) -> anyhow::Result<Vec<(String, usize, u64)>> {
 /// The descriptor of a map. `None` for map types that no verified program uses.
 fn map_fd(map: &Map) -> Option<i32> {
     let data = match map {
-        Map::Array(data) | Map::HashMap(data) | Map::PerCpuArray(data) | Map::RingBuf(data) => data,
+        Map::Array(data)
+        | Map::HashMap(data)
+        | Map::PerCpuArray(data)
+        | Map::ProgramArray(data)
+        | Map::RingBuf(data) => data,
         _ => return None,
     };
     Some(data.fd().as_fd().as_raw_fd())

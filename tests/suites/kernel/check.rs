@@ -149,6 +149,7 @@ impl ProbedNode {
             stale_after: Duration::from_secs(10),
             persistence: Persistence::Pinned,
             bpffs: self.bpffs.path().into(),
+            steering: None,
         };
         let Claim::Claimed(pins) = Pins::claim(self.bpffs.path())? else {
             anyhow::bail!("another agent holds the hooks");

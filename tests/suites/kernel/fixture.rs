@@ -215,6 +215,7 @@ pub(crate) fn config() -> DatapathConfig {
         stale_after: Duration::from_secs(10),
         persistence: Persistence::UntilAgentStops,
         bpffs: "/sys/fs/bpf".into(),
+        steering: None,
     }
 }
 

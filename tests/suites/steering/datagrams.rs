@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
-use dns_common::steering::{SteeringOutcome, SteeringTarget};
+use dns_common::steering::SteeringOutcome;
 use zerohop_contract::addresses::SERVED;
 use zerohop_tests::{
     ethtool,
@@ -49,18 +49,18 @@ fn datagrams_with_complete_checksums_are_answered() {
 
 #[test]
 fn datagrams_pass_while_only_old_flows_are_admitted() {
-    let mut node = SteeringNode::new(Topology::routed().unwrap());
+    let node = SteeringNode::new(Topology::routed().unwrap());
     node.topology.assign_served_addresses().unwrap();
     let _agent = DatagramServers::start(node.agent(), AnsweringPlace::Agent);
     let _node = DatagramServers::start(&node.topology.node, AnsweringPlace::Node);
     for served in SERVED {
         let client = client(&node.topology.pod, served);
-        node.set_target(SteeringTarget::OLD_FLOWS);
+        node.end_lease();
         assert_eq!(ask(&client, b"question"), Some(AnsweringPlace::Node));
-        node.set_target(SteeringTarget::NEW_FLOWS);
+        node.begin_lease();
         assert_eq!(ask(&client, b"question"), Some(AnsweringPlace::Agent));
     }
-    assert_eq!(node.count(SteeringOutcome::NotAdmitted), 2);
+    assert_eq!(node.count(SteeringOutcome::LeaseStale), 2);
 }
 
 #[test]

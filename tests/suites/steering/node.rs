@@ -1,25 +1,20 @@
 //! A node with the agent's network namespace and the steering programs.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     net::IpAddr,
     path::Path,
+    time::Duration,
 };
 
-use aya::{
-    Ebpf, EbpfLoader,
-    maps::{Array, HashMap, PerCpuArray},
-    programs::{
-        SchedClassifier, TcAttachType,
-        tc::{SchedClassifierLink, qdisc_add_clsact},
-    },
-};
-use dns_common::{
-    settings::{ClientKey, ipv4_client_key},
-    steering::{SteeringOutcome, SteeringTarget},
-};
+use dns_common::steering::{SteeredPod, SteeringOutcome};
 use tokio::runtime::Builder;
 use zerohop_contract::addresses::{POD, SERVED};
+use zerohop_datapath::{
+    ObjectFile,
+    steering::{SteeringPlace, SteeringPrograms},
+};
 use zerohop_steering::{AgentNamespace, InterfaceReader, PodInterfaces};
 use zerohop_tests::{
     netns::NetworkNamespace,
@@ -31,8 +26,9 @@ pub(super) struct SteeringNode {
     pub(super) topology: Topology,
     /// `None` after [`SteeringNode::end_agent`].
     agent: Option<SteeredAgent>,
-    object: Ebpf,
-    links: Vec<SchedClassifierLink>,
+    /// `None` when the node is dropped.
+    programs: Option<SteeringPrograms>,
+    pods: BTreeMap<IpAddr, SteeredPod>,
 }
 
 /// The agent's namespace.
@@ -49,10 +45,8 @@ pub(super) const AGENT_ID: i32 = 23_112;
 /// The served port.
 pub(super) const DNS_PORT: u16 = 53;
 
-/// The steering program of a pod's veth.
-const STEER_POD: &str = "steer_pod";
-/// The steering program of [`AGENT_VETH`].
-const STEER_REPLY: &str = "steer_reply";
+/// Longer than a test.
+const LEASE: Duration = Duration::from_secs(3600);
 
 impl SteeringNode {
     /// Creates the agent's namespace, and steers the topology's pod. The node, the pod and the
@@ -62,14 +56,14 @@ impl SteeringNode {
         for namespace in [&topology.node, &topology.pod, &agent.opened] {
             namespace.sysctl("ipv4/conf/all/rp_filter", "1").unwrap();
         }
+        let programs = topology.node.enter(|| load_programs(&agent.namespace));
         let mut node = SteeringNode {
-            object: load_programs(),
+            programs: Some(programs.unwrap()),
             agent: Some(agent),
-            links: Vec::new(),
+            pods: BTreeMap::new(),
             topology,
         };
-        node.set_target(SteeringTarget::NEW_FLOWS);
-        node.attach(STEER_REPLY, &[AGENT_VETH]);
+        node.begin_lease();
         node.steer_pods(&[(HOST_VETH, POD)]);
         node
     }
@@ -99,8 +93,16 @@ impl SteeringNode {
                 self.set_interface(*address, index);
             }
         }
-        let veths: Vec<_> = pods.iter().map(|(veth, _)| *veth).collect();
-        self.attach(STEER_POD, &veths);
+        let SteeringNode {
+            topology, programs, ..
+        } = self;
+        let programs = programs.as_mut().unwrap();
+        let attach = || {
+            for (veth, _) in pods {
+                programs.attach_steering(veth).unwrap();
+            }
+        };
+        topology.node.enter(attach).unwrap();
     }
 
     /// Reads which devices lead to pods.
@@ -110,50 +112,37 @@ impl SteeringNode {
 
     /// Makes an interface the one of a steered pod's address.
     pub(super) fn set_interface(&mut self, pod: IpAddr, index: u32) {
-        let map = self.object.map_mut("PODS").unwrap();
-        let mut pods: HashMap<_, ClientKey, u32> = HashMap::try_from(map).unwrap();
-        pods.insert(key(pod), index, 0).unwrap();
+        let steered = SteeredPod {
+            interface: index,
+            new_flows: SteeredPod::UDP | SteeredPod::TCP,
+        };
+        self.pods.insert(pod, steered);
+        let programs = self.programs.as_mut().unwrap();
+        programs.replace_pods(&self.pods).unwrap();
     }
 
-    /// Sets which flows are steered.
-    pub(super) fn set_target(&mut self, admitted: u32) {
-        let agent = &self.agent.as_ref().unwrap().namespace;
-        let target = SteeringTarget {
-            namespace: agent.id().try_into().unwrap(),
-            interface: agent.node_device(),
-            admitted,
-            port: DNS_PORT.to_be().into(),
-            served: SERVED.map(key),
-        };
-        let map = self.object.map_mut("TARGET").unwrap();
-        let mut targets: Array<_, [u8; size_of::<SteeringTarget>()]> =
-            Array::try_from(map).unwrap();
-        targets
-            .set(0, bytemuck::cast::<_, [u8; _]>(target), 0)
-            .unwrap();
+    /// Lets new flows be steered.
+    pub(super) fn begin_lease(&self) {
+        self.programs().renew_lease(LEASE);
+    }
+
+    /// Lets only connections be steered that exist.
+    pub(super) fn end_lease(&self) {
+        self.programs().end_lease();
     }
 
     /// The number of packets with this outcome.
     pub(super) fn count(&self, outcome: SteeringOutcome) -> u64 {
-        let map = self.object.map("OUTCOMES").unwrap();
-        let counters: PerCpuArray<_, u64> = PerCpuArray::try_from(map).unwrap();
-        counters.get(&(outcome as u32), 0).unwrap().iter().sum()
+        let counts = self.programs().counts().unwrap();
+        counts
+            .into_iter()
+            .find(|(counted, _)| *counted == outcome)
+            .unwrap()
+            .1
     }
 
-    /// Attaches a program to devices of the node, by tcx or, before Linux 6.6, by a clsact filter.
-    fn attach(&mut self, program: &str, devices: &[&str]) {
-        let program = self.object.program_mut(program).unwrap();
-        let program: &mut SchedClassifier = program.try_into().unwrap();
-        let attach = || {
-            for device in devices {
-                // This fails if the device has a clsact qdisc. After any other error, attaching a
-                // filter fails.
-                let _ = qdisc_add_clsact(device);
-                let link = program.attach(device, TcAttachType::Ingress).unwrap();
-                self.links.push(program.take_link(link).unwrap());
-            }
-        };
-        self.topology.node.enter(attach).unwrap();
+    fn programs(&self) -> &SteeringPrograms {
+        self.programs.as_ref().unwrap()
     }
 }
 
@@ -161,8 +150,8 @@ impl Drop for SteeringNode {
     fn drop(&mut self) {
         // A filter is detached by the index of its device, so this must happen in the namespace of
         // the device.
-        let links = std::mem::take(&mut self.links);
-        self.topology.node.enter(|| drop(links)).ok();
+        let programs = self.programs.take();
+        self.topology.node.enter(|| drop(programs)).ok();
     }
 }
 
@@ -197,28 +186,22 @@ pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
     runtime.unwrap().block_on(future)
 }
 
-/// Loads the object that `cargo xtask build-ebpf --steering` builds.
-fn load_programs() -> Ebpf {
+/// Loads the programs that `cargo xtask build-ebpf` builds, and attaches the one for replies.
+fn load_programs(agent: &AgentNamespace) -> SteeringPrograms {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/ebpf/steering.o");
     let bytes = fs::read(&path).unwrap_or_else(|error| {
         panic!(
-            "cannot read {}: {error}; `cargo xtask build-ebpf --steering` builds it",
+            "cannot read {}: {error}; `cargo xtask build-ebpf` builds it",
             path.display()
         )
     });
-    let mut object = EbpfLoader::new().load(&bytes).unwrap();
-    for name in [STEER_POD, STEER_REPLY] {
-        let program = object.program_mut(name).unwrap();
-        let program: &mut SchedClassifier = program.try_into().unwrap();
-        program.load().unwrap();
-    }
-    object
-}
-
-/// The key of an address in the programs' maps.
-fn key(address: IpAddr) -> ClientKey {
-    match address {
-        IpAddr::V4(address) => ipv4_client_key(u32::from_ne_bytes(address.octets())),
-        IpAddr::V6(address) => bytemuck::cast(address.octets()),
-    }
+    let place = SteeringPlace {
+        namespace: agent.id().try_into().unwrap(),
+        interface: agent.node_device(),
+        port: DNS_PORT,
+    };
+    let mut programs = SteeringPrograms::load(ObjectFile(bytes.leak()), place).unwrap();
+    programs.attach_reply(&agent.node_device_name()).unwrap();
+    programs.replace_served(&BTreeSet::from(SERVED)).unwrap();
+    programs
 }

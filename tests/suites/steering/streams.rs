@@ -6,7 +6,7 @@ use std::{
     os::fd::AsRawFd as _,
 };
 
-use dns_common::steering::{SteeringOutcome, SteeringTarget};
+use dns_common::steering::SteeringOutcome;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket,
     sockopt::ReuseAddr,
@@ -44,7 +44,7 @@ fn streams_begin_with_syn_cookies() {
 
 #[test]
 fn a_stream_stays_where_it_began() {
-    let mut node = SteeringNode::new(Topology::routed().unwrap());
+    let node = SteeringNode::new(Topology::routed().unwrap());
     node.topology.assign_served_addresses().unwrap();
     let _node = start(&node.topology.node, AnsweringPlace::Node);
     for served in SERVED {
@@ -57,12 +57,12 @@ fn a_stream_stays_where_it_began() {
         assert_eq!(in_agent.place, AnsweringPlace::Agent);
         on_node.exchange(b"the listener in the agent's namespace is new");
 
-        node.set_target(SteeringTarget::OLD_FLOWS);
+        node.end_lease();
         let mut while_refused = Stream::connect(&node.topology.pod, served);
         assert_eq!(while_refused.place, AnsweringPlace::Node);
         in_agent.exchange(b"new flows are not admitted");
 
-        node.set_target(SteeringTarget::NEW_FLOWS);
+        node.begin_lease();
         while_refused.exchange(b"new flows are admitted again");
         drop(agent);
         wait_until_closed(node.agent());

@@ -6,6 +6,7 @@ use crate::{HookChoice as Choice, Interface};
 use anyhow::bail;
 use dns_common::outcomes::Hook;
 use serde::Serialize;
+use zerohop_steering::is_agent_device;
 
 use crate::{
     foreign_programs::ForeignProgram,
@@ -143,6 +144,10 @@ pub fn matching_devices<'a>(
 /// The hook that the first matching value of `--interface` requests. `None` when no value matches
 /// the device.
 pub(super) fn chosen_hook(wanted: &[Interface], device: &Device) -> Option<Choice> {
+    // What arrives there comes from the agent.
+    if is_agent_device(&device.name) {
+        return None;
+    }
     wanted
         .iter()
         .find(|interface| match interface.name.as_str() {

@@ -10,6 +10,7 @@ use zerohop_resolver::ResolverCounts;
 use super::page::{MetricsPage, Sample};
 use crate::admin::status::{
     FeedState, KernelStatus, KubernetesStatus, ManifestsStatus, PlaneState, SourceStatus, Status,
+    SteeringState, SteeringStatus,
 };
 
 /// The state of the agent at the time of a scrape.
@@ -35,6 +36,7 @@ impl Collector for Readings {
             objects,
             network_policy,
             resolver,
+            steering,
             // `Readings::kernel` has the state of the kernel plane.
             kernel: _,
             datapath: _,
@@ -105,6 +107,7 @@ impl Collector for Readings {
         }
         let mut answers = user_answer_samples(&resolver.counts);
         page.write_resolver(&resolver.counts)?;
+        page.write_steering(steering)?;
         page.write_plane_state(&self.kernel)?;
         if let KernelStatus::On(kernel) = &self.kernel {
             answers.extend(packet_samples(kernel, |outcome| outcome.answered));
@@ -115,6 +118,30 @@ impl Collector for Readings {
 }
 
 impl MetricsPage<'_> {
+    fn write_steering(&mut self, steering: &SteeringStatus) -> fmt::Result {
+        if steering.state == SteeringState::Off {
+            return Ok(());
+        }
+        let is_on = usize::from(steering.state == SteeringState::On);
+        self.write_gauge(
+            "zerohop_steering",
+            "1 if queries of pods that the kernel passes go to this agent's resolver, else 0",
+            is_on,
+        )?;
+        self.write_gauge(
+            "zerohop_steered_addresses",
+            "Addresses of pods whose packets are steered",
+            steering.pods,
+        )?;
+        let samples = steering.outcomes.iter();
+        let samples = samples.map(|(outcome, count)| (vec![("outcome", outcome.clone())], *count));
+        self.write_counters(
+            "zerohop_steering_packets",
+            "Packets that the steering program has seen, by what became of them",
+            samples,
+        )
+    }
+
     fn write_objects(&mut self, objects: &ObjectCounts) -> fmt::Result {
         let ObjectCounts {
             namespaces,

@@ -5,7 +5,10 @@ use std::fmt;
 use zerohop_kubernetes::{LeftOutPod, ObjectCounts};
 use zerohop_resolver::{GroupStatus, GroupUse};
 
-use super::{HostsFileStatus, PolicyStatus, ResolvConfStatus, SourceStatus, Status};
+use super::{
+    HostsFileStatus, PolicyStatus, ResolvConfStatus, SourceStatus, Status, SteeringState,
+    SteeringStatus,
+};
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -23,6 +26,7 @@ impl fmt::Display for Status {
             objects,
             network_policy,
             resolver,
+            steering,
             kernel,
             datapath,
         } = self;
@@ -63,6 +67,7 @@ impl fmt::Display for Status {
             write_lines(f, "node dns", [describe_resolv_conf(file)])?;
         }
         resolver.counts.fmt(f)?;
+        steering.fmt(f)?;
         writeln!(f, "kernel     {}", kernel.name())?;
         match datapath {
             None => Ok(()),
@@ -107,6 +112,43 @@ fn describe_resolv_conf(file: &ResolvConfStatus) -> String {
     match note.as_str() {
         "" => format!("{path}: {servers}"),
         note => format!("{path}: {servers} ({note})"),
+    }
+}
+
+impl fmt::Display for SteeringStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let SteeringStatus {
+            state,
+            reason,
+            device,
+            served,
+            pods,
+            outcomes,
+        } = self;
+        match state {
+            SteeringState::Off => return writeln!(f, "steering   off"),
+            SteeringState::Unavailable | SteeringState::Waiting => writeln!(
+                f,
+                "steering   queries that the kernel passes go to the cluster's DNS: {reason}"
+            )?,
+            SteeringState::On => {
+                let served: Vec<_> = served.iter().map(ToString::to_string).collect();
+                writeln!(
+                    f,
+                    "steering   queries that the kernel passes come to this agent from {pods} \
+                     addresses of pods, through {device}; to {}",
+                    served.join(", ")
+                )?;
+            }
+        }
+        let counted = outcomes.iter().filter(|(_, count)| **count > 0);
+        let counted: Vec<_> = counted
+            .map(|(outcome, count)| format!("{count} {outcome}"))
+            .collect();
+        if counted.is_empty() {
+            return Ok(());
+        }
+        writeln!(f, "steered    {}", counted.join(", "))
     }
 }
 

@@ -177,7 +177,7 @@ mod tests {
             ..crate::config::RunSettings::default()
         };
         let config = Config::new(settings).unwrap();
-        let kernel = KernelPlane::new(&config, &PermittedClients::Any).unwrap();
+        let kernel = KernelPlane::new(&config, &PermittedClients::Any, None).unwrap();
         let now = Instant::now();
         for (since, is_missing) in [
             (Some(now), false),

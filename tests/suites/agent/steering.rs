@@ -1,0 +1,222 @@
+//! Steering by the agent's binary: questions of a pod that the kernel passes come to the agent's
+//! resolver while it works, and go to the cluster's DNS otherwise.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use zerohop_contract::{
+    addresses::{POD, SERVED},
+    packet::QueryPacket,
+};
+use zerohop_tests::{
+    agent::{AgentProcess, LIMIT},
+    topology::Topology,
+    udp::{UdpClient, UdpServer, eventually},
+    upstream::{self, UpstreamName},
+};
+
+use super::{A, ManifestFolder, PATIENCE, SHORT_LEASE, WEB, start_agent, with_dns_port};
+
+/// A node with the stand-in for the cluster's DNS, a server outside the cluster, and an agent that
+/// steers.
+struct SteeredNode {
+    agent: AgentProcess,
+    topology: Topology,
+    _manifests: ManifestFolder,
+    _servers: Vec<UdpServer>,
+}
+
+/// Who answered a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DnsSource {
+    /// The agent's resolver, with the answer of the server outside.
+    Agent,
+    /// The stand-in for the cluster's DNS.
+    ClusterDns,
+    Nothing,
+}
+
+/// The server outside the cluster.
+const OUTSIDE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9)), 53);
+/// A name outside the cluster, as the server outside and as the stand-in answer it.
+const NAME: &str = "www.example.com";
+const FROM_OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const FROM_CLUSTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+/// The longest time from the stop of an agent to the answers of the cluster's DNS.
+const HANDOVER_LIMIT: Duration = Duration::from_millis(1500);
+
+#[test]
+fn both_protocols_and_families_are_steered_in_each_shape() {
+    for topology in [Topology::routed(), Topology::bridged()] {
+        let node = SteeredNode::start(topology.unwrap(), &[]);
+        for served in SERVED {
+            node.wait_for(served, DnsSource::Agent);
+            assert_eq!(node.ask_by_tcp(served), DnsSource::Agent, "{served}");
+        }
+        let status = node.agent.status().unwrap();
+        assert!(
+            status.contains("steering   queries that the kernel passes come"),
+            "{status}"
+        );
+        // Names of the cluster are still answered by the kernel.
+        let client = UdpClient::new(&node.topology.pod, SocketAddr::new(SERVED[0], 53)).unwrap();
+        let web = question("web.shop.svc.cluster.local");
+        assert!(client.ask(&web, LIMIT).unwrap().is_some());
+    }
+}
+
+#[test]
+fn a_stopped_agent_loses_the_questions_to_the_clusters_dns() {
+    let node = SteeredNode::start(Topology::routed().unwrap(), &[SHORT_LEASE]);
+    for _ in 0..3 {
+        node.wait_for(SERVED[0], DnsSource::Agent);
+        node.agent.send_signal(Signal::SIGSTOP).unwrap();
+        let stopped = Instant::now();
+        while node.ask(SERVED[0]) != DnsSource::ClusterDns {
+            assert!(stopped.elapsed() < LIMIT, "there is no answer");
+        }
+        let lasted = stopped.elapsed();
+        // It stays there.
+        assert_eq!(node.ask(SERVED[0]), DnsSource::ClusterDns);
+        node.agent.send_signal(Signal::SIGCONT).unwrap();
+        assert!(
+            lasted < HANDOVER_LIMIT,
+            "there was no answer for {lasted:?}"
+        );
+    }
+}
+
+#[test]
+fn a_killed_agent_loses_no_later_question() {
+    let mut node = SteeredNode::start(Topology::routed().unwrap(), &[]);
+    for served in SERVED {
+        node.wait_for(served, DnsSource::Agent);
+    }
+    node.agent.end_by(Signal::SIGKILL).unwrap();
+    for served in SERVED {
+        assert_eq!(node.ask(served), DnsSource::ClusterDns, "{served}");
+    }
+    // The namespaces and their devices go with the process.
+    let gone = || Ok(node.topology.node.index("zh23112").is_err());
+    assert!(eventually(LIMIT, gone).unwrap());
+}
+
+#[test]
+fn an_agent_that_ends_leaves_nothing() {
+    let mut node = SteeredNode::start(Topology::routed().unwrap(), &[]);
+    node.wait_for(SERVED[0], DnsSource::Agent);
+    let status = node.agent.end_by(Signal::SIGTERM).unwrap();
+    assert!(status.success(), "the agent ended with {status}");
+    assert_eq!(node.ask(SERVED[0]), DnsSource::ClusterDns);
+    let gone = || Ok(node.topology.node.index("zh23112").is_err());
+    assert!(eventually(LIMIT, gone).unwrap());
+}
+
+#[test]
+fn no_thread_of_an_agent_that_steers_can_administer_the_system() {
+    let node = SteeredNode::start(Topology::routed().unwrap(), &[]);
+    node.wait_for(SERVED[0], DnsSource::Agent);
+    let threads = permitted_capabilities(node.agent.process_id());
+    const SYS_ADMIN: u64 = 1 << 21;
+    for (name, permitted) in &threads {
+        assert!(
+            permitted.iter().all(|set| set & SYS_ADMIN == 0),
+            "{name}: {permitted:x?}"
+        );
+    }
+}
+
+impl SteeredNode {
+    /// Starts the servers and an agent with these flags besides.
+    fn start(topology: Topology, flags: &[&str]) -> SteeredNode {
+        topology.assign_served_addresses().unwrap();
+        let answer = |address| UpstreamName {
+            name: NAME,
+            address,
+        };
+        let mut servers = Vec::from(SERVED.map(|served| {
+            let served = SocketAddr::new(served, 53);
+            upstream::start(&topology.node, served, answer(FROM_CLUSTER)).unwrap()
+        }));
+        servers.push(upstream::start(&topology.node, OUTSIDE, answer(FROM_OUTSIDE)).unwrap());
+        let manifests = ManifestFolder::new(WEB);
+        let upstream = format!("--upstream={OUTSIDE}");
+        let flags = [&["--steer=auto", &*upstream], flags].concat();
+        let agent = start_agent(&topology.node, &manifests, &flags);
+        SteeredNode {
+            agent,
+            topology,
+            _manifests: manifests,
+            _servers: servers,
+        }
+    }
+
+    /// Waits until this one answers.
+    fn wait_for(&self, served: IpAddr, expected: DnsSource) {
+        let answers = || Ok(self.ask(served) == expected);
+        assert!(
+            eventually(LIMIT, answers).unwrap(),
+            "{served}: {expected:?} never answers"
+        );
+    }
+
+    /// Asks for [`NAME`] over UDP.
+    fn ask(&self, served: IpAddr) -> DnsSource {
+        let client = UdpClient::new(&self.topology.pod, SocketAddr::new(served, 53)).unwrap();
+        let reply = client.ask(&question(NAME), PATIENCE).unwrap();
+        reply.map_or(DnsSource::Nothing, |reply| DnsSource::of(&reply))
+    }
+
+    /// Asks for [`NAME`] over TCP.
+    fn ask_by_tcp(&self, served: IpAddr) -> DnsSource {
+        let ask = || {
+            let mut stream = TcpStream::connect(with_dns_port(served)).unwrap();
+            let message = question(NAME);
+            let length = u16::try_from(message.len()).unwrap().to_be_bytes();
+            stream.write_all(&[&length[..], &message].concat()).unwrap();
+            let mut length = [0; 2];
+            stream.read_exact(&mut length).unwrap();
+            let mut reply = vec![0; u16::from_be_bytes(length).into()];
+            stream.read_exact(&mut reply).unwrap();
+            DnsSource::of(&reply)
+        };
+        self.topology.pod.enter(ask).unwrap()
+    }
+}
+
+impl DnsSource {
+    fn of(reply: &[u8]) -> DnsSource {
+        let ends_with = |address: Ipv4Addr| reply.ends_with(&address.octets());
+        match (ends_with(FROM_OUTSIDE), ends_with(FROM_CLUSTER)) {
+            (true, _) => DnsSource::Agent,
+            (_, true) => DnsSource::ClusterDns,
+            _ => panic!("an unexpected reply: {reply:02x?}"),
+        }
+    }
+}
+
+/// A question for an IPv4 address.
+fn question(name: &str) -> Vec<u8> {
+    QueryPacket::new(POD[0], SERVED[0], name, A).message()
+}
+
+/// The permitted capabilities of each thread, by the threads' names.
+fn permitted_capabilities(process: u32) -> BTreeMap<String, Vec<u64>> {
+    let mut threads: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for task in fs::read_dir(format!("/proc/{process}/task")).unwrap() {
+        let task = task.unwrap().path();
+        let name = fs::read_to_string(task.join("comm")).unwrap();
+        let status = fs::read_to_string(task.join("status")).unwrap();
+        let permitted = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
+        let permitted = u64::from_str_radix(permitted.unwrap().trim(), 16).unwrap();
+        let name = name.trim().to_owned();
+        threads.entry(name).or_default().push(permitted);
+    }
+    threads
+}

@@ -278,6 +278,7 @@ impl Agent {
                 steering_inputs,
                 data,
                 resolver.clone(),
+                routes.clone(),
                 board.clone(),
             );
             for sockets in sockets {

@@ -34,6 +34,9 @@ pub struct RouteBlock {
     /// How replies are cached, by zones. The first entry with a name counts. A name without an
     /// entry is not cached.
     pub caching: Vec<(Vec<Name>, CacheRules)>,
+    /// Reasons, for people, why only the cluster's DNS can answer its clients' questions: an answer
+    /// depends on the client, or it isn't known what it depends on.
+    pub client_dependent: Vec<String>,
 }
 
 /// Questions that the cluster's DNS answers.

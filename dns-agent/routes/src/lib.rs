@@ -110,6 +110,13 @@ impl Routes {
         &self.cluster_zones
     }
 
+    /// Why only the cluster's DNS can answer its clients' questions. `None`: it doesn't matter to
+    /// the answers who asks.
+    pub fn client_dependence(&self) -> Option<&str> {
+        let mut reasons = self.blocks.iter().flat_map(|block| &block.client_dependent);
+        reasons.next().map(String::as_str)
+    }
+
     /// The longest zone of a name that a block has.
     pub fn zone_of(&self, name: &Name) -> Option<&Name> {
         self.find_zone(name).map(|(zone, _)| zone)

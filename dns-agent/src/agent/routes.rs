@@ -95,6 +95,23 @@ impl RouteFollower {
         });
     }
 
+    /// Why only the cluster's DNS can answer its clients' questions, for people. `None`: the
+    /// resolver can.
+    pub(super) fn objection(&self) -> Option<String> {
+        let parts = self.0.parts.lock();
+        let parts = parts.unwrap_or_else(PoisonError::into_inner);
+        match &parts.corefile {
+            FollowedRoutes::Known(routes) => routes.client_dependence().map(str::to_owned),
+            FollowedRoutes::Unknown => {
+                Some("it isn't known how CoreDNS answers names outside the cluster".to_owned())
+            }
+            FollowedRoutes::Off if self.0.given.is_some() => None,
+            FollowedRoutes::Off => {
+                Some("it isn't known which servers answer names outside the cluster".to_owned())
+            }
+        }
+    }
+
     fn follow_node_servers(&self, servers: Vec<IpAddr>) {
         let servers = servers.into_iter();
         let servers = servers.map(|address| SocketAddr::new(address, DNS_PORT));

@@ -39,6 +39,7 @@ use zerohop_resolver::{AdmittedClients, Canary, Resolver, Sockets};
 use zerohop_steering::{AgentNamespace, InterfaceReader, PodInterfaces};
 use zerohop_zone::{LiveZoneData, Name};
 
+use super::routes::RouteFollower;
 use crate::{
     STEERING_OBJECT,
     admin::{
@@ -100,6 +101,8 @@ pub(super) struct Steering {
     data: Arc<dyn LiveZoneData>,
     board: Arc<StatusBoard>,
     resolver: Arc<Resolver>,
+    /// They decide whether the resolver may answer in place of the cluster's DNS.
+    routes: RouteFollower,
     /// The clients that may have connections to the sockets in the namespace.
     admitted: watch::Sender<AdmittedClients>,
     /// The runtime on which answers wait for upstreams.
@@ -227,6 +230,7 @@ impl Steering {
         inputs: watch::Receiver<SteeringInputs>,
         data: Arc<dyn LiveZoneData>,
         resolver: Arc<Resolver>,
+        routes: RouteFollower,
         board: Arc<StatusBoard>,
     ) -> Steering {
         let device = prepared.namespace.node_device_name();
@@ -249,6 +253,7 @@ impl Steering {
             data,
             board,
             resolver,
+            routes,
             admitted: watch::Sender::default(),
             workers: Handle::current(),
             reader: InterfaceReader::default(),
@@ -328,6 +333,10 @@ impl Steering {
     async fn follow_inputs(&mut self) -> anyhow::Result<Duration> {
         let inputs = self.inputs.borrow_and_update().clone();
         self.write_maps(&inputs).await?;
+        if let Some(objection) = self.routes.objection() {
+            self.admit(AdmittedClients::Only(Arc::default()));
+            anyhow::bail!(objection);
+        }
         let left = inputs
             .leased_until
             .map(|until| until - std::time::Instant::now());

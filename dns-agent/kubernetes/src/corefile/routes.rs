@@ -107,7 +107,13 @@ impl BlockReader<'_> {
     fn read(mut self, directives: &[Directive]) -> (RouteBlock, Vec<String>) {
         for directive in directives {
             if let Err(problem) = self.read_plugin(directive) {
+                self.block.client_dependent.push(problem.to_string());
                 self.exclude_names(&problem, vec![Name::root()]);
+            }
+            if ["acl", "autopath"].contains(&directive.name()) {
+                let cause = format!("`{}` depends on the client", directive.name());
+                let problem = directive.head.problem(cause);
+                self.block.client_dependent.push(problem.to_string());
             }
         }
         (self.block, self.reasons)
@@ -166,6 +172,7 @@ impl BlockReader<'_> {
             "forward" => {
                 let (forward, problem) = forward::read(directive, self.config)?;
                 if let Some(problem) = problem {
+                    self.block.client_dependent.push(problem.to_string());
                     self.explain(&problem, std::slice::from_ref(&forward.zone));
                 }
                 self.block.forwards.push(forward);

@@ -56,6 +56,36 @@ fn check(corefile: impl Into<String>, cases: &[(&str, Rtype, &str)]) {
 const NODE: &str = "node fastest UdpAndTcp";
 
 #[test]
+fn it_is_known_where_answers_depend_on_the_client() {
+    let dependence = |plugins: &str| {
+        let routes = read(corefile_with(plugins));
+        routes.routes.client_dependence().map(str::to_owned)
+    };
+    let plain = "forward . /etc/resolv.conf\ncache 30\nhosts {\n10.0.0.1 a.test\n fallthrough\n}";
+    assert_eq!(dependence(plain), None);
+    for (plugins, expected) in [
+        (
+            "forward . /etc/resolv.conf\nacl {\nblock\n}",
+            "`acl` depends on the client",
+        ),
+        (
+            "acl internal.test {\nblock\n}",
+            "`acl` depends on the client",
+        ),
+        ("autopath @kubernetes", "`autopath` depends on the client"),
+        (
+            "somebody_elses_plugin",
+            "is not a plugin that Zerohop understands",
+        ),
+        ("forward . 10.0.0.1 {\nsome_option\n}", "some_option"),
+        ("rewrite edns0 local set 0xffee 1", ""),
+    ] {
+        let reason = dependence(plugins).unwrap_or_else(|| panic!("{plugins}"));
+        assert!(reason.contains(expected), "{plugins}: {reason}");
+    }
+}
+
+#[test]
 fn names_outside_the_cluster_go_where_the_corefile_forwards_them() {
     let corefile = corefile_with(
         "forward . /etc/resolv.conf { \n max_concurrent 1000 \n }\n cache 30 \n loop \n reload",

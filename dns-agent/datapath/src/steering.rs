@@ -18,7 +18,7 @@ use aya::{
     maps::{HashMap, Map, MapData, MapError, PerCpuArray},
     programs::{
         SchedClassifier, TcAttachType,
-        tc::{SchedClassifierLink, qdisc_add_clsact},
+        tc::{NlOptions, SchedClassifierLink, TcAttachOptions, qdisc_add_clsact},
     },
 };
 use dns_common::{
@@ -138,7 +138,10 @@ impl SteeringPrograms {
         // This fails if the device has a clsact qdisc. After any other error, attaching a filter
         // fails.
         let _ = qdisc_add_clsact(device);
-        let attached = program.attach(device, TcAttachType::Ingress);
+        // A filter, unlike a link, stays until its device goes. So when this process is killed, the
+        // kernel's last segments on its connections still reach the pods.
+        let filter = TcAttachOptions::Netlink(NlOptions::default());
+        let attached = program.attach_with_options(device, TcAttachType::Ingress, filter);
         let link = attached.and_then(|link| program.take_link(link));
         let link = link.with_context(|| format!("can't attach {name} to {device}"))?;
         self.links.push(link);

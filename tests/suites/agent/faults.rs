@@ -7,6 +7,7 @@
 mod clock;
 mod dns;
 mod load;
+mod steering;
 mod tables;
 
 use std::{

@@ -60,46 +60,21 @@ pub(crate) fn run(options: &FaultsOptions) -> Result<()> {
     };
     let path = root().join("target/faults.log");
     let log = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    let mut command = Command::new(suites);
-    command
-        // Cargo runs tests in their package's directory.
-        .current_dir(root().join("tests"))
-        .args(["--nocapture", "--test-threads=1"])
-        // This test would step the clock of this machine.
-        .arg("--skip=faults::clock")
-        .env("ZEROHOP_FAULTS", "full")
-        .env(variable, agent)
-        .stderr(log)
-        .stdout(Stdio::piped());
-    match &options.filter[..] {
-        [] if options.attacks => command.arg("attacks::"),
-        [] => command.arg("faults::"),
-        filter => command.args(filter),
+    let tables = match &options.filter[..] {
+        [] if options.attacks => vec![FaultTable::ATTACKS],
+        [] => vec![FaultTable::FAULTS, FaultTable::STEERING],
+        filter => vec![FaultTable {
+            filter,
+            ..FaultTable::FAULTS
+        }],
     };
-    let mut tests = command.spawn().context("cannot start the tests")?;
-
-    if options.attacks {
-        println!(
-            "| attack | lookups | from the kernel | in the worst second | slowest change, ms | a \
-             deleted name answered for, ms | a denied pod answered for, ms | largest memory, MiB |"
-        );
-        println!("|---|---|---|---|---|---|---|---|");
-    } else {
-        println!(
-            "| fault | lookups | from the kernel | failed | wrong | over 100 ms | slowest, ms |"
-        );
-        println!("|---|---|---|---|---|---|---|");
+    let mut failed = false;
+    for table in tables {
+        let mut command = Command::new(&suites);
+        command.env(variable, &agent).stderr(log.try_clone()?);
+        failed |= !table.print(command)?;
     }
-    let output = tests.stdout.take().context("the tests have no output")?;
-    for line in BufReader::new(output).lines() {
-        let line = line?;
-        match line.split_once(BEFORE_OUTPUT) {
-            Some((_, row)) if row.starts_with('|') => println!("{row}"),
-            _ if line.starts_with("test result") || line.ends_with("FAILED") => println!("{line}"),
-            _ => {}
-        }
-    }
-    if !tests.wait()?.success() {
+    if failed {
         bail!(
             "lookups are affected, or a test failed otherwise: the messages of the tests and the \
              logs of their agents are in {}",
@@ -107,4 +82,69 @@ pub(crate) fn run(options: &FaultsOptions) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// A table of faults, filled by tests.
+struct FaultTable<'a> {
+    /// Names of tests, or parts of names.
+    filter: &'a [String],
+    /// The filter if `filter` is empty.
+    usual_filter: &'static str,
+    skipped: &'static str,
+    columns: &'static str,
+}
+
+impl FaultTable<'_> {
+    const FAULTS: FaultTable<'static> = FaultTable {
+        filter: &[],
+        usual_filter: "faults::",
+        skipped: "faults::steering",
+        columns: "fault | lookups | from the kernel | failed | wrong | over 100 ms | slowest, ms",
+    };
+    const STEERING: FaultTable<'static> = FaultTable {
+        filter: &[],
+        usual_filter: "faults::steering",
+        skipped: "faults::clock",
+        columns: "fault | lookups over UDP | questions that the cluster's DNS answered | lost | \
+                  failed lookups | slowest, ms | answers over TCP | connections ended | hung",
+    };
+    const ATTACKS: FaultTable<'static> = FaultTable {
+        filter: &[],
+        usual_filter: "attacks::",
+        skipped: "faults::clock",
+        columns: "attack | lookups | from the kernel | in the worst second | slowest change, ms | \
+                  a deleted name answered for, ms | a denied pod answered for, ms | largest \
+                  memory, MiB",
+    };
+
+    /// Runs the tests, and prints their rows. Returns whether they passed.
+    fn print(&self, mut tests: Command) -> Result<bool> {
+        tests
+            // Cargo runs tests in their package's directory.
+            .current_dir(root().join("tests"))
+            .args(["--nocapture", "--test-threads=1"])
+            // This test would step the clock of this machine.
+            .arg("--skip=faults::clock")
+            .env("ZEROHOP_FAULTS", "full")
+            .stdout(Stdio::piped());
+        match self.filter {
+            [] => tests.args([self.usual_filter, "--skip", self.skipped]),
+            filter => tests.args(filter),
+        };
+        println!("| {} |", self.columns);
+        println!("|{}", "---|".repeat(self.columns.split(" | ").count()));
+        let mut tests = tests.spawn().context("cannot start the tests")?;
+        let output = tests.stdout.take().context("the tests have no output")?;
+        for line in BufReader::new(output).lines() {
+            let line = line?;
+            match line.split_once(BEFORE_OUTPUT) {
+                Some((_, row)) if row.starts_with('|') => println!("{row}"),
+                _ if line.starts_with("test result") || line.ends_with("FAILED") => {
+                    println!("{line}");
+                }
+                _ => {}
+            }
+        }
+        Ok(tests.wait()?.success())
+    }
 }

@@ -72,7 +72,10 @@ fn steered_lookups_succeed_while_the_agent_is_stopped() {
         thread::sleep(Duration::from_secs(2));
         agent.send_signal(Signal::SIGCONT).unwrap();
         cluster.wait_until_steered();
-        assert!(lasted < HANDOVER_LIMIT, "there was no answer for {lasted:?}");
+        assert!(
+            lasted < HANDOVER_LIMIT,
+            "there was no answer for {lasted:?}"
+        );
     });
 }
 
@@ -97,7 +100,11 @@ fn steered_lookups_succeed_when_the_agent_is_killed_for_lack_of_memory() {
             agent.has_ended()
         };
         assert!(eventually(LIMIT, has_ended).unwrap());
-        assert_ne!(cgroup.count_kills().unwrap(), 0, "it ended for another reason");
+        assert_ne!(
+            cgroup.count_kills().unwrap(),
+            0,
+            "it ended for another reason"
+        );
         agent = cluster.start_agent();
     });
     tally.streams.assert_ended_or_went_on();
@@ -192,6 +199,9 @@ impl SteeredCluster {
 impl FaultTally {
     fn assert_lost_at_most(&self, limit: usize) {
         let lost = self.questions.lost;
-        assert!(lost <= limit, "{lost} questions were lost, not at most {limit}");
+        assert!(
+            lost <= limit,
+            "{lost} questions were lost, not at most {limit}"
+        );
     }
 }

@@ -224,11 +224,7 @@ async fn look_up(name: &str, manner: Manner, tally: &Mutex<OutsideTally>) {
 
 /// Asks for these types from one socket. Returns those without an answer, and how many the
 /// cluster's DNS answered. An ICMP error ends the attempt.
-async fn ask(
-    name: &str,
-    mut types: Vec<u16>,
-    deadline: Instant,
-) -> io::Result<(Vec<u16>, usize)> {
+async fn ask(name: &str, mut types: Vec<u16>, deadline: Instant) -> io::Result<(Vec<u16>, usize)> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
     socket.connect(SocketAddr::new(SERVED[0], 53)).await?;
     for rtype in &types {

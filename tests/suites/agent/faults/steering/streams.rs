@@ -92,12 +92,22 @@ impl StreamTally {
     }
 
     pub(super) fn assert_retries_succeeded(&self) {
-        assert!(self.answers > CLIENTS, "only {} answers over TCP", self.answers);
-        assert_eq!(self.refused, 0, "connections were not opened again: {self:?}");
+        assert!(
+            self.answers > CLIENTS,
+            "only {} answers over TCP",
+            self.answers
+        );
+        assert_eq!(
+            self.refused, 0,
+            "connections were not opened again: {self:?}"
+        );
     }
 
     pub(super) fn assert_ended_or_went_on(&self) {
-        assert_eq!(self.hung, 0, "connections neither ended nor went on: {self:?}");
+        assert_eq!(
+            self.hung, 0,
+            "connections neither ended nor went on: {self:?}"
+        );
     }
 }
 

@@ -61,7 +61,7 @@ use self::{
     publisher::{Publisher, PublisherInbox, PublisherMessage, PublisherSender},
     routes::RouteFollower,
     shutdown::ShutdownPolicy,
-    steering::{Steering, SteeringEnd},
+    steering::{SocketWatch, Steering, SteeringEnd},
     threads::{run_privileged, spawn_privileged_task, spawn_unprivileged_task},
 };
 use crate::{
@@ -203,7 +203,7 @@ impl Agent {
         let (steering_status, prepared) = match steering {
             SteeringPreparation::Off => (SteeringStatus::default(), None),
             SteeringPreparation::Unavailable(reason) => {
-                warn!("pods' queries are not steered to this agent's resolver: {reason}");
+                info!("pods' queries are not steered to this agent's resolver: {reason}");
                 (SteeringStatus::unavailable(reason), None)
             }
             SteeringPreparation::Ready(prepared) => (SteeringStatus::default(), Some(prepared)),
@@ -270,11 +270,11 @@ impl Agent {
         let mut steering_end = None;
         if let Some(mut prepared) = prepared {
             let sockets = prepared.take_sockets();
-            let canaries = sockets.iter().map(Sockets::canary).cloned().collect();
+            let watch = SocketWatch::new(&sockets);
             let data = Arc::new(providers.clone());
             let steering = Steering::new(
                 *prepared,
-                canaries,
+                watch,
                 steering_inputs,
                 data,
                 resolver.clone(),

@@ -15,8 +15,7 @@ use dns_agent::{
     agent::{Agent, SteeringPreparation},
     check::{self, CheckRequest, CheckVerdict},
     config::{
-        AgentCommand, CheckArgs, Cli, Config, DetachArgs, DumpArgs, LookupArgs, RunArgs,
-        StatusArgs, Steer,
+        AgentCommand, CheckArgs, Cli, Config, DetachArgs, DumpArgs, LookupArgs, RunArgs, StatusArgs,
     },
 };
 use mimalloc::MiMalloc;
@@ -95,8 +94,8 @@ async fn run_agent(args: RunArgs) -> anyhow::Result<()> {
     tokio::spawn(cancel_on_signal(shutdown.clone())?);
     let config = Config::from_args(args)?;
     let steering = SteeringPreparation::prepare(&config).await;
-    if config.steer != Steer::Off {
-        // Only the network namespaces of steering need it, and no later thread gets it.
+    if let SteeringPreparation::Ready(_) = steering {
+        // The network namespaces are made. No later thread gets the capability.
         drop_administrator().context("the main thread can't drop the capability SYS_ADMIN")?;
     }
     let agent = tokio::select! {

@@ -21,7 +21,13 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Flags for a user plane. The pod sends it no query, and no server listens at the upstream's
 /// address.
-const USER_PLANE: [&str; 4] = ["--listen", "127.0.0.1:5353", "--upstream", "127.0.0.1:9"];
+const USER_PLANE: [&str; 5] = [
+    "--listen",
+    "127.0.0.1:5353",
+    "--upstream",
+    "127.0.0.1:9",
+    "--steer=off",
+];
 
 /// Manifests of services of each kind. The headless ones have 40 endpoints, too many for 512 bytes,
 /// and 200, too many for a record. The target of `odd` has characters that zone files must escape.

@@ -221,6 +221,21 @@ images:
     }
 
     #[test]
+    fn steering_adds_one_capability() {
+        let component = "\n  - ../../../deploy/kustomize/components/steering\n";
+        let overlay = format!("{}{component}", OVERLAY.trim_end());
+        let chart = chart(&["--set=steering=true"]);
+        expect_same(&kustomize("steering", &overlay), &chart);
+        let container = &objects(&chart)[DAEMON_SET]["spec"]["template"]["spec"]["containers"][0];
+        let added = container["securityContext"]["capabilities"]["add"].as_array();
+        assert!(added.unwrap().contains(&"SYS_ADMIN".into()), "{container}");
+        assert_eq!(
+            container["securityContext"]["allowPrivilegeEscalation"],
+            false
+        );
+    }
+
+    #[test]
     fn a_registry_and_openshift_need_no_edits() {
         let kustomize = kustomize(
             "registry",

@@ -63,6 +63,7 @@ use nix::sys::{
 use tokio::{
     net::{TcpListener, TcpSocket},
     runtime::Handle,
+    sync::watch,
 };
 
 use self::{
@@ -508,6 +509,13 @@ impl Sockets {
     /// [`Sockets::canary`]. The receivers recognise only the clients of one of them.
     pub fn canary_at(&self, server: SocketAddr) -> Canary {
         self.canary.at(server)
+    }
+
+    /// Reports each time the kernel has dropped datagrams because one of the UDP sockets was full.
+    /// The value is their number.
+    pub fn overflows(&self) -> watch::Receiver<u64> {
+        // There is at least one, and they share the counter.
+        self.udp[0].overflows().subscribe()
     }
 
     /// The bound address, with the actual port.

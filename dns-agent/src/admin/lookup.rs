@@ -22,7 +22,10 @@ use zerohop_resolver::{
 };
 use zerohop_zone::{Answer, Apex, Name, Origin, Rdata, Record, Rtype, ZoneData};
 
-use super::state::{AdminState, KernelExplanation};
+use super::{
+    state::{AdminState, KernelExplanation},
+    status::SteeringState,
+};
 
 /// The longest time that the resolver may take. It is shorter than the 5 s for which
 /// `dns-agent lookup` waits.
@@ -37,6 +40,35 @@ struct ResolverAnswer {
     sections: [Vec<Record>; 3],
     /// The questions that need an upstream, whether or not one could be queried.
     forwarded: Vec<UpstreamLookup>,
+}
+
+/// What steering makes of a question.
+enum QuestionSteering {
+    /// The kernel answers, or steering isn't wanted.
+    NotConcerned,
+    /// The query goes to the agent's resolver, through this device.
+    Steered(String),
+    /// The query goes to the cluster's DNS, for this reason.
+    Passed(String),
+}
+
+impl QuestionSteering {
+    fn is_steered(&self) -> bool {
+        matches!(self, QuestionSteering::Steered(_))
+    }
+
+    /// For people.
+    fn describe(&self) -> Option<String> {
+        match self {
+            QuestionSteering::NotConcerned => None,
+            QuestionSteering::Steered(device) => Some(format!(
+                "pods' queries over UDP are steered to this agent, through {device}"
+            )),
+            QuestionSteering::Passed(reason) => {
+                Some(format!("pods' queries over UDP are not steered: {reason}"))
+            }
+        }
+    }
 }
 
 impl AdminState {
@@ -86,6 +118,7 @@ impl AdminState {
 
         let kernel = (self.explain_kernel)(name, rtype);
         let why = self.why_not_kernel(&kernel, &data, name, rtype);
+        let steering = self.steering_of(&kernel);
         let is_name_forwarded = forwarded
             .first()
             .is_some_and(|first| first.name == *name && !first.servers.is_empty());
@@ -95,7 +128,7 @@ impl AdminState {
             {
                 AnsweringPlane::Kernel
             }
-            _ if self.listen.is_empty() => AnsweringPlane::Neither,
+            _ if self.listen.is_empty() && !steering.is_steered() => AnsweringPlane::Neither,
             _ if is_name_forwarded => AnsweringPlane::Upstream,
             _ => AnsweringPlane::Agent,
         };
@@ -136,9 +169,35 @@ impl AdminState {
             plane,
             why,
             kernel: kernel.report(),
+            steering: steering.describe(),
             upstreams,
             route: route.map(|route| route.to_string()),
             notes,
+        }
+    }
+
+    /// What steering makes of the question of a client without EDNS.
+    fn steering_of(&self, kernel: &KernelExplanation) -> QuestionSteering {
+        let KernelExplanation::On(explained) = kernel else {
+            return QuestionSteering::NotConcerned;
+        };
+        let outcome = explained.plain;
+        if !explained.is_attached || outcome.is_answer() {
+            return QuestionSteering::NotConcerned;
+        }
+        let steering = self.board.steering();
+        match steering.state {
+            SteeringState::Off => QuestionSteering::NotConcerned,
+            SteeringState::Unavailable | SteeringState::Waiting => {
+                QuestionSteering::Passed(steering.reason)
+            }
+            SteeringState::On if outcome.is_for_resolver() => {
+                QuestionSteering::Steered(steering.device)
+            }
+            SteeringState::On => {
+                let reason = format!("queries that pass with {} are not", outcome.name());
+                QuestionSteering::Passed(reason)
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use zerohop_resolver::{Resolver, TrafficCounts, loops};
 
 use super::status::{
     FeedStatus, KernelStatus, KubernetesStatus, ManifestsStatus, SourceStatus, Status,
+    SteeringStatus,
 };
 
 /// The current state of the agent's tasks.
@@ -139,6 +140,11 @@ impl StatusBoard {
     /// What CoreDNS's metrics count.
     pub fn traffic(&self) -> TrafficCounts {
         self.resolver.counters().traffic()
+    }
+
+    /// Whether queries that the kernel passes go to this agent's resolver.
+    pub fn steering(&self) -> SteeringStatus {
+        self.status.borrow().steering.clone()
     }
 
     /// All reasons for being not ready or degraded.

@@ -339,6 +339,7 @@ fn a_lookup_is_printed_as_text() {
             outcome: Some("lease_stale".to_owned()),
             outcome_edns: None,
         },
+        steering: None,
         upstreams: vec!["192.0.2.53:53".parse().unwrap()],
         route: Some("forwarded by Corefile, line 6".to_owned()),
         notes: vec!["this and that".to_owned()],

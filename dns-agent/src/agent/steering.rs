@@ -23,6 +23,7 @@ use std::{
 
 use anyhow::Context;
 use dns_common::steering::SteeredPod;
+use futures_util::future::select_all;
 use tokio::{
     runtime::Handle,
     sync::{oneshot, watch},
@@ -94,7 +95,7 @@ pub(super) struct Steering {
     programs: SteeringPrograms,
     namespace: AgentNamespace,
     canary_namespace: AgentNamespace,
-    canaries: Vec<FamilyCanary>,
+    sockets: SocketWatch,
     port: u16,
     inputs: watch::Receiver<SteeringInputs>,
     /// The names of zones, of which the canary asks for one.
@@ -122,6 +123,14 @@ struct LiveDevices {
     next_list: Instant,
 }
 
+/// What shows whether the sockets in the agent's namespace are served.
+pub(super) struct SocketWatch {
+    /// One for the sockets of each address family.
+    canaries: Vec<FamilyCanary>,
+    /// Change when datagrams are lost because a socket is full.
+    overflows: Vec<watch::Receiver<u64>>,
+}
+
 /// The canary of the sockets of an address family.
 struct FamilyCanary {
     /// The canary that the sockets came with, from which the others are made.
@@ -134,6 +143,8 @@ struct FamilyCanary {
 pub(super) const LEASE: Duration = Duration::from_secs(1);
 /// The time between two questions of the canary.
 const ROUND: Duration = Duration::from_millis(250);
+/// The time without steering after datagrams were lost because a socket was full.
+const OVERFLOW_PAUSE: Duration = Duration::from_secs(1);
 /// The time for an answer to the canary.
 const ANSWER_LIMIT: Duration = Duration::from_millis(750);
 /// The time between two lists of the devices that lead to pods.
@@ -223,10 +234,10 @@ impl PreparedSteering {
 }
 
 impl Steering {
-    /// The task for what was prepared. `canaries` are those of the sockets.
+    /// The task for what was prepared. `sockets` watches the sockets that were taken out.
     pub(super) fn new(
         prepared: PreparedSteering,
-        canaries: Vec<Arc<Canary>>,
+        sockets: SocketWatch,
         inputs: watch::Receiver<SteeringInputs>,
         data: Arc<dyn LiveZoneData>,
         resolver: Arc<Resolver>,
@@ -239,15 +250,11 @@ impl Steering {
             device,
             ..SteeringStatus::default()
         };
-        let canaries = canaries.into_iter().map(|first| FamilyCanary {
-            first,
-            current: None,
-        });
         Steering {
             programs: prepared.programs,
             namespace: prepared.namespace,
             canary_namespace: prepared.canary_namespace,
-            canaries: canaries.collect(),
+            sockets,
             port: prepared.port,
             inputs,
             data,
@@ -302,6 +309,10 @@ impl Steering {
                         Ok(_) => continue,
                         Err(reason) => Err(reason),
                     }
+                }
+                () = self.sockets.overflow() => {
+                    next_round = Instant::now() + OVERFLOW_PAUSE;
+                    Err(anyhow::anyhow!("the resolver's sockets were full"))
                 }
                 () = devices.change() => continue,
                 () = sleep_until(next_round) => {
@@ -369,7 +380,7 @@ impl Steering {
             debug!("steering ends without an answer to the canary: {error:#}");
         }
         // The servers' receivers, and one for each connection.
-        while self.admitted.receiver_count() > self.canaries.len()
+        while self.admitted.receiver_count() > self.sockets.canaries.len()
             || self.resolver.waiting_queries() > 0
         {
             sleep(DRAIN_PAUSE).await;
@@ -402,7 +413,7 @@ impl Steering {
             }
             self.programs.replace_served(&served)?;
             self.served = served;
-            for canary in &mut self.canaries {
+            for canary in &mut self.sockets.canaries {
                 canary.follow(&self.served, self.port);
             }
         }
@@ -454,7 +465,11 @@ impl Steering {
     /// the workers do something.
     async fn ask_canaries(&self) -> anyhow::Result<()> {
         let zone = self.any_zone().context("there is no zone to ask for")?;
-        let canaries = self.canaries.iter().filter_map(|it| it.current.as_ref());
+        let canaries = self
+            .sockets
+            .canaries
+            .iter()
+            .filter_map(|it| it.current.as_ref());
         let canaries: Vec<_> = canaries.map(|(_, canary)| canary.clone()).collect();
         if canaries.is_empty() {
             anyhow::bail!(
@@ -524,6 +539,30 @@ impl SteeringEnd {
         self.ending.cancel();
         // Fails if the task has ended otherwise.
         let _ = self.ended.await;
+    }
+}
+
+impl SocketWatch {
+    /// Watches these sockets.
+    pub(super) fn new(sockets: &[Sockets]) -> SocketWatch {
+        let canaries = sockets.iter().map(|sockets| FamilyCanary {
+            first: sockets.canary().clone(),
+            current: None,
+        });
+        SocketWatch {
+            canaries: canaries.collect(),
+            overflows: sockets.iter().map(Sockets::overflows).collect(),
+        }
+    }
+
+    /// Waits until datagrams are lost because a socket is full.
+    async fn overflow(&mut self) {
+        let changes = self.overflows.iter_mut();
+        let changes = changes.map(|overflows| Box::pin(overflows.changed()));
+        // An error says that the sockets are gone. Then the canary says so too.
+        if let (Err(_), _, _) = select_all(changes).await {
+            pending::<()>().await;
+        }
     }
 }
 

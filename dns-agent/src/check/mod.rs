@@ -19,6 +19,7 @@ mod programs;
 mod proxy;
 mod report;
 mod rights;
+mod steering;
 #[cfg(test)]
 mod tests;
 
@@ -43,7 +44,7 @@ use crate::{
     KERNEL_OBJECT,
     config::{
         Cidr, DelegatedName, Domain, HookChoice, Interface, ListenAddress, ObjectName, RunSettings,
-        ServedAddress,
+        ServedAddress, Steer,
     },
 };
 
@@ -64,6 +65,8 @@ pub struct CheckRequest {
     pub bpffs: PathBuf,
     /// The addresses of `--serve`, at which the kernel would answer queries.
     pub served_addresses: Vec<SocketAddr>,
+    /// Whether queries that the kernel passes would go to the agent's resolver.
+    pub steer: Steer,
     /// The cluster domains of the settings, or the default one.
     pub cluster_domains: Vec<Name>,
     /// The networks whose reverse zones would be authoritative.
@@ -179,6 +182,7 @@ pub async fn check_node(request: &CheckRequest) -> Report {
     findings.push(foreign_programs::pod_network(&owners));
     findings.push(proxy::proxy(&proxy, &owners, request.endpoints));
     findings.extend(listen::listen(&request.listen, &rights, &pinned));
+    findings.extend(steering::steering(request.steer, &rights).await);
     findings.extend(limits::limits(request));
     if let Some(cluster) = &request.admission {
         findings.extend(admission::admission(cluster).await);
@@ -220,6 +224,7 @@ impl From<RunSettings> for CheckRequest {
             },
             bpffs: settings.bpffs,
             served_addresses: inner_values(settings.serve, |ServedAddress(address)| address),
+            steer: settings.steer,
             cluster_domains: inner_values(settings.cluster_domain, |Domain(name)| name),
             reverse: inner_values(settings.reverse, |Cidr(network)| network),
             passed: inner_values(settings.pass, |DelegatedName(name)| name),

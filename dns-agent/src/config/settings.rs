@@ -303,8 +303,8 @@ pub struct RunSettings {
     /// Whether queries that the kernel passes, and DNS over TCP, go from pods to this
     /// agent's resolver instead of the cluster's DNS: auto (where that is possible and
     /// safe), or off. It needs the capability SYS_ADMIN at the start.
-    #[arg(long, help_heading = "User plane", value_name = "WHEN")]
-    #[arg(value_enum, default_value_t = Steer::Off)]
+    #[arg(long, help_heading = "User plane", value_name = "WHEN", group = CHECKED)]
+    #[arg(value_enum, default_value_t = Steer::Auto)]
     pub steer: Steer,
 
     /// The order in which several upstream servers are queried: fastest (by measured

@@ -174,8 +174,10 @@ fn stay_in_namespace(ready: oneshot::Sender<anyhow::Result<AgentNamespace>>) {
 /// Moves the calling thread into a new namespace, and connects it.
 async fn make_namespace(alive: oneshot::Sender<()>) -> anyhow::Result<AgentNamespace> {
     let node = open_netlink()?;
-    unshare(CloneFlags::CLONE_NEWNET)
-        .context("can't make a network namespace, which needs the capability SYS_ADMIN")?;
+    unshare(CloneFlags::CLONE_NEWNET).context(
+        "can't make a network namespace, which needs the capability SYS_ADMIN: the kustomize \
+             component `steering` and the chart's value `steering` give it",
+    )?;
     keep_network_capabilities().context("can't drop capabilities")?;
     let inside = open_netlink()?;
     let namespace = File::open("/proc/thread-self/ns/net")

@@ -5,6 +5,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket},
     num::NonZero,
     os::fd::{AsRawFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
 };
 
 use nix::{
@@ -15,6 +19,7 @@ use nix::{
         SockFlag, SockType, SockaddrStorage, bind, recvmmsg, sendmmsg, setsockopt, socket, sockopt,
     },
 };
+use tokio::sync::watch;
 use tracing::debug;
 
 use crate::{
@@ -50,6 +55,22 @@ pub(in super::super) struct UdpListener {
     socket: UdpSocket,
     /// The bound address, with the actual port.
     address: SocketAddr,
+    /// How many datagrams the kernel has dropped because this socket was full, as far as known.
+    dropped: AtomicU32,
+    /// The same of all sockets of the address.
+    overflows: Arc<Overflows>,
+}
+
+/// Counts the datagrams that the kernel has dropped because sockets of an address were full.
+/// Receivers are told of a change.
+pub(in super::super) type Overflows = watch::Sender<u64>;
+
+/// What the kernel says about a datagram.
+struct DatagramOrigin {
+    route: ReplyRoute,
+    /// How many datagrams it has dropped before, because the socket was full (`SO_RXQ_OVFL`). The
+    /// number wraps. `None`: none.
+    dropped: Option<u32>,
 }
 
 /// The return path of a reply.
@@ -75,15 +96,17 @@ impl UdpListener {
             receive: RECEIVE_BUFFERS / sockets,
             send: SEND_BUFFERS / sockets,
         };
+        let overflows = Arc::new(Overflows::default());
         let first = UdpListener::open(address, buffers)?;
-        let first = UdpListener::bind_one(first, address)?;
+        let first = UdpListener::bind_one(first, address, &overflows)?;
         let mut listeners = Vec::from([first]);
         for _ in 1..sockets.get() {
             let next = UdpListener::open(address, buffers)?;
             let first = &listeners[0];
             setsockopt(&first.socket, sockopt::ReusePort, &true)?;
             setsockopt(&next, sockopt::ReusePort, &true)?;
-            listeners.push(UdpListener::bind_one(next, first.address)?);
+            let next = UdpListener::bind_one(next, first.address, &overflows)?;
+            listeners.push(next);
         }
         Ok(listeners)
     }
@@ -105,15 +128,38 @@ impl UdpListener {
                 SocketAddr::V6(_) => setsockopt(&fd, sockopt::Ipv6RecvPacketInfo, &true)?,
             }
         }
+        setsockopt(&fd, sockopt::RxqOvfl, &1)?;
         buffers.set(&fd)?;
         Ok(fd)
     }
 
-    fn bind_one(fd: OwnedFd, address: SocketAddr) -> io::Result<UdpListener> {
+    fn bind_one(
+        fd: OwnedFd,
+        address: SocketAddr,
+        overflows: &Arc<Overflows>,
+    ) -> io::Result<UdpListener> {
         bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
         let socket = UdpSocket::from(fd);
         let address = socket.local_addr()?;
-        Ok(UdpListener { socket, address })
+        Ok(UdpListener {
+            socket,
+            address,
+            dropped: AtomicU32::new(0),
+            overflows: overflows.clone(),
+        })
+    }
+
+    /// Counts the datagrams that the kernel has dropped because sockets of the address were full.
+    pub(in super::super) fn overflows(&self) -> &Arc<Overflows> {
+        &self.overflows
+    }
+
+    /// Takes notice of the kernel's counter of dropped datagrams.
+    fn note_dropped(&self, dropped: u32) {
+        let new = dropped.wrapping_sub(self.dropped.swap(dropped, Relaxed));
+        if new > 0 {
+            self.overflows.send_modify(|count| *count += u64::from(new));
+        }
     }
 
     /// The bound address, with the actual port.
@@ -143,13 +189,19 @@ impl UdpListener {
         &self,
         buffers: &mut [ReceiveBuffer],
     ) -> io::Result<Vec<(usize, ReplyRoute)>> {
-        let control = cmsg_space!(in_pktinfo, in6_pktinfo);
+        let control = cmsg_space!(in_pktinfo, in6_pktinfo, u32);
         let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, Some(control));
         let buffers = buffers.iter_mut();
         let mut slices: Vec<_> = buffers.map(|buffer| [IoSliceMut::new(buffer)]).collect();
         let (fd, flags) = (self.socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
         let received = recvmmsg(fd, &mut headers, slices.iter_mut(), flags, None)?;
-        let routes = received.map(|message| Ok((message.bytes, ReplyRoute::of(&message)?)));
+        let routes = received.map(|message| {
+            let DatagramOrigin { route, dropped } = DatagramOrigin::of(&message)?;
+            if let Some(dropped) = dropped {
+                self.note_dropped(dropped);
+            }
+            Ok((message.bytes, route))
+        });
         routes.collect()
     }
 
@@ -240,30 +292,36 @@ impl BufferSizes {
     }
 }
 
-impl ReplyRoute {
-    fn of(message: &RecvMsg<'_, '_, SockaddrStorage>) -> io::Result<ReplyRoute> {
+impl DatagramOrigin {
+    fn of(message: &RecvMsg<'_, '_, SockaddrStorage>) -> io::Result<DatagramOrigin> {
         let client = message
             .address
             .as_ref()
             .and_then(socket_address)
             .ok_or_else(|| io::Error::other("a datagram has no source address"))?;
-        let destination = message.cmsgs()?.find_map(|control| match control {
-            ControlMessageOwned::Ipv4PacketInfo(info) => {
-                // `ipi_spec_dst` is the local address; `ipi_addr` may be a broadcast address. The
-                // interface is not needed, because the reply follows the route to the client.
-                let destination = Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes());
-                Some((destination.into(), 0))
+        let (mut destination, mut dropped) = (None, None);
+        for control in message.cmsgs()? {
+            match control {
+                ControlMessageOwned::Ipv4PacketInfo(info) => {
+                    // `ipi_spec_dst` is the local address; `ipi_addr` may be a broadcast address.
+                    // The interface is not needed, because the reply follows the route to the
+                    // client.
+                    let local = Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes());
+                    destination = Some((local.into(), 0));
+                }
+                ControlMessageOwned::Ipv6PacketInfo(info) => {
+                    let local = Ipv6Addr::from(info.ipi6_addr.s6_addr);
+                    destination = Some((local.into(), info.ipi6_ifindex));
+                }
+                ControlMessageOwned::RxqOvfl(count) => dropped = Some(count),
+                _ => {}
             }
-            ControlMessageOwned::Ipv6PacketInfo(info) => Some((
-                Ipv6Addr::from(info.ipi6_addr.s6_addr).into(),
-                info.ipi6_ifindex,
-            )),
-            _ => None,
-        });
-        Ok(ReplyRoute {
+        }
+        let route = ReplyRoute {
             client,
             destination,
-        })
+        };
+        Ok(DatagramOrigin { route, dropped })
     }
 }
 

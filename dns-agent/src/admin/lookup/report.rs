@@ -29,6 +29,10 @@ pub struct Lookup {
     pub why: Option<String>,
     /// The kernel program's outcome.
     pub kernel: KernelReport,
+    /// Whether a query that the kernel passes is steered to this agent's resolver, and why not.
+    /// `None` if the kernel answers, or nothing is to be steered.
+    #[serde(default)]
+    pub steering: Option<String>,
     /// The upstreams for the question, and then those for the targets of aliases, without
     /// repetitions. Those for one name are in order of preference: each is queried only if those
     /// before it send no complete response. Empty when no upstream is needed, or none is known.
@@ -113,6 +117,7 @@ impl fmt::Display for Lookup {
             why,
             // `why` explains the kernel program's outcome.
             kernel: _,
+            steering,
             upstreams,
             route,
             notes,
@@ -135,6 +140,9 @@ impl fmt::Display for Lookup {
         write_line(f, "plane", plane.name())?;
         if let Some(why) = why {
             write_line(f, "why", why)?;
+        }
+        if let Some(steering) = steering {
+            write_line(f, "steering", steering)?;
         }
         if let Some(route) = route {
             write_line(f, "route", route)?;

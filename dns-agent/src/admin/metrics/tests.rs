@@ -18,7 +18,7 @@ use super::*;
 use crate::{
     admin::status::{
         FeedState, FeedStatus, HostsFileStatus, KernelStatus, KubernetesStatus, ManifestsStatus,
-        PlaneState, PolicyStatus, SourceStatus, Status,
+        PlaneState, PolicyStatus, SourceStatus, Status, SteeringState, SteeringStatus,
     },
     admin::status_board::KubernetesFeeds,
     admin::tests::idle_resolver,
@@ -78,6 +78,11 @@ fn status(source: SourceStatus) -> Status {
             ..HostsFileStatus::default()
         }],
         network_policy: Some(PolicyStatus::default()),
+        steering: SteeringStatus {
+            state: SteeringState::On,
+            outcomes: BTreeMap::from([("datagram".to_owned(), 7)]),
+            ..SteeringStatus::default()
+        },
         ..Status::default()
     };
     status.resolver.counts = ResolverCounts {

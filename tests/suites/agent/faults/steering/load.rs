@@ -56,11 +56,11 @@ struct Manner {
     /// The time for an answer.
     wait: Duration,
     /// Whether both questions of a lookup have the same source port.
-    sockets: Sockets,
+    ports: SourcePorts,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Sockets {
+enum SourcePorts {
     Shared,
     /// One for each question.
     Each,
@@ -71,15 +71,15 @@ enum Sockets {
 const MANNERS: [Manner; 3] = [
     Manner {
         wait: Duration::from_secs(5),
-        sockets: Sockets::Shared,
+        ports: SourcePorts::Shared,
     },
     Manner {
         wait: Duration::from_millis(2500),
-        sockets: Sockets::Shared,
+        ports: SourcePorts::Shared,
     },
     Manner {
         wait: Duration::from_secs(5),
-        sockets: Sockets::Each,
+        ports: SourcePorts::Each,
     },
 ];
 /// How often all three ask.
@@ -195,9 +195,9 @@ async fn look_up(name: &str, manner: Manner, tally: &Mutex<OutsideTally>) {
     let began = Instant::now();
     let mut missing = vec![A, AAAA];
     for _ in 0..ATTEMPTS {
-        let groups = match manner.sockets {
-            Sockets::Shared => vec![missing.clone()],
-            Sockets::Each => missing.iter().map(|rtype| vec![*rtype]).collect(),
+        let groups = match manner.ports {
+            SourcePorts::Shared => vec![missing.clone()],
+            SourcePorts::Each => missing.iter().map(|rtype| vec![*rtype]).collect(),
         };
         let deadline = Instant::now() + manner.wait;
         missing.clear();

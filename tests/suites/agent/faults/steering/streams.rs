@@ -70,7 +70,7 @@ impl StreamLoad {
         self.is_over.store(true, Ordering::Relaxed);
         let threads = std::mem::take(&mut self.threads).into_iter();
         let tallies = threads.map(|thread| thread.join().unwrap());
-        tallies.fold(StreamTally::default(), StreamTally::with)
+        tallies.fold(StreamTally::default(), |sum, tally| sum.with(&tally))
     }
 }
 
@@ -82,13 +82,12 @@ impl Drop for StreamLoad {
 }
 
 impl StreamTally {
-    fn with(self, other: StreamTally) -> StreamTally {
-        StreamTally {
-            answers: self.answers + other.answers,
-            ended: self.ended + other.ended,
-            hung: self.hung + other.hung,
-            refused: self.refused + other.refused,
-        }
+    fn with(mut self, other: &StreamTally) -> StreamTally {
+        self.answers += other.answers;
+        self.ended += other.ended;
+        self.hung += other.hung;
+        self.refused += other.refused;
+        self
     }
 
     pub(super) fn assert_retries_succeeded(&self) {

@@ -199,6 +199,9 @@ impl ClientPolicy {
             PolicyKnowledge::Incomplete | PolicyKnowledge::Outdated => ClientVerdicts {
                 permitted: Some(BTreeSet::new()),
                 left_out: Vec::new(),
+                permitted_tcp: Some(BTreeSet::new()),
+                left_out_tcp: Vec::new(),
+                server_egress_restriction: Some("the policies are not known".to_owned()),
             },
             PolicyKnowledge::Complete => self.judge.judge(&mut self.facts, served_addresses),
         };

@@ -14,7 +14,7 @@ use std::mem::size_of;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use super::ports::Ports;
+use super::ports::{Ports, QueryProtocol};
 use crate::objects::ObjectKey;
 use crate::selector::{NAMESPACE_NAME, Selector};
 
@@ -78,7 +78,7 @@ pub(super) struct ClusterRule {
     pub(super) index: usize,
     pub(super) action: RuleAction,
     pub(super) peers: ClusterPeers,
-    /// The UDP ports at the destination.
+    /// The ports at the destination.
     pub(super) ports: Ports,
 }
 
@@ -136,14 +136,17 @@ impl ClusterPolicy {
         selectors.any(|selector| !selector.is_only_about(NAMESPACE_NAME))
     }
 
-    /// Whether the policy can deny a connection, with any plugin.
-    pub(super) fn can_deny(&self) -> bool {
+    /// Whether the policy can deny a connection over a protocol, with any plugin.
+    pub(super) fn can_deny(&self, protocol: QueryProtocol) -> bool {
         let mut rules = self.egress.iter().chain(&self.ingress);
-        rules.any(|rule| match rule.action {
-            RuleAction::Accept => false,
-            RuleAction::Deny => true,
-            RuleAction::Pass => rule.has_optional_peers(),
-        })
+        rules.any(|rule| rule.can_deny(protocol))
+    }
+
+    /// Whether the policy can deny a connection from a pod, with any plugin.
+    pub(super) fn can_deny_egress(&self) -> bool {
+        let protocols = [QueryProtocol::Udp, QueryProtocol::Tcp];
+        let mut rules = self.egress.iter();
+        rules.any(|rule| protocols.iter().any(|protocol| rule.can_deny(*protocol)))
     }
 
     /// The memory of the policy in bytes, about, without its key.
@@ -173,6 +176,15 @@ impl fmt::Display for ClusterPolicy {
 }
 
 impl ClusterRule {
+    /// Whether the rule can deny a connection over a protocol, with any plugin.
+    fn can_deny(&self, protocol: QueryProtocol) -> bool {
+        match self.action {
+            RuleAction::Accept => false,
+            RuleAction::Deny => true,
+            RuleAction::Pass => self.has_optional_peers() || self.ports.are_unknown(protocol),
+        }
+    }
+
     /// Whether the rule has peers that a plugin may not know: they are experimental in the API.
     /// With such a plugin, the rule fails closed, as described at [`ClusterPeers::FailClosed`].
     fn has_optional_peers(&self) -> bool {

@@ -7,10 +7,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::objects::{
-    DnsService, DnsSlice, Fact, LabelledNamespace, Peer, Peers, PodNetwork, Policy, PolicyPod,
-    Rule, Stage,
+    DnsService, DnsSlice, Fact, LabelledNamespace, NamedPort, Peer, Peers, PodNetwork, Policy,
+    PolicyPod, Rule, Stage,
 };
-use super::ports::{PortRange, Ports};
+use super::ports::{PortRange, Ports, ProtocolPorts, QueryProtocol};
 use crate::convert::{ApiPod, ApiPodStatus, key};
 use crate::object_set::Object;
 use crate::objects::{
@@ -52,7 +52,6 @@ impl Fact {
         let containers = spec.and_then(|spec| spec.containers.as_deref());
         let ports = containers.unwrap_or_default().iter();
         let ports = ports.flat_map(|container| container.ports.as_deref().unwrap_or_default());
-        let ports = ports.filter(|port| port.protocol.as_deref() == Some("UDP"));
         Ok(Fact::Pod(PolicyPod {
             labels,
             addresses,
@@ -67,8 +66,11 @@ impl Fact {
             },
             named_ports: ports
                 .filter_map(|port| {
-                    let number = u16::try_from(port.container_port).ok()?;
-                    Some((port.name.as_deref()?.into(), number))
+                    Some(NamedPort {
+                        name: port.name.as_deref()?.into(),
+                        protocol: QueryProtocol::from_api(port.protocol.as_deref())?,
+                        number: u16::try_from(port.container_port).ok()?,
+                    })
                 })
                 .collect(),
             started: status.and_then(ApiPodStatus::started),
@@ -299,33 +301,44 @@ impl PolicyReader<'_> {
         if ports.is_empty() {
             return Ok(Ports::All);
         }
-        let mut ranges = Vec::new();
+        let mut listed = Vec::new();
         for (at, port) in ports.into_iter().enumerate() {
-            // An entry without a protocol is for TCP.
-            if port.protocol.as_deref() != Some("UDP") {
+            let Some(protocol) = QueryProtocol::from_api(port.protocol.as_deref()) else {
                 continue;
-            }
-            let field = format!("{field}.ports[{at}]");
-            let number = |number: i32| {
-                let problem = || format!("{number} is not a port");
-                u16::try_from(number).map_err(|_| self.problem(&field, problem()))
             };
-            ranges.push(match (port.port, port.end_port) {
-                (None, None) => PortRange::Numbers(0..=u16::MAX),
-                (Some(IntOrString::Int(first)), None) => {
-                    PortRange::Numbers(number(first)?..=number(first)?)
-                }
-                (Some(IntOrString::Int(first)), Some(last)) => {
-                    PortRange::Numbers(number(first)?..=number(last)?)
-                }
-                (Some(IntOrString::String(name)), None) => PortRange::Name(name.into()),
-                (None | Some(IntOrString::String(_)), Some(_)) => {
-                    let reason = "has an endPort without a number for port";
-                    return Err(self.problem(&field, reason.to_owned()));
-                }
-            });
+            let range = self.read_range(&format!("{field}.ports[{at}]"), port);
+            let range = match protocol {
+                QueryProtocol::Udp => range?,
+                QueryProtocol::Tcp => range.unwrap_or(PortRange::Unknown),
+            };
+            listed.push(ProtocolPorts { protocol, range });
         }
-        Ok(Ports::Listed(ranges.into()))
+        Ok(Ports::Listed(listed.into()))
+    }
+
+    fn read_range(
+        &self,
+        field: &str,
+        port: networking::NetworkPolicyPort,
+    ) -> Result<PortRange, Problem> {
+        let number = |number: i32| {
+            let problem = || format!("{number} is not a port");
+            u16::try_from(number).map_err(|_| self.problem(field, problem()))
+        };
+        match (port.port, port.end_port) {
+            (None, None) => Ok(PortRange::ALL),
+            (Some(IntOrString::Int(first)), None) => {
+                Ok(PortRange::Numbers(number(first)?..=number(first)?))
+            }
+            (Some(IntOrString::Int(first)), Some(last)) => {
+                Ok(PortRange::Numbers(number(first)?..=number(last)?))
+            }
+            (Some(IntOrString::String(name)), None) => Ok(PortRange::Name(name.into())),
+            (None | Some(IntOrString::String(_)), Some(_)) => {
+                let reason = "has an endPort without a number for port";
+                Err(self.problem(field, reason.to_owned()))
+            }
+        }
     }
 
     fn read_selector(&self, field: &str, selector: LabelSelector) -> Result<Selector, Problem> {

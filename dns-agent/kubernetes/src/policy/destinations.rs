@@ -11,10 +11,10 @@ use super::certainty::Certainty;
 use super::cluster_policy::PodSet;
 use super::facts::{Facts, NamespaceLabels};
 use super::objects::{DnsService, Peer, Peers, PodNetwork, Policy, PolicyPod, Rule};
-use super::ports::Ports;
+use super::ports::{Ports, QueryProtocol};
 use crate::objects::Port;
 
-/// The servers that receive queries to the served addresses.
+/// The servers that receive the queries of one protocol to the served addresses.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Servers {
     /// Every destination of the queries.
@@ -29,36 +29,46 @@ pub(super) struct Servers {
 /// What is known about the labels of Namespaces, by their names.
 pub(super) type LabelsByNamespace<'a> = BTreeMap<Arc<str>, NamespaceLabels<'a>>;
 
+/// The address, port and protocol that a query is sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct QueryAddress {
+    pub(super) socket: SocketAddr,
+    pub(super) protocol: QueryProtocol,
+}
+
 /// A destination that policies must allow for a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Destination {
     /// A Service address, before it is translated to an endpoint's address.
     Service {
-        address: SocketAddr,
+        address: QueryAddress,
         endpoints: Vec<ServerEndpoint>,
     },
     /// One of the servers, at its own address.
     Endpoint(ServerEndpoint),
     /// A process in this node's network that may answer at this address, such as NodeLocal
     /// DNSCache. It gets the packets untranslated.
-    Node(SocketAddr),
+    Node(QueryAddress),
     /// An address whose servers are unknown.
-    Unknown(SocketAddr),
+    Unknown(QueryAddress),
 }
 
 /// A server of the cluster's DNS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ServerEndpoint {
-    pub(super) address: SocketAddr,
+    pub(super) address: QueryAddress,
     /// The known pods that have this address.
     pub(super) pods: Vec<Arc<PolicyPod>>,
 }
 
 impl Servers {
-    pub(super) fn find(facts: &Facts, served: &[SocketAddr]) -> Servers {
-        let served = served.iter();
+    pub(super) fn find(facts: &Facts, served: &[SocketAddr], protocol: QueryProtocol) -> Servers {
+        let served = served.iter().map(|socket| QueryAddress {
+            socket: *socket,
+            protocol,
+        });
         let destinations: Vec<_> = served
-            .flat_map(|address| Destination::find_for_address(facts, *address))
+            .flat_map(|address| Destination::find_for_address(facts, address))
             .collect();
         let mut all = destinations.iter();
         let may_be_on_host = all.any(|destination| matches!(destination, Destination::Node(_)));
@@ -81,33 +91,57 @@ impl Servers {
         namespaces.is_none_or(|namespaces| namespaces.contains(namespace))
     }
 
-    fn find_namespaces(&self, facts: &Facts) -> Option<BTreeSet<Arc<str>>> {
-        // As a precaution, the Services' namespaces always count, even if all endpoints were
-        // written by hand and are pods in other namespaces.
-        let services = facts.services().flatten();
-        let mut namespaces: BTreeSet<Arc<str>> = services
-            .map(|service| service.key.namespace.clone())
-            .collect();
+    /// The pods that are servers, or may be. `None` if a server may be any pod.
+    pub(super) fn pods(&self) -> Option<Vec<&Arc<PolicyPod>>> {
+        let mut pods = Vec::new();
         for destination in &self.destinations {
             match destination {
+                // The Service's endpoints are destinations too.
                 Destination::Service { .. } => {}
                 Destination::Endpoint(endpoint) if endpoint.is_known_pod() => {
-                    let pods = endpoint.pods.iter();
-                    namespaces.extend(pods.map(|pod| pod.key.namespace.clone()));
+                    pods.extend(&endpoint.pods);
                 }
-                Destination::Node(_) => {
-                    let pods = self.host_pods.as_ref()?.iter();
-                    namespaces.extend(pods.map(|pod| pod.key.namespace.clone()));
-                }
+                Destination::Node(_) => pods.extend(self.host_pods.as_ref()?),
                 Destination::Endpoint(_) | Destination::Unknown(_) => return None,
             }
         }
-        Some(namespaces)
+        Some(pods)
+    }
+
+    fn find_namespaces(&self, facts: &Facts) -> Option<BTreeSet<Arc<str>>> {
+        let pods = self.pods()?.into_iter();
+        // As a precaution, the Services' namespaces always count, even if all endpoints were
+        // written by hand and are pods in other namespaces.
+        let services = facts.services().flatten();
+        let namespaces = services.map(|service| &service.key.namespace);
+        let namespaces = namespaces.chain(pods.map(|pod| &pod.key.namespace));
+        Some(namespaces.cloned().collect())
+    }
+}
+
+impl QueryAddress {
+    pub(super) fn ip(self) -> IpAddr {
+        self.socket.ip()
+    }
+
+    pub(super) fn port(self) -> u16 {
+        self.socket.port()
+    }
+
+    /// Whether the port is one of these, for rules of cluster-wide policies.
+    fn match_unnamed(self, ports: &Ports) -> Certainty {
+        ports.match_unnamed(self.protocol, self.port())
+    }
+}
+
+impl fmt::Display for QueryAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} over {}", self.socket, self.protocol)
     }
 }
 
 impl Destination {
-    fn find_for_address(facts: &Facts, address: SocketAddr) -> Vec<Destination> {
+    fn find_for_address(facts: &Facts, address: QueryAddress) -> Vec<Destination> {
         let Some(services) = facts.services().collect::<Option<Vec<_>>>() else {
             return vec![Destination::Unknown(address)];
         };
@@ -171,7 +205,7 @@ impl Destination {
         let match_endpoint = |endpoint: &ServerEndpoint| {
             let pods = endpoint.pods.iter();
             let pods = pods.map(|pod| match_server_pod(labels, set, pod));
-            let has_port = ports.match_unnamed(endpoint.address.port());
+            let has_port = endpoint.address.match_unnamed(ports);
             has_port.and(Certainty::common(pods))
         };
         match self {
@@ -210,12 +244,19 @@ impl Destination {
     /// Whether the destination's port is one of these, if the rule is about addresses.
     pub(super) fn match_ports(&self, ports: &Ports) -> Certainty {
         match self {
-            Destination::Service { address, .. }
-            | Destination::Node(address)
-            | Destination::Endpoint(ServerEndpoint { address, .. }) => {
-                ports.match_unnamed(address.port())
+            Destination::Service { .. } | Destination::Node(_) | Destination::Endpoint(_) => {
+                self.address().match_unnamed(ports)
             }
-            Destination::Unknown(_) => ports.match_unknown(),
+            Destination::Unknown(address) => ports.match_unknown(address.protocol),
+        }
+    }
+
+    pub(super) fn address(&self) -> QueryAddress {
+        match self {
+            Destination::Service { address, .. }
+            | Destination::Endpoint(ServerEndpoint { address, .. })
+            | Destination::Node(address)
+            | Destination::Unknown(address) => *address,
         }
     }
 
@@ -262,13 +303,15 @@ impl Destination {
                     || rule.peers == Peers::All && endpoint.has_port(rule)
             }
             Destination::Node(address) => allows_address(rule, *address),
-            Destination::Unknown(_) => rule.peers == Peers::All && rule.ports.contain_all(),
+            Destination::Unknown(address) => {
+                rule.peers == Peers::All && rule.ports.contain_all(address.protocol)
+            }
         }
     }
 }
 
 impl ServerEndpoint {
-    fn new(facts: &Facts, address: SocketAddr) -> ServerEndpoint {
+    fn new(facts: &Facts, address: QueryAddress) -> ServerEndpoint {
         ServerEndpoint {
             address,
             pods: facts.pods_at(address.ip()).cloned().collect(),
@@ -318,17 +361,17 @@ impl ServerEndpoint {
 
     /// Whether a rule provably allows the endpoint's port, by its number or by its name in the pod.
     pub(super) fn has_port(&self, rule: &Rule) -> bool {
-        let number = self.address.port();
+        let (protocol, number) = (self.address.protocol, self.address.port());
         let Some(first) = self.pods.first() else {
-            return rule.ports.contain(number, &[]);
+            return rule.ports.contain(protocol, number, &[]);
         };
         let is_shared = |name: &str| {
             let mut pods = self.pods.iter();
-            pods.all(|pod| has_named_port(pod, name, number))
+            pods.all(|pod| has_named_port(pod, name, self.address))
         };
-        let names = first.named_ports.iter().map(|(name, _)| &**name);
+        let names = first.named_ports.iter().map(|port| &*port.name);
         let names: Vec<&str> = names.filter(|name| is_shared(name)).collect();
-        rule.ports.contain(number, &names)
+        rule.ports.contain(protocol, number, &names)
     }
 }
 
@@ -346,30 +389,30 @@ impl fmt::Display for Destination {
     }
 }
 
-/// The endpoints that receive queries to a Service address. `None` if the Service has no such UDP
-/// port, if there are no endpoints, or if some endpoints are unknown.
+/// The endpoints that receive queries to a Service address. `None` if the Service has no such port
+/// of the query's protocol, if there are no endpoints, or if some endpoints are unknown.
 fn find_endpoints(
     facts: &Facts,
     service: &DnsService,
-    service_address: SocketAddr,
+    service_address: QueryAddress,
 ) -> Option<Vec<ServerEndpoint>> {
-    let number = Some(service_address.port());
+    let QueryAddress { socket, protocol } = service_address;
+    let number = Some(socket.port());
     let mut ports = service.ports.iter();
-    let port = ports.find(|port| port.protocol == "udp" && port.number.valid() == number)?;
+    let port = ports.find(|port| protocol.is_of(port) && port.number.valid() == number)?;
     let mut endpoints = Vec::new();
     for slice in facts.slices_of(&service.key) {
         let slice = slice?;
-        let is_target = |other: &&Port| other.protocol == "udp" && other.name == port.name;
+        let is_target = |other: &&Port| protocol.is_of(other) && other.name == port.name;
         for target in slice.ports.iter().filter(is_target) {
             let number = target.number.valid()?;
             // A Service address leads only to endpoints of its own address family.
             let addresses = slice.addresses.iter();
-            let addresses =
-                addresses.filter(|address| is_same_family(**address, service_address.ip()));
-            endpoints.extend(
-                addresses
-                    .map(|address| ServerEndpoint::new(facts, SocketAddr::new(*address, number))),
-            );
+            let addresses = addresses.filter(|address| is_same_family(**address, socket.ip()));
+            endpoints.extend(addresses.map(|address| {
+                let socket = SocketAddr::new(*address, number);
+                ServerEndpoint::new(facts, QueryAddress { socket, protocol })
+            }));
         }
     }
     (!endpoints.is_empty()).then_some(endpoints)
@@ -385,19 +428,23 @@ fn is_node_local(address: IpAddr) -> bool {
 
 /// Whether a rule allows an address by its network and its port by its number. Selectors and port
 /// names don't count.
-fn allows_address(rule: &Rule, address: SocketAddr) -> bool {
-    let is_inside = match &rule.peers {
-        Peers::All => true,
-        Peers::Listed(peers) => peers.iter().any(|peer| match peer {
-            Peer::Pods { .. } => false,
-            Peer::Block { network, except } => {
-                let mut except = except.iter();
-                network.contains(&address.ip())
-                    && !except.any(|network| network.contains(&address.ip()))
-            }
-        }),
+fn allows_address(rule: &Rule, address: QueryAddress) -> bool {
+    let is_inside = |peer: &Peer| match peer {
+        Peer::Pods { .. } => false,
+        Peer::Block { network, except } => {
+            let mut except = except.iter();
+            network.contains(&address.ip())
+                && !except.any(|network| network.contains(&address.ip()))
+        }
     };
-    is_inside && rule.ports.contain(address.port(), &[])
+    // Ports come first, because a rule may have thousands of peers.
+    if !rule.ports.contain(address.protocol, address.port(), &[]) {
+        return false;
+    }
+    match &rule.peers {
+        Peers::All => true,
+        Peers::Listed(peers) => peers.iter().any(is_inside),
+    }
 }
 
 /// Whether a peer of a policy's rule provably selects this pod.
@@ -427,13 +474,14 @@ fn match_server_pod(labels: &LabelsByNamespace<'_>, set: &PodSet, pod: &PolicyPo
     labels[&pod.key.namespace].match_pods(set, &pod.labels)
 }
 
-/// Whether a pod provably gives this name to this UDP port.
-fn has_named_port(pod: &PolicyPod, name: &str, number: u16) -> bool {
+/// Whether a pod provably gives this name to the port at this address.
+fn has_named_port(pod: &PolicyPod, name: &str, address: QueryAddress) -> bool {
     let ports = pod.named_ports.iter();
-    let mut ports = ports.filter(|(other, _)| **other == *name).peekable();
+    let ports = ports.filter(|port| *port.name == *name && port.protocol == address.protocol);
+    let mut ports = ports.peekable();
     // Kubernetes doesn't define which port counts if several ports have one name, so all must
     // match.
-    ports.peek().is_some() && ports.all(|(_, port)| *port == number)
+    ports.peek().is_some() && ports.all(|port| port.number == address.port())
 }
 
 /// Whether a network contains every address of the address's family, IPv4 or IPv6.

@@ -81,7 +81,7 @@ impl<'a> EgressPolicies<'a> {
             .find(|(at, (_, lower))| !lower.network_policies.is_overridden() && !is_allowed(*at))?;
         let keys = selecting.iter().map(|it| &it.policy.key);
         Some(format!(
-            "{} not provably let this pod reach {forbidden} over UDP{}",
+            "{} not provably let this pod reach {forbidden}{}",
             join_names(keys, ["does", "do"]),
             lower.network_policies
         ))
@@ -110,7 +110,7 @@ impl<'a> EgressPolicies<'a> {
 fn describe_denial(denial: Denial<'_>, destination: &Destination) -> String {
     let Denial { policy, rule } = denial;
     format!(
-        "{policy} does not provably let this pod reach {destination} over UDP, because of its rule \
+        "{policy} does not provably let this pod reach {destination}, because of its rule \
          egress[{rule}]"
     )
 }

@@ -5,21 +5,23 @@
 //! for all clients. There are no gates if no policy restricts the servers' ingress, or if rules for
 //! all peers open them.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::clients::Clients;
-use super::destinations::{Destination, ServerEndpoint, Servers, covers_whole_family};
+use super::destinations::{
+    Destination, QueryAddress, ServerEndpoint, Servers, covers_whole_family,
+};
 use super::facts::Facts;
 use super::objects::{Peer, Peers, Policy, PolicyPod, Rule};
 use super::policies::{PolicyDirection, UnknownPolicies, join_names};
+use super::ports::QueryProtocol;
 use super::tiers::{Denial, IngressTiers};
 
 /// The ingress policies that must admit a query at one address.
 #[derive(Debug)]
 pub(super) struct Gate {
     /// The address at which the query arrives.
-    address: SocketAddr,
+    address: QueryAddress,
     policies: GatePolicies,
     /// Cluster-wide policies.
     tiers: IngressTiers,
@@ -72,7 +74,7 @@ impl Gate {
     /// Whether the policies are those of another gate, so that both admit the same clients. False
     /// if it would take long to find out.
     fn admits_like(&self, other: &Gate) -> bool {
-        self.address.is_ipv4() == other.address.is_ipv4()
+        self.address.socket.is_ipv4() == other.address.socket.is_ipv4()
             && self.tiers == other.tiers
             && self.policies.admit_like(&other.policies)
     }
@@ -80,12 +82,13 @@ impl Gate {
     /// The gates before an endpoint: at most one for each pod that the endpoint may be.
     fn before_endpoint(facts: &Facts, endpoint: &ServerEndpoint) -> Vec<Gate> {
         if !endpoint.is_known_pod() {
+            let protocol = endpoint.address.protocol;
             let tiers = if endpoint.is_on_host() {
-                IngressTiers::before_host()
+                IngressTiers::before_host(protocol)
             } else {
-                IngressTiers::before_unknown_server(facts)
+                IngressTiers::before_unknown_server(facts, protocol)
             };
-            let policies = GatePolicies::before_possible_server(facts, |_, _| true);
+            let policies = GatePolicies::before_possible_server(facts, protocol, |_, _| true);
             let gate = Gate::new(endpoint.address, policies, tiers);
             return gate.into_iter().collect();
         }
@@ -102,7 +105,7 @@ impl Gate {
     }
 
     /// `None` if these policies restrict nothing.
-    fn new(address: SocketAddr, policies: GatePolicies, tiers: IngressTiers) -> Option<Gate> {
+    fn new(address: QueryAddress, policies: GatePolicies, tiers: IngressTiers) -> Option<Gate> {
         let gate = Gate {
             address,
             policies,
@@ -121,29 +124,29 @@ impl Gate {
     fn before_node_address(
         facts: &Facts,
         host_pods: Option<&[Arc<PolicyPod>]>,
-        address: SocketAddr,
+        address: QueryAddress,
     ) -> Option<Gate> {
         let Some(pods) = host_pods else {
             return Gate::before_unknown_server(facts, address);
         };
-        let policies = GatePolicies::before_possible_server(facts, |namespace, policy| {
+        let may_select = |namespace: &str, policy: Option<&Policy>| {
             let mut pods = pods.iter();
             pods.any(|pod| {
                 let may_share_namespace = namespace.is_empty() || *namespace == *pod.key.namespace;
                 may_share_namespace && policy.is_none_or(|policy| policy.pods.matches(&pod.labels))
             })
-        });
-        Gate::new(address, policies, IngressTiers::before_host())
+        };
+        let protocol = address.protocol;
+        let policies = GatePolicies::before_possible_server(facts, protocol, may_select);
+        Gate::new(address, policies, IngressTiers::before_host(protocol))
     }
 
     /// The gate before an address that may belong to any pod.
-    fn before_unknown_server(facts: &Facts, address: SocketAddr) -> Option<Gate> {
-        let policies = GatePolicies::before_possible_server(facts, |_, _| true);
-        Gate::new(
-            address,
-            policies,
-            IngressTiers::before_unknown_server(facts),
-        )
+    fn before_unknown_server(facts: &Facts, address: QueryAddress) -> Option<Gate> {
+        let protocol = address.protocol;
+        let policies = GatePolicies::before_possible_server(facts, protocol, |_, _| true);
+        let tiers = IngressTiers::before_unknown_server(facts, protocol);
+        Gate::new(address, policies, tiers)
     }
 
     /// Why it isn't certain that the policies admit these clients. `None`: they provably admit
@@ -173,7 +176,7 @@ impl Gate {
         let Denial { policy, rule } = denial;
         let address = self.address;
         format!(
-            "{policy} does not provably admit this pod at {address} over UDP, because of its rule \
+            "{policy} does not provably admit this pod at {address}, because of its rule \
              ingress[{rule}]"
         )
     }
@@ -214,11 +217,12 @@ impl GatePolicies {
     /// select the server. It gets the policy's namespace, and `None` if the rules aren't known.
     fn before_possible_server(
         facts: &Facts,
+        protocol: QueryProtocol,
         mut may_select: impl FnMut(&str, Option<&Policy>) -> bool,
     ) -> GatePolicies {
         let is_open = |policy: &Policy| {
             let mut rules = policy.ingress.iter().flatten();
-            rules.any(|rule| rule.peers == Peers::All && rule.ports.contain_all())
+            rules.any(|rule| rule.peers == Peers::All && rule.ports.contain_all(protocol))
         };
         let mut policies = Vec::new();
         for policy in facts.policies().restricting(PolicyDirection::Ingress) {
@@ -266,22 +270,24 @@ impl GatePolicies {
 
     /// Why it isn't certain that the policies admit these clients at this address. `None`: they
     /// provably admit them.
-    fn find_objection(&self, clients: &Clients<'_>, address: SocketAddr) -> Option<String> {
+    fn find_objection(&self, clients: &Clients<'_>, address: QueryAddress) -> Option<String> {
+        let QueryAddress { socket, protocol } = address;
         match self {
             GatePolicies::None | GatePolicies::Open => None,
             GatePolicies::Unknown(unknown) => {
-                Some(format!("{unknown}, and may restrict access to {address}"))
+                Some(format!("{unknown}, and may restrict access to {socket}"))
             }
             GatePolicies::MaySelect(policies) => {
                 let mut policies = policies.iter();
                 let policy = policies.find(|policy| {
                     let is_admitted = |rule: &Rule| {
-                        rule.ports.contain_all() && admits_clients(policy, rule, clients, address)
+                        rule.ports.contain_all(protocol)
+                            && admits_clients(policy, rule, clients, address)
                     };
                     !policy.ingress.iter().flatten().any(is_admitted)
                 })?;
                 Some(format!(
-                    "NetworkPolicy {} may apply to the server at {address}, which is not a known pod, and does not provably admit this pod over UDP",
+                    "NetworkPolicy {} may apply to the server at {socket}, which is not a known pod, and does not provably admit this pod over {protocol}",
                     policy.key
                 ))
             }
@@ -297,7 +303,7 @@ impl GatePolicies {
                 }
                 let keys = policies.iter().map(|policy| &policy.key);
                 Some(format!(
-                    "{} not provably admit this pod at {address} over UDP",
+                    "{} not provably admit this pod at {address}",
                     join_names(keys, ["does", "do"])
                 ))
             }
@@ -310,7 +316,7 @@ fn admits_clients(
     policy: &Policy,
     rule: &Rule,
     clients: &Clients<'_>,
-    address: SocketAddr,
+    address: QueryAddress,
 ) -> bool {
     let Peers::Listed(peers) = &rule.peers else {
         return true;

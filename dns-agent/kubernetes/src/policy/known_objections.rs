@@ -1,4 +1,5 @@
-//! What policies object to the queries of pods, as far as the last judgement still holds.
+//! What policies object to the queries of pods over one protocol, as far as the last judgement
+//! still holds.
 //!
 //! An objection depends on the pod's namespace and labels, on the NetworkPolicies and labels of
 //! that namespace, on NetworkPolicies without readable metadata, on cluster-wide policies, and on
@@ -14,6 +15,7 @@ use super::egress::EgressPolicies;
 use super::facts::{ChangedNamespaces, Facts};
 use super::ingress::Gate;
 use super::objects::{PodNetwork, PolicyPod};
+use super::server_egress;
 use super::tiers::EgressTiers;
 use crate::objects::ObjectKey;
 use crate::selector::Labels;
@@ -28,10 +30,12 @@ pub(super) struct KnownObjections {
 
 /// Servers, and the policies on the way to them that don't depend on the client's namespace.
 #[derive(Debug)]
-struct GatedServers {
+pub(super) struct GatedServers {
     servers: Servers,
     gates: Vec<Gate>,
     tiers: EgressTiers,
+    /// Why policies with known rules may restrict the servers' egress. `None`: none of them can.
+    pub(super) egress_restriction: Option<String>,
 }
 
 /// A pod that has been judged.
@@ -61,19 +65,18 @@ impl KnownObjections {
         }
     }
 
-    /// Forgets everything if the servers have changed. Returns whether NetworkPolicies restrict
-    /// their ingress.
-    pub(super) fn update_servers(&mut self, facts: &Facts, servers: Servers) -> bool {
+    /// Forgets everything if the servers have changed. Finds the policies on the way to them.
+    pub(super) fn update_servers(&mut self, facts: &Facts, servers: Servers) -> &GatedServers {
         let is_known = |known: &GatedServers| known.servers == servers;
         if !self.servers.as_ref().is_some_and(is_known) {
             *self = KnownObjections::default();
         }
-        let known = self.servers.get_or_insert_with(|| GatedServers {
+        self.servers.get_or_insert_with(|| GatedServers {
             gates: Gate::find_all(facts, &servers),
             tiers: EgressTiers::find(facts, &servers.destinations),
+            egress_restriction: server_egress::find_restriction(facts, &servers),
             servers,
-        });
-        known.gates.iter().any(Gate::has_network_policies)
+        })
     }
 
     /// The judged clients, ordered by namespace and name: the pods in networks of their own that
@@ -100,6 +103,13 @@ impl KnownObjections {
             }
         }
         self.by_pod.values()
+    }
+}
+
+impl GatedServers {
+    /// Whether NetworkPolicies restrict the servers' ingress.
+    pub(super) fn have_network_policies(&self) -> bool {
+        self.gates.iter().any(Gate::has_network_policies)
     }
 }
 
@@ -136,6 +146,7 @@ impl<'a> NamespaceJudge<'a> {
             servers,
             gates,
             tiers,
+            ..
         } = self.servers;
         let read_egress =
             || EgressPolicies::of_namespace(self.facts, servers, tiers, self.namespace);

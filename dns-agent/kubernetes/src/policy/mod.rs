@@ -5,10 +5,16 @@
 //! therefore answered only if policies provably let its query leave the pod and enter every server
 //! of the cluster's DNS. If in doubt, Zerohop doesn't answer the pod, and its queries pass.
 //!
+//! Each protocol of queries has its own verdicts: [`QueryProtocol`](ports::QueryProtocol). The same
+//! code finds both, because [`Servers`](destinations::Servers) are the servers of one protocol, and
+//! each [`QueryAddress`](destinations::QueryAddress) has a protocol. The kernel answers only
+//! queries over UDP.
+//!
 //! [`egress`] checks egress rules against the [`destinations`] of a query. [`ingress`] checks the
 //! servers' ingress rules against the client. Both ask [`tiers`] what cluster-wide policies decide.
 //! [`known_objections`] keeps the results that still hold after a change. [`possible_restrictions`]
 //! finds the pods that may be restricted by policies of kinds that Zerohop doesn't evaluate.
+//! [`server_egress`] finds policies about what the servers of the cluster's DNS may reach.
 //!
 //! This module does no I/O. [`Facts`] collects objects, and [`ClientJudge`] judges this node's
 //! pods.
@@ -33,6 +39,7 @@ mod other_policies;
 mod policies;
 mod ports;
 mod possible_restrictions;
+mod server_egress;
 mod tiers;
 mod verdicts;
 

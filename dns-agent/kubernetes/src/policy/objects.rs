@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use ipnet::IpNet;
 
 use super::other_policies::OtherPolicy;
-use super::ports::Ports;
+use super::ports::{Ports, QueryProtocol};
 use crate::coredns_pod::DnsContainers;
 use crate::feed::Feed;
 use crate::node_cache::NodeCache;
@@ -59,7 +59,7 @@ pub struct Policy {
 pub struct Rule {
     /// The other end of the connection: the destination for egress, the source for ingress.
     pub peers: Peers,
-    /// The UDP ports at the destination.
+    /// The ports at the destination.
     pub ports: Ports,
 }
 
@@ -104,8 +104,8 @@ pub struct PolicyPod {
     pub stage: Stage,
     /// The network that `addresses` belong to.
     pub network: PodNetwork,
-    /// The names and numbers of the pod's named UDP ports.
-    pub named_ports: Box<[(Box<str>, u16)]>,
+    /// The pod's named ports.
+    pub named_ports: Box<[NamedPort]>,
     /// The start time of the longest-running container. `None` if no container runs, or if a
     /// running container has no start time.
     pub started: Option<SystemTime>,
@@ -115,6 +115,17 @@ pub struct PolicyPod {
     /// The containers of a pod of [`Feed::DnsPods`]. Otherwise `None`. The reader of the Kubernetes
     /// API sets it.
     pub dns_containers: Option<Box<DnsContainers>>,
+}
+
+/// A port of a pod to which policies may refer by its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedPort {
+    /// The port's name.
+    pub name: Box<str>,
+    /// The port's protocol.
+    pub protocol: QueryProtocol,
+    /// The port's number.
+    pub number: u16,
 }
 
 /// The stage of a pod's life.

@@ -14,16 +14,28 @@ use crate::objects::ObjectKey;
 pub(super) struct PossibleRestrictions {
     /// Why no pod is answered. `None`: the policies in a pod's namespace decide.
     all_pods: Option<String>,
+    /// Why the servers' egress may be restricted. `None`: none of these policies can restrict it.
+    pub(super) server_egress: Option<String>,
 }
 
 impl PossibleRestrictions {
     /// Finds the pods that policies with unknown rules may keep from these servers.
     pub(super) fn find(facts: &Facts, servers: &Servers) -> PossibleRestrictions {
-        let mut kinds = facts.other_policies();
+        // An object may restrict all pods if a server may be in its namespace.
+        let find_reason = |pods: &str, may_restrict: fn(Reach) -> bool| {
+            let mut kinds = facts.other_policies();
+            kinds.find_map(|(kind, others)| {
+                describe_incompleteness(*kind, others.completeness).or_else(|| {
+                    let (key, effect) =
+                        find_object_about_servers(facts, servers, (*kind, others), may_restrict)?;
+                    Some(describe_restriction(*kind, key, effect, pods))
+                })
+            })
+        };
         PossibleRestrictions {
-            all_pods: kinds.find_map(|(kind, others)| {
-                describe_incompleteness(*kind, others.completeness)
-                    .or_else(|| describe_restriction_of_all_pods(facts, servers, *kind, others))
+            all_pods: find_reason("this pod", |reach| reach != Reach::Nothing),
+            server_egress: find_reason("the egress of the cluster's DNS", |reach| {
+                reach == Reach::Both
             }),
         }
     }
@@ -53,7 +65,7 @@ impl PossibleRestrictions {
             let (key, effect) = objects.find(|(key, effect)| {
                 effect.possible_reach() == Reach::Both && !repeats_network_policy(facts, *kind, key)
             })?;
-            Some(describe_restriction(*kind, key, effect))
+            Some(describe_restriction(*kind, key, effect, "this pod"))
         })
     }
 }
@@ -74,26 +86,25 @@ fn describe_incompleteness(kind: PolicyKind, completeness: ListCompleteness) -> 
     }
 }
 
-/// Why no pod is answered if an object may restrict all pods, because it has no namespace, or
-/// because a server may be in its namespace.
-fn describe_restriction_of_all_pods(
+/// An object of a kind that has no namespace, or one in which a server may be. `may_restrict`
+/// decides by the reach of the object.
+fn find_object_about_servers<'a>(
     facts: &Facts,
     servers: &Servers,
-    kind: PolicyKind,
-    others: &OtherPolicies,
-) -> Option<String> {
+    (kind, others): (PolicyKind, &'a OtherPolicies),
+    may_restrict: fn(Reach) -> bool,
+) -> Option<(&'a ObjectKey, &'a PolicyEffect)> {
     let may_restrict = |(key, effect): &(&ObjectKey, &PolicyEffect)| {
-        effect.possible_reach() != Reach::Nothing && !repeats_network_policy(facts, kind, key)
+        may_restrict(effect.possible_reach()) && !repeats_network_policy(facts, kind, key)
     };
-    let object = match &servers.namespaces {
+    match &servers.namespaces {
         None => others.objects.iter().find(may_restrict),
         Some(namespaces) => {
             let namespaces = namespaces.iter().map(|namespace| &**namespace);
             let mut namespaces = std::iter::once("").chain(namespaces);
             namespaces.find_map(|namespace| others.in_namespace(namespace).find(may_restrict))
         }
-    };
-    object.map(|(key, effect)| describe_restriction(kind, key, effect))
+    }
 }
 
 /// Whether an object is Calico's copy of a Kubernetes NetworkPolicy, which is evaluated. Calico's
@@ -107,8 +118,13 @@ fn repeats_network_policy(facts: &Facts, kind: PolicyKind, key: &ObjectKey) -> b
         })
 }
 
-/// Why a pod isn't answered if this object may restrict it.
-fn describe_restriction(kind: PolicyKind, key: &ObjectKey, effect: &PolicyEffect) -> String {
+/// Says that this object may restrict these pods, and why that isn't known.
+fn describe_restriction(
+    kind: PolicyKind,
+    key: &ObjectKey,
+    effect: &PolicyEffect,
+    pods: &str,
+) -> String {
     let name = match &*key.namespace {
         "" => key.name.to_string(),
         _ => key.to_string(),
@@ -120,5 +136,5 @@ fn describe_restriction(kind: PolicyKind, key: &ObjectKey, effect: &PolicyEffect
         }
     };
     let (kind, group) = (kind.name(), kind.group());
-    format!("{kind} {name} ({group}) may restrict this pod, and {reason}")
+    format!("{kind} {name} ({group}) may restrict {pods}, and {reason}")
 }

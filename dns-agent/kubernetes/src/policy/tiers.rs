@@ -21,6 +21,7 @@ use super::cluster_policy::{
 use super::destinations::{Destination, LabelsByNamespace, ServerEndpoint};
 use super::facts::Facts;
 use super::objects::PolicyPod;
+use super::ports::{Ports, QueryProtocol};
 
 /// Cluster-wide policies about egress, with what they decide about each destination. That doesn't
 /// depend on the client.
@@ -41,8 +42,15 @@ struct EgressTierPolicy {
 pub(super) struct IngressTiers {
     /// With each policy, whether it applies to the server.
     policies: Vec<(TierPolicy, Certainty)>,
-    /// The port at which the server receives queries. `None`: unknown.
-    port: Option<u16>,
+    port: ServerPort,
+}
+
+/// The port at which a server receives queries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ServerPort {
+    protocol: QueryProtocol,
+    /// `None`: unknown.
+    number: Option<u16>,
 }
 
 /// A cluster-wide policy. Lists of these are ordered as [`decide`] needs them.
@@ -108,8 +116,8 @@ struct Outcomes {
 /// Whether a rule matches a query.
 enum RuleMatch {
     Known(Certainty),
-    /// The rule has a kind of peer that the plugin may not know. Then the rule fails closed, as
-    /// described at [`ClusterPeers::FailClosed`].
+    /// The rule has a kind of peer that the plugin may not know, or ports that can't be read. Then
+    /// the rule may fail closed, as described at [`ClusterPeers::FailClosed`].
     MayFailClosed,
 }
 
@@ -184,28 +192,39 @@ impl IngressTiers {
         pod: &PolicyPod,
     ) -> IngressTiers {
         let labels = facts.namespace_labels(&pod.key.namespace);
-        IngressTiers::find(facts, Some(endpoint.address.port()), |policy| {
+        let port = ServerPort {
+            protocol: endpoint.address.protocol,
+            number: Some(endpoint.address.port()),
+        };
+        IngressTiers::find(facts, port, |policy| {
             labels.match_pods(&policy.subject, &pod.labels)
         })
     }
 
     /// The policies that may apply to a server that is not a known pod.
-    pub(super) fn before_unknown_server(facts: &Facts) -> IngressTiers {
-        IngressTiers::find(facts, None, |_| Certainty::Maybe)
+    pub(super) fn before_unknown_server(facts: &Facts, protocol: QueryProtocol) -> IngressTiers {
+        let port = ServerPort {
+            protocol,
+            number: None,
+        };
+        IngressTiers::find(facts, port, |_| Certainty::Maybe)
     }
 
     /// The policies before a server in its node's network: none, because they never select such
     /// pods.
-    pub(super) fn before_host() -> IngressTiers {
+    pub(super) fn before_host(protocol: QueryProtocol) -> IngressTiers {
         IngressTiers {
             policies: Vec::new(),
-            port: None,
+            port: ServerPort {
+                protocol,
+                number: None,
+            },
         }
     }
 
     fn find(
         facts: &Facts,
-        port: Option<u16>,
+        port: ServerPort,
         is_selected: impl Fn(&ClusterPolicy) -> Certainty,
     ) -> IngressTiers {
         let all = TierPolicy::find_all(facts).into_iter();
@@ -235,6 +254,16 @@ impl IngressTiers {
             (policy, outcomes.if_selected(*is_selected))
         });
         decide(&policies.collect::<Vec<_>>())
+    }
+}
+
+impl ServerPort {
+    /// Whether the port is one of these.
+    fn is_in(self, ports: &Ports) -> Certainty {
+        match self.number {
+            Some(number) => ports.match_unnamed(self.protocol, number),
+            None => ports.match_unknown(self.protocol),
+        }
     }
 }
 
@@ -294,9 +323,13 @@ impl TierPolicy {
                 Certainty::Maybe.and(destination.match_ports(&rule.ports))
             }
         };
+        let protocol = destination.address().protocol;
         self.outcomes_of(&self.policy.egress, |rule| match &rule.peers {
             ClusterPeers::FailClosed => RuleMatch::Known(Certainty::Yes),
-            ClusterPeers::Listed(peers) if peers.iter().any(|peer| !self.is_known(peer)) => {
+            ClusterPeers::Listed(peers)
+                if rule.ports.are_unknown(protocol)
+                    || peers.iter().any(|peer| !self.is_known(peer)) =>
+            {
                 RuleMatch::MayFailClosed
             }
             ClusterPeers::Listed(peers) => {
@@ -316,15 +349,15 @@ impl TierPolicy {
     }
 
     /// What the policy decides about a query of these clients to a server that it selects.
-    fn ingress_outcomes(&self, clients: &Clients<'_>, port: Option<u16>) -> Outcomes {
+    fn ingress_outcomes(&self, clients: &Clients<'_>, port: ServerPort) -> Outcomes {
         self.outcomes_of(&self.policy.ingress, |rule| {
             let ClusterPeers::Listed(peers) = &rule.peers else {
                 return RuleMatch::Known(Certainty::Yes);
             };
-            let has_port = match port {
-                Some(number) => rule.ports.match_unnamed(number),
-                None => rule.ports.match_unknown(),
-            };
+            if rule.ports.are_unknown(port.protocol) {
+                return RuleMatch::MayFailClosed;
+            }
+            let has_port = port.is_in(&rule.ports);
             let peers = peers.iter().map(|peer| match peer {
                 ClusterPeer::Pods(pods) => match_clients(pods, clients),
                 // Rules about ingress have no such peers.

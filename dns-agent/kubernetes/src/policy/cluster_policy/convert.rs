@@ -12,7 +12,7 @@ use super::{
     PolicyReport, RuleAction, Tier,
 };
 use crate::objects::ObjectKey;
-use crate::policy::ports::{PortRange, Ports};
+use crate::policy::ports::{PortRange, Ports, ProtocolPorts, QueryProtocol};
 use crate::selector::Selector;
 
 /// The largest priority that the API permits.
@@ -345,40 +345,44 @@ impl ApiPeer {
 }
 
 impl ApiPort {
-    /// The UDP ports. `None`: the ports of another protocol.
-    fn into_range(self) -> Result<Option<PortRange>, UnknownPart> {
+    fn into_ports(self) -> Result<Vec<ProtocolPorts>, UnknownPart> {
         let (protocol, numbers) = match (self.port_number, self.port_range, self.named_port) {
             (Some(ApiNumberedPort { protocol, port }), None, None) => (protocol, (port, port)),
             (None, Some(range), None) => (range.protocol, (range.start, range.end)),
-            (None, None, Some(name)) => return Ok(Some(PortRange::Name(name))),
+            (None, None, Some(name)) => return Ok(name_ports(&name)),
             _ => return Err(UnknownPart),
         };
         // The default is TCP.
         match protocol {
-            Some(ApiTransport::Udp) => read_numbers(numbers).map(Some),
-            Some(ApiTransport::Tcp | ApiTransport::Sctp) | None => Ok(None),
+            Some(ApiTransport::Udp) => list_ports(QueryProtocol::Udp, read_numbers(numbers)),
+            Some(ApiTransport::Tcp) | None => list_ports(QueryProtocol::Tcp, read_numbers(numbers)),
+            Some(ApiTransport::Sctp) => Ok(Vec::new()),
         }
     }
 }
 
 impl ApiProtocol {
-    /// The UDP ports. `None`: the ports of another protocol.
-    fn into_range(self) -> Result<Option<PortRange>, UnknownPart> {
-        let udp = match (self.tcp, self.udp, self.sctp, self.destination_named_port) {
-            (None, Some(udp), None, None) => udp,
-            (Some(_), None, None, None) | (None, None, Some(_), None) => return Ok(None),
-            (None, None, None, Some(name)) => return Ok(Some(PortRange::Name(name))),
-            _ => return Err(UnknownPart),
+    fn into_ports(self) -> Result<Vec<ProtocolPorts>, UnknownPart> {
+        match (self.tcp, self.udp, self.sctp, self.destination_named_port) {
+            (Some(tcp), None, None, None) => list_ports(QueryProtocol::Tcp, tcp.into_range()),
+            (None, Some(udp), None, None) => list_ports(QueryProtocol::Udp, udp.into_range()),
+            (None, None, Some(_), None) => Ok(Vec::new()),
+            (None, None, None, Some(name)) => Ok(name_ports(&name)),
+            _ => Err(UnknownPart),
+        }
+    }
+}
+
+impl ApiDestination {
+    fn into_range(self) -> Result<PortRange, UnknownPart> {
+        let Some(ApiDestinationPort { number, range }) = self.destination_port else {
+            return Ok(PortRange::ALL);
         };
-        let Some(ApiDestinationPort { number, range }) = udp.destination_port else {
-            return Ok(Some(PortRange::Numbers(0..=u16::MAX)));
-        };
-        let numbers = match (number, range) {
-            (Some(number), None) => (number, number),
-            (None, Some(ApiRange { start, end })) => (start, end),
-            (None, None) | (Some(_), Some(_)) => return Err(UnknownPart),
-        };
-        read_numbers(numbers).map(Some)
+        match (number, range) {
+            (Some(number), None) => read_numbers((number, number)),
+            (None, Some(ApiRange { start, end })) => read_numbers((start, end)),
+            (None, None) | (Some(_), Some(_)) => Err(UnknownPart),
+        }
     }
 }
 
@@ -422,8 +426,8 @@ fn read_either_ports(
 ) -> Result<Ports, UnknownPart> {
     match (ports, protocols) {
         (None, None) => Ok(Ports::All),
-        (Some(ports), None) => read_ports(ports, ApiPort::into_range),
-        (None, Some(protocols)) => read_ports(protocols, ApiProtocol::into_range),
+        (Some(ports), None) => read_ports(ports, ApiPort::into_ports),
+        (None, Some(protocols)) => read_ports(protocols, ApiProtocol::into_ports),
         (Some(_), Some(_)) => Err(UnknownPart),
     }
 }
@@ -431,14 +435,38 @@ fn read_either_ports(
 /// Reads ports. The API demands at least one.
 fn read_ports<T>(
     ports: Vec<T>,
-    read_port: impl FnMut(T) -> Result<Option<PortRange>, UnknownPart>,
+    mut read_port: impl FnMut(T) -> Result<Vec<ProtocolPorts>, UnknownPart>,
 ) -> Result<Ports, UnknownPart> {
     if ports.is_empty() {
         return Err(UnknownPart);
     }
-    let ranges = ports.into_iter().map(read_port);
-    let ranges = ranges.filter_map(Result::transpose);
-    Ok(Ports::Listed(ranges.collect::<Result<_, _>>()?))
+    let mut listed = Vec::new();
+    for port in ports {
+        listed.extend(read_port(port)?);
+    }
+    Ok(Ports::Listed(listed.into()))
+}
+
+/// Lists ports of one protocol. TCP ports that can't be read don't make the rule unknown for UDP.
+fn list_ports(
+    protocol: QueryProtocol,
+    range: Result<PortRange, UnknownPart>,
+) -> Result<Vec<ProtocolPorts>, UnknownPart> {
+    let range = match protocol {
+        QueryProtocol::Udp => range?,
+        QueryProtocol::Tcp => range.unwrap_or(PortRange::Unknown),
+    };
+    Ok(vec![ProtocolPorts { protocol, range }])
+}
+
+/// The ports of every protocol that have this name.
+fn name_ports(name: &str) -> Vec<ProtocolPorts> {
+    let protocols = [QueryProtocol::Udp, QueryProtocol::Tcp];
+    let ports = protocols.map(|protocol| ProtocolPorts {
+        protocol,
+        range: PortRange::Name(name.into()),
+    });
+    ports.into()
 }
 
 /// Reads the first and the last port of a range.

@@ -4,12 +4,15 @@
 
 use serde_json::{Value, json};
 
-use super::{SERVED, dns, fact, facts, judge, objection, pod, policy, read, web};
-use crate::{CacheAddresses, Fact, Facts, Feed, NodeCache, ObjectKey, PolicyPod};
+use super::{
+    PROTOCOLS, QueryProtocol, SERVED, answered_protocols, dns, fact, facts, judge, objection,
+    objection_over, pod, policy, read, verdicts, web,
+};
+use crate::{CacheAddresses, ClientVerdicts, Fact, Facts, Feed, NodeCache, ObjectKey, PolicyPod};
 
-/// A policy that allows queries to these peers at port 53.
+/// A policy that allows queries over both protocols to these peers at port 53.
 fn allowing(to: Value) -> Value {
-    let mut rule = json!({"ports": [{"protocol": "UDP", "port": 53}]});
+    let mut rule = json!({"ports": [{"protocol": "UDP", "port": 53}, {"port": 53}]});
     rule["to"] = to;
     let mut spec = json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [null]});
     spec["egress"][0] = rule;
@@ -55,14 +58,72 @@ fn selectors_prove_nothing_if_parts_of_the_cluster_dns_are_unknown() {
         ("Pod", "coredns-2"),
     ] {
         let mut facts = cluster_with(without(kind, name), selecting());
-        assert!(objection(&mut facts).is_some(), "without {kind} {name}");
-        assert_eq!(
-            objection(&mut cluster_with(without(kind, name), everything())),
-            None,
-            "without {kind} {name}"
-        );
+        assert_eq!(answered_protocols(&mut facts), [], "without {kind} {name}");
+        let mut facts = cluster_with(without(kind, name), everything());
+        let answered = answered_protocols(&mut facts);
+        assert_eq!(answered, PROTOCOLS, "without {kind} {name}");
     }
-    assert_eq!(objection(&mut cluster_with(dns(53), selecting())), None);
+    let mut facts = cluster_with(dns(53), selecting());
+    assert_eq!(answered_protocols(&mut facts), PROTOCOLS);
+}
+
+/// The Service lacks a port of one protocol, or its slices do.
+#[test]
+fn servers_are_unknown_over_a_protocol_for_which_the_service_has_no_port() {
+    for (missing, answered) in [("TCP", QueryProtocol::Udp), ("UDP", QueryProtocol::Tcp)] {
+        for (at, field) in [(1, "/spec/ports"), (2, "/ports")] {
+            let mut dns = dns(53);
+            let ports = dns[at].pointer_mut(field).unwrap().as_array_mut().unwrap();
+            ports.retain(|port| port["protocol"] != missing);
+            let mut facts = cluster_with(dns.clone(), selecting());
+            assert_eq!(answered_protocols(&mut facts), [answered], "{field}");
+            // The policy allows every destination.
+            let mut facts = cluster_with(dns.clone(), everything());
+            assert_eq!(answered_protocols(&mut facts), PROTOCOLS, "{field}");
+            // No policy is in play, and then one in another namespace than that of the pod.
+            let mut facts = super::facts(dns.into_iter().chain([web()]));
+            assert_eq!(verdicts(&mut facts), ClientVerdicts::default());
+            let mut elsewhere = selecting();
+            elsewhere["metadata"]["namespace"] = json!("lab");
+            facts.insert(fact(elsewhere));
+            assert_eq!(answered_protocols(&mut facts), PROTOCOLS, "{field}");
+        }
+    }
+}
+
+/// The port of a Service leads to the port of the slices with the same name and protocol.
+#[test]
+fn each_protocol_has_its_own_target_port() {
+    let mut dns = dns(53);
+    for port in dns[2]["ports"].as_array_mut().unwrap() {
+        if port["protocol"] == "TCP" {
+            port["port"] = json!(1053);
+        }
+    }
+    let to = |ports: Value| {
+        let mut rule = json!({"to": [{"namespaceSelector": {}}]});
+        rule["ports"] = ports;
+        policy("dns", json!({"podSelector": {}, "egress": [rule]}))
+    };
+    for (ports, answered) in [
+        (
+            json!([{"protocol": "UDP", "port": 53}, {"port": 53}]),
+            &[QueryProtocol::Udp][..],
+        ),
+        (
+            json!([{"protocol": "UDP", "port": 1053}, {"port": 1053}]),
+            &[QueryProtocol::Tcp],
+        ),
+        (
+            json!([{"protocol": "UDP", "port": 53}, {"port": 1053}]),
+            &PROTOCOLS,
+        ),
+        // The pod's name for the TCP port 53, which isn't the target port.
+        (json!([{"port": "dns-tcp"}]), &[]),
+    ] {
+        let mut facts = cluster_with(dns.clone(), to(ports.clone()));
+        assert_eq!(answered_protocols(&mut facts), answered, "{ports}");
+    }
 }
 
 #[test]
@@ -93,11 +154,17 @@ fn an_unknown_dns_namespace_matches_by_its_name_only() {
 fn every_server_must_be_allowed() {
     let mut dns = dns(53);
     dns[4]["metadata"]["labels"] = json!({"k8s-app": "other"});
-    let reason = objection(&mut cluster_with(dns, selecting())).unwrap();
-    assert_eq!(
-        reason,
-        "NetworkPolicy shop/dns does not provably let this pod reach 10.244.1.9:53 over UDP"
-    );
+    let mut facts = cluster_with(dns, selecting());
+    for protocol in PROTOCOLS {
+        let reason = objection_over(protocol, &mut facts).unwrap();
+        assert_eq!(
+            reason,
+            format!(
+                "NetworkPolicy shop/dns does not provably let this pod reach 10.244.1.9:53 over \
+                 {protocol}"
+            )
+        );
+    }
 }
 
 #[test]
@@ -217,11 +284,9 @@ fn a_node_cache_at_the_cluster_ip_must_be_allowed_too() {
             let mut facts = cluster_with(dns(53), policy);
             facts.insert(Fact::Pod(cache_pod.clone()));
             let node_cache = &cache_pod.node_cache;
-            assert_eq!(
-                objection(&mut facts).is_none(),
-                is_allowed,
-                "{node_cache:?}"
-            );
+            let answered = answered_protocols(&mut facts);
+            let expected = if is_allowed { &PROTOCOLS[..] } else { &[] };
+            assert_eq!(answered, expected, "{node_cache:?}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{dns, fact, facts, objection, policy, read, verdicts, web};
+use super::{PROTOCOLS, dns, fact, facts, objection, objection_over, policy, read, verdicts, web};
 use crate::{ClientVerdicts, Facts, Feed, ObjectKey};
 
 /// A policy that denies all egress in the namespace `shop`.
@@ -99,11 +99,13 @@ fn an_unreadable_policy_applies_to_every_pod_in_its_namespace() {
     facts.mark_unreadable(Feed::Policies, &ObjectKey::new("elsewhere", "bad"));
     assert_eq!(objection(&mut facts), None);
     facts.mark_unreadable(Feed::Policies, &ObjectKey::new("shop", "bad"));
-    let reason = objection(&mut facts).unwrap();
-    assert!(
-        reason.contains("NetworkPolicy shop/bad can't be read"),
-        "another reason: {reason}"
-    );
+    for protocol in PROTOCOLS {
+        let reason = objection_over(protocol, &mut facts).unwrap();
+        assert!(
+            reason.contains("NetworkPolicy shop/bad can't be read"),
+            "another reason: {reason}"
+        );
+    }
     // The policy becomes readable.
     let good = policy("bad", json!({"podSelector": {}, "egress": [{}]}));
     facts.apply(Feed::Policies, fact(good));

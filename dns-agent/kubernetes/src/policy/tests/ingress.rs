@@ -2,9 +2,14 @@
 //!
 //! The objects of `dns` by index: 3 and 4 are the Pods.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
-use super::{dns, fact, facts, judge, objection, pod, policy, verdicts, web};
+use super::{
+    PROTOCOLS, QueryProtocol, answered_protocols, dns, fact, facts, judge, objection,
+    objection_over, pod, policy, verdicts, web,
+};
 use crate::{ClientVerdicts, Facts, Feed, ObjectKey, Policy};
 
 /// A policy in the namespace of the cluster's DNS.
@@ -21,9 +26,10 @@ fn ingress_policy(rules: Value) -> Value {
     dns_policy(spec)
 }
 
-/// A policy that lets these peers reach every pod in the namespace of the cluster's DNS at port 53.
+/// A policy that lets these peers reach every pod in the namespace of the cluster's DNS at port 53,
+/// over both protocols.
 fn policy_admitting(peers: Value) -> Value {
-    let mut rules = json!([{"ports": [{"port": 53, "protocol": "UDP"}]}]);
+    let mut rules = json!([{"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53}]}]);
     rules[0]["from"] = peers;
     ingress_policy(rules)
 }
@@ -36,8 +42,13 @@ fn cluster(policies: impl IntoIterator<Item = Value>) -> Facts {
     facts(dns(53).into_iter().chain([web(), shop]).chain(policies))
 }
 
+/// Whether `shop/web` is answered over both protocols. Panics if it is answered over one.
 fn is_admitted(policy: Value) -> bool {
-    objection(&mut cluster([policy])).is_none()
+    match &*answered_protocols(&mut cluster([policy])) {
+        [] => false,
+        [_, _] => true,
+        one => panic!("shop/web is answered over {one:?}, and not over the other protocol"),
+    }
 }
 
 #[test]
@@ -186,36 +197,55 @@ fn ports_decide_whether_a_client_is_admitted() {
         rules[0]["ports"] = ports;
         ingress_policy(rules)
     };
-    for (ports, is_allowed) in [
-        (json!([]), true),
-        (json!([{"protocol": "UDP"}]), true),
-        (json!([{"protocol": "UDP", "port": 53}]), true),
-        (json!([{"protocol": "UDP", "port": 54}]), false),
-        (json!([{"port": 53}]), false),
+    let udp = &[QueryProtocol::Udp][..];
+    let tcp = &[QueryProtocol::Tcp][..];
+    for (ports, allowed) in [
+        (json!([]), &PROTOCOLS[..]),
+        (json!([{"protocol": "UDP"}]), udp),
+        (json!([{"protocol": "TCP"}]), tcp),
+        (json!([{}]), tcp),
+        (json!([{"protocol": "UDP", "port": 53}]), udp),
+        (json!([{"protocol": "UDP", "port": 54}]), &[]),
+        (json!([{"port": 53}]), tcp),
+        (json!([{"port": 54}]), &[]),
         (
-            json!([{"protocol": "UDP", "port": 50, "endPort": 60}]),
-            true,
+            json!([{"port": 53}, {"protocol": "UDP", "port": 53}]),
+            &PROTOCOLS,
         ),
-        (
-            json!([{"protocol": "UDP", "port": 54, "endPort": 60}]),
-            false,
-        ),
-        (json!([{"protocol": "UDP", "port": "dns"}]), true),
-        (json!([{"protocol": "UDP", "port": "dns-tcp"}]), false),
-        (json!([{"protocol": "UDP", "port": "metrics"}]), false),
+        (json!([{"protocol": "UDP", "port": 50, "endPort": 60}]), udp),
+        (json!([{"protocol": "UDP", "port": 54, "endPort": 60}]), &[]),
+        (json!([{"protocol": "TCP", "port": 50, "endPort": 60}]), tcp),
+        (json!([{"protocol": "TCP", "port": 54, "endPort": 60}]), &[]),
+        (json!([{"protocol": "UDP", "port": "dns"}]), udp),
+        (json!([{"protocol": "UDP", "port": "dns-tcp"}]), &[]),
+        (json!([{"protocol": "UDP", "port": "metrics"}]), &[]),
+        (json!([{"port": "dns-tcp"}]), tcp),
+        (json!([{"port": "dns"}]), &[]),
+        (json!([{"protocol": "SCTP", "port": 53}]), &[]),
     ] {
-        assert_eq!(
-            is_admitted(policy_with_ports(ports.clone())),
-            is_allowed,
-            "{ports}"
-        );
+        let mut facts = cluster([policy_with_ports(ports.clone())]);
+        assert_eq!(answered_protocols(&mut facts), allowed, "{ports}");
     }
     // The port of the DNS pods counts, not the port of the Service.
-    for (port, is_allowed) in [(53, false), (1053, true)] {
-        let policy = policy_with_ports(json!([{"protocol": "UDP", "port": port}]));
+    for (port, allowed) in [(53, &[][..]), (1053, &PROTOCOLS)] {
+        let ports = json!([{"protocol": "UDP", "port": port}, {"port": port}]);
+        let policy = policy_with_ports(ports);
         let mut facts = facts(dns(1053).into_iter().chain([web(), policy]));
-        assert_eq!(objection(&mut facts).is_none(), is_allowed, "{port}");
+        assert_eq!(answered_protocols(&mut facts), allowed, "{port}");
     }
+}
+
+#[test]
+fn a_policy_that_opens_the_servers_over_one_protocol_restricts_clients_over_the_other() {
+    let policy = ingress_policy(json!([{"ports": [{"port": 53, "protocol": "UDP"}]}]));
+    let verdicts = verdicts(&mut cluster([policy.clone()]));
+    assert_eq!(verdicts.permitted, None);
+    assert_eq!(verdicts.left_out, []);
+    assert_eq!(verdicts.permitted_tcp, Some(BTreeSet::new()));
+    assert_eq!(
+        objection_over(QueryProtocol::Tcp, &mut cluster([policy])).unwrap(),
+        "NetworkPolicy kube-system/in does not provably admit this pod at 10.244.0.9:53 over TCP"
+    );
 }
 
 #[test]
@@ -224,11 +254,16 @@ fn a_port_name_used_twice_by_a_server_proves_nothing() {
     objects[3]["spec"]["containers"][0]["ports"] = json!([
         {"name": "dns", "containerPort": 53, "protocol": "UDP"},
         {"name": "dns", "containerPort": 54, "protocol": "UDP"},
+        // Names of ports of two protocols are different names. The default protocol is TCP.
+        {"name": "dns-tcp", "containerPort": 53},
+        {"name": "dns-tcp", "containerPort": 54, "protocol": "UDP"},
     ]);
-    let policy = ingress_policy(json!([
-        {"from": [{"namespaceSelector": {}}], "ports": [{"protocol": "UDP", "port": "dns"}]}
-    ]));
-    assert!(objection(&mut facts(objects.into_iter().chain([web(), policy]))).is_some());
+    let ports = json!([{"protocol": "UDP", "port": "dns"}, {"port": "dns-tcp"}]);
+    let mut rules = json!([{"from": [{"namespaceSelector": {}}]}]);
+    rules[0]["ports"] = ports;
+    let policy = ingress_policy(rules);
+    let mut facts = facts(objects.into_iter().chain([web(), policy]));
+    assert_eq!(answered_protocols(&mut facts), [QueryProtocol::Tcp]);
 }
 
 #[test]
@@ -266,9 +301,10 @@ fn egress_and_ingress_must_both_allow() {
         (&deny, &closed, false),
     ] {
         let mut facts = cluster([egress.clone(), ingress.clone()]);
+        let allowed = if is_allowed { &PROTOCOLS[..] } else { &[] };
         assert_eq!(
-            objection(&mut facts).is_none(),
-            is_allowed,
+            answered_protocols(&mut facts),
+            allowed,
             "{egress} {ingress}"
         );
     }
@@ -319,16 +355,22 @@ fn any_policy_may_apply_to_an_unknown_server() {
         objects[3]["spec"]["hostNetwork"] = json!(true);
         objects
     };
-    for (servers, policy, is_allowed) in [
-        (dns(53), elsewhere(), true),
-        (unknown(), elsewhere(), false),
-        (in_host_network(), elsewhere(), false),
-        (unknown(), open(), true),
-        (in_host_network(), open(), true),
-        (unknown(), policy("in", some_ports), false),
+    let all_tcp_ports = json!({"podSelector": {}, "ingress": [{"ports": [{"protocol": "TCP"}]}]});
+    for (servers, policy, allowed) in [
+        (dns(53), elsewhere(), &PROTOCOLS[..]),
+        (unknown(), elsewhere(), &[]),
+        (in_host_network(), elsewhere(), &[]),
+        (unknown(), open(), &PROTOCOLS),
+        (in_host_network(), open(), &PROTOCOLS),
+        (unknown(), policy("in", some_ports), &[]),
+        (
+            unknown(),
+            policy("in", all_tcp_ports),
+            &[QueryProtocol::Tcp],
+        ),
     ] {
         let mut facts = facts(servers.into_iter().chain([web(), policy.clone()]));
-        assert_eq!(objection(&mut facts).is_none(), is_allowed, "{policy}");
+        assert_eq!(answered_protocols(&mut facts), allowed, "{policy}");
     }
     let reason = objection(&mut facts(
         unknown().into_iter().chain([web(), elsewhere()]),

@@ -9,6 +9,7 @@ mod other_policies;
 mod random;
 mod reference_model;
 mod rules;
+mod server_egress;
 mod tier_model;
 mod tiers;
 
@@ -19,11 +20,14 @@ use k8s_openapi::api::{
 };
 use serde_json::{Value, json};
 
+use super::ports::QueryProtocol;
 use super::{ClientJudge, ClientVerdicts, Fact, Facts, OtherPolicy, Policy, PolicyKind};
 use crate::{ApiPod, ObjectError};
 
 /// The ClusterIP and port of the cluster's DNS.
 const SERVED: &str = "10.96.0.10:53";
+
+const PROTOCOLS: [QueryProtocol; 2] = [QueryProtocol::Udp, QueryProtocol::Tcp];
 
 /// Reads an API object as a fact.
 fn read(value: Value) -> Result<Fact, ObjectError> {
@@ -91,8 +95,9 @@ fn web() -> Value {
     )
 }
 
-/// The objects of the cluster's DNS, with two pods that listen on this port. Their order is:
-/// Namespace, Service, EndpointSlice, Pod, Pod.
+/// The objects of the cluster's DNS, with two pods that listen on this port. `dns` is the name of
+/// the UDP port, and `dns-tcp` that of the TCP port. The order of the objects is: Namespace,
+/// Service, EndpointSlice, Pod, Pod.
 fn dns(port: u16) -> Vec<Value> {
     let labels = json!({"k8s-app": "kube-dns", "app.kubernetes.io/name": "coredns"});
     let mut pods = [
@@ -148,29 +153,46 @@ fn verdicts(facts: &mut Facts) -> ClientVerdicts {
     judge(facts, &[SERVED.parse().unwrap()])
 }
 
-/// Why `shop/web` isn't answered. `None` if it is answered.
+/// Why `shop/web` isn't answered over UDP. `None` if it is answered.
 fn objection(facts: &mut Facts) -> Option<String> {
+    objection_over(QueryProtocol::Udp, facts)
+}
+
+/// Why `shop/web` isn't answered over a protocol. `None` if it is answered.
+fn objection_over(protocol: QueryProtocol, facts: &mut Facts) -> Option<String> {
     let verdicts = verdicts(facts);
-    let mut left_out = verdicts.left_out.into_iter();
+    let (permitted, left_out) = match protocol {
+        QueryProtocol::Udp => (verdicts.permitted, verdicts.left_out),
+        QueryProtocol::Tcp => (verdicts.permitted_tcp, verdicts.left_out_tcp),
+    };
+    let mut left_out = left_out.into_iter();
     let reason = left_out
         .find(|left_out| left_out.pod == "shop/web")
         .map(|left_out| left_out.reason);
-    let is_permitted = verdicts
-        .permitted
-        .is_none_or(|permitted| permitted.contains(&"10.244.0.2".parse().unwrap()));
+    let is_permitted =
+        permitted.is_none_or(|permitted| permitted.contains(&"10.244.0.2".parse().unwrap()));
     assert_eq!(
         is_permitted,
         reason.is_none(),
-        "left: is shop/web permitted? right: is there no reason to leave it out? {reason:?}"
+        "left: is shop/web permitted over {protocol}? right: is there no reason to leave it out? \
+         {reason:?}"
     );
     reason
 }
 
-/// Whether `shop/web` is answered when DNS pods listen on this port and the namespace `shop` has
-/// policies with these specs.
-fn may_query(port: u16, policies: &[Value]) -> bool {
+/// Over which protocols `shop/web` is answered.
+fn answered_protocols(facts: &mut Facts) -> Vec<QueryProtocol> {
+    let answered = PROTOCOLS.into_iter();
+    answered
+        .filter(|protocol| objection_over(*protocol, facts).is_none())
+        .collect()
+}
+
+/// Whether `shop/web` is answered over a protocol when DNS pods listen on this port and the
+/// namespace `shop` has policies with these specs.
+fn may_query(protocol: QueryProtocol, port: u16, policies: &[Value]) -> bool {
     let policies = policies.iter().enumerate();
     let policies = policies.map(|(at, spec)| policy(&format!("p{at}"), spec.clone()));
     let all = dns(port).into_iter().chain([web()]).chain(policies);
-    objection(&mut facts(all)).is_none()
+    objection_over(protocol, &mut facts(all)).is_none()
 }

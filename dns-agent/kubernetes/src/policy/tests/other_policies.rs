@@ -41,9 +41,16 @@ fn cluster() -> Facts {
     facts(dns(53).into_iter().chain([web(), db]))
 }
 
-/// The pods that aren't answered, and why. DNS pods are omitted.
+/// The pods that aren't answered, and why. DNS pods are omitted. These policies restrict both
+/// protocols.
 fn left_out(facts: &mut Facts) -> Vec<(String, String)> {
-    let left_out = verdicts(facts).left_out.into_iter();
+    let verdicts = verdicts(facts);
+    assert_eq!(
+        verdicts.left_out, verdicts.left_out_tcp,
+        "UDP (left) and TCP"
+    );
+    assert_eq!(verdicts.permitted, verdicts.permitted_tcp);
+    let left_out = verdicts.left_out.into_iter();
     let left_out = left_out.filter(|pod| !pod.pod.starts_with("kube-system/"));
     left_out.map(|pod| (pod.pod, pod.reason)).collect()
 }

@@ -1,7 +1,10 @@
 //! Random policies of both directions, compared with the reference model. An element that a list of
 //! choices repeats is chosen more often.
 
-use std::net::Ipv4Addr;
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use serde_json::{Value, json};
@@ -10,14 +13,14 @@ use super::{
     fact, judge,
     reference_model::{
         ModelCluster, ModelLabels, ModelNetwork, ModelPeer, ModelPod, ModelPolicy, ModelPort,
-        ModelRule, ModelSelector, SERVICE,
+        ModelRule, ModelSelector, ModelServer, SERVICE,
     },
     tier_model::{
         ModelAction, ModelApi, ModelClusterPolicy, ModelPods, ModelTier, ModelTierPeer,
         ModelTierPort, ModelTierRule,
     },
 };
-use crate::{Facts, Feed};
+use crate::{ClientVerdicts, Facts, Feed};
 
 const CLUSTERS: u64 = 10_000;
 
@@ -63,47 +66,79 @@ fn pods_that_policies_of_all_apis_deny_are_not_answered() {
     compare_with_model(&APIS);
 }
 
-/// Compares the verdicts about random clusters with the reference model. The clusters have
-/// NetworkPolicies, and cluster-wide policies of these APIs.
+/// What the model and the agent say about the clients of random clusters over one protocol.
+#[derive(Debug, Default)]
+struct ModelCounts {
+    allowed: u32,
+    /// Of the allowed clients, those that the agent answers.
+    answered: u32,
+    denied: u32,
+}
+
+/// Compares the verdicts about random clusters with the reference model, for each protocol. The
+/// clusters have NetworkPolicies, and cluster-wide policies of these APIs.
 fn compare_with_model(apis: &[ModelApi]) {
-    let (mut allowed, mut denied, mut answered) = (0_u32, 0_u32, 0_u32);
+    let (mut udp, mut tcp) = (ModelCounts::default(), ModelCounts::default());
+    let (mut restricted, mut unrestricted) = (0, 0);
     for seed in 0..CLUSTERS {
         let mut random = StdRng::seed_from_u64(seed);
         let cluster = cluster(&mut random, apis);
-        let input = agent_input(&mut random, &cluster);
-        let is_permitted = judge_input(&input);
-        for client in &cluster.clients {
-            // Pods in the node's network are never judged as clients.
-            if client.host_network {
-                continue;
-            }
-            let is_answered = is_permitted(client);
-            if cluster.allows_query(client) {
-                allowed += 1;
-                answered += u32::from(is_answered);
-                continue;
-            }
-            denied += 1;
-            assert!(
-                !is_answered,
-                "seed {seed}: {client:?} is answered in {cluster:#?}"
-            );
+        let verdicts = judge_input(&agent_input(&mut random, &cluster));
+        compare_clients(&cluster, "UDP", verdicts.permitted.as_ref(), &mut udp);
+        compare_clients(&cluster, "TCP", verdicts.permitted_tcp.as_ref(), &mut tcp);
+        if verdicts.server_egress_restriction.is_some() {
+            restricted += 1;
+            continue;
         }
+        unrestricted += 1;
+        assert!(
+            !cluster.restricts_server_egress(),
+            "seed {seed}: nothing seems to restrict the servers' egress in {cluster:#?}"
+        );
     }
-    println!("allowed {allowed}, of these answered {answered}; denied {denied}");
+    println!("UDP: {udp:?}; TCP: {tcp:?}");
+    println!("servers' egress restricted in {restricted} clusters, not in {unrestricted}");
     // The clusters are diverse enough: many clients are denied, many are allowed, and for many of
     // these the agent can prove it. It can't for all, for example if it lacks a Namespace.
-    let all = allowed + denied;
-    assert!(denied > all / 5, "{denied} of {all} denied");
-    assert!(allowed > all / 5, "{allowed} of {all} allowed");
-    assert!(
-        answered > allowed * 3 / 10,
-        "{answered} of {allowed} answered"
-    );
+    for counts in [udp, tcp] {
+        let all = counts.allowed + counts.denied;
+        assert!(counts.denied > all / 5, "of {all} clients: {counts:?}");
+        assert!(counts.allowed > all / 5, "of {all} clients: {counts:?}");
+        assert!(counts.answered > counts.allowed * 3 / 10, "{counts:?}");
+    }
+    assert!(restricted > CLUSTERS / 10 && unrestricted > CLUSTERS / 10);
 }
 
-/// Judges all pods. The result is a function that says whether the agent answers a pod.
-fn judge_input(input: &AgentInput) -> impl Fn(&ModelPod) -> bool {
+/// Compares the verdicts about the clients of one cluster. `permitted` are the permitted addresses
+/// for a protocol, in the form of [`ClientVerdicts`].
+fn compare_clients(
+    cluster: &ModelCluster,
+    protocol: &'static str,
+    permitted: Option<&BTreeSet<IpAddr>>,
+    counts: &mut ModelCounts,
+) {
+    for client in &cluster.clients {
+        // Pods in the node's network are never judged as clients.
+        if client.host_network {
+            continue;
+        }
+        let address = client.address.into();
+        let is_answered = permitted.is_none_or(|permitted| permitted.contains(&address));
+        if cluster.allows_query(client, protocol) {
+            counts.allowed += 1;
+            counts.answered += u32::from(is_answered);
+            continue;
+        }
+        counts.denied += 1;
+        assert!(
+            !is_answered,
+            "{client:?} is answered over {protocol} in {cluster:#?}"
+        );
+    }
+}
+
+/// Judges all pods.
+fn judge_input(input: &AgentInput) -> ClientVerdicts {
     let mut facts = Facts::default();
     for object in &input.objects {
         facts.insert(fact(object.clone()));
@@ -112,13 +147,7 @@ fn judge_input(input: &AgentInput) -> impl Fn(&ModelPod) -> bool {
         facts.apply(Feed::DnsPods, fact(server.clone()));
     }
     let served = (SERVICE.0, SERVICE.1).into();
-    let permitted = judge(&mut facts, &[served]).permitted;
-    move |pod| {
-        let address = pod.address.into();
-        permitted
-            .as_ref()
-            .is_none_or(|permitted| permitted.contains(&address))
-    }
+    judge(&mut facts, &[served])
 }
 
 /// The objects of a cluster, sometimes without one Namespace or one server. All policies are
@@ -134,7 +163,7 @@ pub(super) fn agent_input(random: &mut StdRng, cluster: &ModelCluster) -> AgentI
     let is_selected = |server: &ModelPod| {
         server.namespace == "kube-system" && server.labels.get("app") == Some(&"dns")
     };
-    let servers = cluster.servers.iter().map(|(server, _)| server);
+    let servers = cluster.servers.iter().map(|server| &server.pod);
     let servers = servers.filter(|server| is_selected(server));
     let mut servers: Vec<_> = servers.map(ModelPod::object).collect();
     if random.random_bool(0.05) {
@@ -175,9 +204,10 @@ pub(super) fn cluster(random: &mut StdRng, apis: &[ModelApi]) -> ModelCluster {
     }
 }
 
-/// A server and its port. The Service usually selects the server.
-fn server(random: &mut StdRng, at: u8) -> (ModelPod, u16) {
-    let port = *[53, 53, 1053].choose(random).unwrap();
+/// A server, which the Service usually selects.
+fn server(random: &mut StdRng, at: u8) -> ModelServer {
+    let udp = *[53, 53, 1053].choose(random).unwrap();
+    let tcp = *[udp, udp, udp, 53, 1053].choose(random).unwrap();
     let mut labels = labels(random, &LABELS[1..]);
     labels.insert("app", "dns");
     let host_network = random.random_bool(0.05);
@@ -191,7 +221,10 @@ fn server(random: &mut StdRng, at: u8) -> (ModelPod, u16) {
             Ipv4Addr::new(10, 244, 1, 9 + at)
         },
         host_network,
-        ports: vec![("dns", "UDP", port), ("dns-tcp", "TCP", port)],
+        ports: match random.random_range(0..4) {
+            0 => vec![("dns", "UDP", udp), ("dns", "TCP", tcp)],
+            _ => vec![("dns", "UDP", udp), ("dns-tcp", "TCP", tcp)],
+        },
     };
     if random.random_bool(0.05) {
         // The Service doesn't select this pod, so its slice was written by hand.
@@ -201,7 +234,7 @@ fn server(random: &mut StdRng, at: u8) -> (ModelPod, u16) {
     if random.random_bool(0.1) {
         pod.ports.clear();
     }
-    (pod, port)
+    ModelServer { pod, udp, tcp }
 }
 
 /// Up to three policies. At most one API is reported as enforced.
@@ -298,7 +331,9 @@ fn tier_port(random: &mut StdRng) -> ModelTierPort {
         _ => (1, 65535),
     };
     ModelTierPort::Numbers {
-        protocol: ["TCP", "UDP", "UDP", "UDP"].choose(random).unwrap(),
+        protocol: ["TCP", "TCP", "TCP", "UDP", "UDP", "UDP", "SCTP"]
+            .choose(random)
+            .unwrap(),
         first,
         last,
     }
@@ -387,6 +422,8 @@ fn network(random: &mut StdRng) -> ModelNetwork {
 fn port(random: &mut StdRng) -> ModelPort {
     let protocols = [
         None,
+        None,
+        Some("TCP"),
         Some("TCP"),
         Some("UDP"),
         Some("UDP"),

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 use serde_json::{Value, json};
 
 use super::tier_model::{
-    ModelAction, ModelApi, ModelClusterPolicy, ModelEnd, ModelReading, ModelTier,
+    ModelAction, ModelApi, ModelClusterPolicy, ModelEnd, ModelReading, ModelTier, ModelTierRule,
 };
 
 pub(super) type ModelLabels = BTreeMap<&'static str, &'static str>;
@@ -18,10 +18,27 @@ pub(super) type ModelLabels = BTreeMap<&'static str, &'static str>;
 pub(super) struct ModelCluster {
     pub(super) namespaces: BTreeMap<&'static str, ModelLabels>,
     pub(super) clients: Vec<ModelPod>,
-    /// The servers behind the ClusterIP, each with its port.
-    pub(super) servers: Vec<(ModelPod, u16)>,
+    /// The servers behind the ClusterIP.
+    pub(super) servers: Vec<ModelServer>,
     pub(super) policies: Vec<ModelPolicy>,
     pub(super) cluster_policies: Vec<ModelClusterPolicy>,
+}
+
+/// A server with its port of each protocol.
+#[derive(Debug)]
+pub(super) struct ModelServer {
+    pub(super) pod: ModelPod,
+    pub(super) udp: u16,
+    pub(super) tcp: u16,
+}
+
+/// The destination of a query.
+#[derive(Clone, Copy)]
+pub(super) struct ModelTarget<'a> {
+    pub(super) pod: &'a ModelPod,
+    pub(super) protocol: &'static str,
+    /// The port at the pod.
+    pub(super) port: u16,
 }
 
 #[derive(Clone, Debug)]
@@ -139,13 +156,34 @@ pub(super) const SERVICE: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 96, 0, 10), 53);
 const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 7);
 
 impl ModelCluster {
-    /// Whether a client's query reaches every server with every plugin. The client must not be in
-    /// its node's network.
-    pub(super) fn allows_query(&self, client: &ModelPod) -> bool {
+    /// Whether a client's query over a protocol reaches every server with every plugin. The client
+    /// must not be in its node's network.
+    pub(super) fn allows_query(&self, client: &ModelPod, protocol: &'static str) -> bool {
         self.plugins().iter().all(|plugin| {
             let mut servers = self.servers.iter();
-            servers.all(|(server, port)| self.allows_connection(*plugin, client, server, *port))
+            servers.all(|server| self.allows_connection(*plugin, client, server.target(protocol)))
         })
+    }
+
+    /// Whether a policy restricts what a server may reach, with any plugin.
+    pub(super) fn restricts_server_egress(&self) -> bool {
+        let restricts = |server: &ModelPod| {
+            let mut policies = self.policies.iter();
+            let mut cluster_policies = self.cluster_policies.iter();
+            policies.any(|policy| {
+                policy.namespace == server.namespace
+                    && policy.selector.selects(&server.labels)
+                    && policy.has_type("Egress")
+            }) || cluster_policies.any(|policy| {
+                let selects = |selector: &ModelSelector, pod: &ModelPod| {
+                    selector.selects(&self.namespaces[pod.namespace])
+                };
+                !server.host_network
+                    && policy.subject.include(&selects, server)
+                    && policy.egress.iter().any(ModelTierRule::may_deny)
+            })
+        };
+        self.servers.iter().any(|server| restricts(&server.pod))
     }
 
     /// Every combination of behaviour. If a policy's status says that it is enforced, every plugin
@@ -311,11 +349,9 @@ impl ModelCluster {
         &self,
         plugin: NetworkPlugin,
         client: &ModelPod,
-        server: &ModelPod,
-        port: u16,
+        target: ModelTarget<'_>,
     ) -> bool {
-        self.allows_egress(plugin, client, server, port)
-            && self.allows_ingress(plugin, client, server, port)
+        self.allows_egress(plugin, client, target) && self.allows_ingress(plugin, client, target)
     }
 
     /// "By default, a pod is non-isolated for egress; all outbound connections are allowed. A pod
@@ -327,9 +363,11 @@ impl ModelCluster {
         &self,
         plugin: NetworkPlugin,
         client: &ModelPod,
-        server: &ModelPod,
-        port: u16,
+        target: ModelTarget<'_>,
     ) -> bool {
+        let ModelTarget {
+            pod: server, port, ..
+        } = target;
         let destination = if plugin.block_addresses == BlockAddresses::ServiceAndNode {
             SERVICE
         } else {
@@ -350,7 +388,7 @@ impl ModelCluster {
                     Some(peers) if !peers.is_empty() => peers,
                     // A rule without peers applies to the port that the plugin sees.
                     _ => {
-                        is_allowed |= rule.has_port(destination.1, server);
+                        is_allowed |= rule.has_port(destination.1, target);
                         continue;
                     }
                 };
@@ -362,7 +400,7 @@ impl ModelCluster {
                         ModelPeer::Block { .. } => destination.1,
                     };
                     let is_peer = self.is_peer(plugin, policy, peer, server, destination.0);
-                    is_allowed |= is_peer && rule.has_port(number, server);
+                    is_allowed |= is_peer && rule.has_port(number, target);
                 }
             }
         }
@@ -371,8 +409,7 @@ impl ModelCluster {
             pod: server,
             is_selectable: !server.host_network || plugin.host_pods == HostPods::Restricted,
             seen: destination,
-            port,
-            server,
+            target,
         };
         let network_policies = is_isolated.then_some(is_allowed);
         let direction = ModelDirection::Egress;
@@ -385,9 +422,11 @@ impl ModelCluster {
         &self,
         plugin: NetworkPlugin,
         client: &ModelPod,
-        server: &ModelPod,
-        port: u16,
+        target: ModelTarget<'_>,
     ) -> bool {
+        let ModelTarget {
+            pod: server, port, ..
+        } = target;
         let mut is_isolated = false;
         let mut is_allowed = false;
         if server.host_network && plugin.host_pods == HostPods::Ignored {
@@ -414,7 +453,7 @@ impl ModelCluster {
                         .iter()
                         .any(|peer| self.is_peer(plugin, policy, peer, client, source)),
                 };
-                if has_peer && rule.has_port(port, server) {
+                if has_peer && rule.has_port(port, target) {
                     is_allowed = true;
                 }
             }
@@ -425,8 +464,7 @@ impl ModelCluster {
             is_selectable: true,
             // Ingress rules know no networks.
             seen: (client.address, port),
-            port,
-            server,
+            target,
         };
         let network_policies = is_isolated.then_some(is_allowed);
         let direction = ModelDirection::Ingress;
@@ -476,18 +514,24 @@ impl ModelCluster {
             "spec": {
                 "clusterIP": SERVICE.0, "clusterIPs": [SERVICE.0],
                 "selector": {"app": "dns"},
-                "ports": [{"name": "dns", "port": SERVICE.1, "protocol": "UDP"}],
+                "ports": [
+                    {"name": "dns", "port": SERVICE.1, "protocol": "UDP"},
+                    {"name": "dns-tcp", "port": SERVICE.1, "protocol": "TCP"},
+                ],
             },
         }));
-        for (at, (server, port)) in self.servers.iter().enumerate() {
+        for (at, server) in self.servers.iter().enumerate() {
             objects.push(json!({
                 "kind": "EndpointSlice", "addressType": "IPv4",
                 "metadata": {
                     "namespace": "kube-system", "name": format!("kube-dns-{at}"),
                     "labels": {"kubernetes.io/service-name": "kube-dns"},
                 },
-                "endpoints": [{"addresses": [server.address]}],
-                "ports": [{"name": "dns", "port": port, "protocol": "UDP"}],
+                "endpoints": [{"addresses": [server.pod.address]}],
+                "ports": [
+                    {"name": "dns", "port": server.udp, "protocol": "UDP"},
+                    {"name": "dns-tcp", "port": server.tcp, "protocol": "TCP"},
+                ],
             }));
         }
         let policies = self.policies.iter().enumerate();
@@ -496,6 +540,19 @@ impl ModelCluster {
         objects.extend(policies.map(|(at, policy)| policy.object(at)));
         objects.extend(self.clients.iter().map(ModelPod::object));
         objects
+    }
+}
+
+impl ModelServer {
+    fn target(&self, protocol: &'static str) -> ModelTarget<'_> {
+        ModelTarget {
+            pod: &self.pod,
+            protocol,
+            port: match protocol {
+                "UDP" => self.udp,
+                _ => self.tcp,
+            },
+        }
     }
 }
 
@@ -533,11 +590,11 @@ impl ModelPolicy {
 }
 
 impl ModelRule {
-    fn has_port(&self, number: u16, server: &ModelPod) -> bool {
+    fn has_port(&self, number: u16, target: ModelTarget<'_>) -> bool {
         match &self.ports {
             None => true,
             Some(ports) if ports.is_empty() => true,
-            Some(ports) => ports.iter().any(|port| port.includes(number, server)),
+            Some(ports) => ports.iter().any(|port| port.includes(number, target)),
         }
     }
 
@@ -576,16 +633,16 @@ impl ModelPeer {
 }
 
 impl ModelPort {
-    fn includes(&self, number: u16, server: &ModelPod) -> bool {
+    fn includes(&self, number: u16, target: ModelTarget<'_>) -> bool {
         // "protocol … If not specified, this field defaults to TCP."
-        if self.protocol.unwrap_or("TCP") != "UDP" {
+        if self.protocol.unwrap_or("TCP") != target.protocol {
             return false;
         }
         match (&self.port, self.end_port) {
             (None, _) => true,
             (Some(Value::String(name)), _) => {
-                let mut ports = server.ports.iter();
-                ports.any(|port| port.0 == name && port.1 == "UDP" && port.2 == number)
+                let mut ports = target.pod.ports.iter();
+                ports.any(|port| port.0 == name && port.1 == target.protocol && port.2 == number)
             }
             (Some(first), None) => *first == json!(number),
             (Some(first), Some(last)) => {

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::may_query;
+use super::{PROTOCOLS, QueryProtocol, may_query};
 
 /// The spec of a policy with this egress rule for every pod in its namespace.
 fn allowing(rule: Value) -> Value {
@@ -12,9 +12,9 @@ fn allowing(rule: Value) -> Value {
     policy
 }
 
-/// The spec of a policy that allows queries to these peers at port 53.
+/// The spec of a policy that allows queries over both protocols to these peers at port 53.
 fn to(peers: Value) -> Value {
-    let mut rule = json!({"ports": [{"port": 53, "protocol": "UDP"}]});
+    let mut rule = json!({"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53}]});
     rule["to"] = peers;
     allowing(rule)
 }
@@ -24,6 +24,15 @@ fn ports(ports: Value) -> Value {
     let mut rule = json!({});
     rule["ports"] = ports;
     allowing(rule)
+}
+
+/// Checks whether a policy with this spec allows queries, over each protocol.
+fn check_both(spec: &Value, is_allowed: bool, case: &str) {
+    for protocol in PROTOCOLS {
+        let specs = [spec.clone()];
+        let is_answered = may_query(protocol, 53, &specs);
+        assert_eq!(is_answered, is_allowed, "{case}, over {protocol}");
+    }
 }
 
 #[test]
@@ -178,74 +187,96 @@ fn types_and_selectors_decide_which_pods_are_restricted() {
             true,
         ),
     ] {
-        assert_eq!(may_query(53, &[spec]), is_allowed, "{case}");
+        check_both(&spec, is_allowed, case);
     }
 }
 
 #[test]
 fn ports_decide_whether_a_query_is_allowed() {
-    for (case, spec, is_allowed) in [
-        ("all", allowing(json!({})), true),
-        ("all, as an empty list", ports(json!([])), true),
-        ("53", ports(json!([{"protocol": "UDP", "port": 53}])), true),
-        ("TCP is the default", ports(json!([{"port": 53}])), false),
-        (
-            "TCP",
-            ports(json!([{"protocol": "TCP", "port": 53}])),
-            false,
-        ),
-        ("SCTP", ports(json!([{"protocol": "SCTP"}])), false),
-        ("all UDP ports", ports(json!([{"protocol": "UDP"}])), true),
-        ("all TCP ports", ports(json!([{"protocol": "TCP"}])), false),
+    let udp = &[QueryProtocol::Udp][..];
+    let tcp = &[QueryProtocol::Tcp][..];
+    for (case, spec, allowed) in [
+        ("all", allowing(json!({})), &PROTOCOLS[..]),
+        ("all, as an empty list", ports(json!([])), &PROTOCOLS),
+        ("53", ports(json!([{"protocol": "UDP", "port": 53}])), udp),
+        ("TCP is the default", ports(json!([{"port": 53}])), tcp),
+        ("TCP", ports(json!([{"protocol": "TCP", "port": 53}])), tcp),
+        ("SCTP", ports(json!([{"protocol": "SCTP"}])), &[]),
+        ("all UDP ports", ports(json!([{"protocol": "UDP"}])), udp),
+        ("all TCP ports", ports(json!([{"protocol": "TCP"}])), tcp),
+        ("all TCP ports by default", ports(json!([{}])), tcp),
         (
             "another port",
-            ports(json!([{"protocol": "UDP", "port": 54}])),
-            false,
+            ports(json!([{"protocol": "UDP", "port": 54}, {"port": 52}])),
+            &[],
         ),
         (
-            "one of two ports",
+            "both protocols",
             ports(json!([{"protocol": "TCP", "port": 53}, {"protocol": "UDP", "port": 53}])),
-            true,
+            &PROTOCOLS,
         ),
         (
-            "a range",
+            "one of two ports of a protocol",
+            ports(json!([{"port": 80}, {"port": 53}])),
+            tcp,
+        ),
+        (
+            "a range of UDP",
             ports(json!([{"protocol": "UDP", "port": 50, "endPort": 60}])),
-            true,
-        ),
-        (
-            "the first port of a range",
-            ports(json!([{"protocol": "UDP", "port": 53, "endPort": 60}])),
-            true,
-        ),
-        (
-            "the last port of a range",
-            ports(json!([{"protocol": "UDP", "port": 50, "endPort": 53}])),
-            true,
-        ),
-        (
-            "a range below",
-            ports(json!([{"protocol": "UDP", "port": 50, "endPort": 52}])),
-            false,
-        ),
-        (
-            "a range above",
-            ports(json!([{"protocol": "UDP", "port": 54, "endPort": 60}])),
-            false,
+            udp,
         ),
         (
             "a range of TCP",
             ports(json!([{"port": 50, "endPort": 60}])),
-            false,
+            tcp,
+        ),
+        (
+            "the first port of a range",
+            ports(json!([
+                {"protocol": "UDP", "port": 53, "endPort": 60},
+                {"protocol": "TCP", "port": 54, "endPort": 60}
+            ])),
+            udp,
+        ),
+        (
+            "the last port of a range",
+            ports(json!([
+                {"protocol": "UDP", "port": 50, "endPort": 52},
+                {"protocol": "TCP", "port": 50, "endPort": 53}
+            ])),
+            tcp,
+        ),
+        (
+            "ranges below and above",
+            ports(json!([
+                {"protocol": "UDP", "port": 50, "endPort": 52},
+                {"protocol": "TCP", "port": 54, "endPort": 60}
+            ])),
+            &[],
         ),
         // Before the address is translated, the destination is the ClusterIP, whose port has no
         // name.
         (
-            "a name, to any peer",
-            ports(json!([{"protocol": "UDP", "port": "dns"}])),
-            false,
+            "names, to any peer",
+            ports(json!([{"protocol": "UDP", "port": "dns"}, {"port": "dns-tcp"}])),
+            &[],
+        ),
+        // A TCP port that can't be read proves nothing, and doesn't hide the UDP port.
+        (
+            "a number that is too large",
+            ports(json!([{"protocol": "UDP", "port": 53}, {"port": 70000}])),
+            udp,
+        ),
+        (
+            "a name with an endPort",
+            ports(json!([{"protocol": "UDP", "port": 53}, {"port": "dns-tcp", "endPort": 60}])),
+            udp,
         ),
     ] {
-        assert_eq!(may_query(53, &[spec]), is_allowed, "{case}");
+        let specs = [spec];
+        let answered = PROTOCOLS.into_iter();
+        let answered = answered.filter(|protocol| may_query(*protocol, 53, &specs));
+        assert_eq!(answered.collect::<Vec<_>>(), allowed, "{case}");
     }
 }
 
@@ -258,23 +289,24 @@ fn port_names_are_looked_up_in_the_dns_pods() {
         }))
     };
     for port in [53, 1053] {
-        assert!(
-            may_query(port, &[named("dns", "UDP")]),
-            "DNS pods on port {port}"
-        );
-        // The name of a TCP port.
-        assert!(
-            !may_query(port, &[named("dns-tcp", "UDP")]),
-            "DNS pods on port {port}"
-        );
-        assert!(
-            !may_query(port, &[named("dns", "TCP")]),
-            "DNS pods on port {port}"
-        );
-        assert!(
-            !may_query(port, &[named("domain", "UDP")]),
-            "DNS pods on port {port}"
-        );
+        for (name, protocol, allowed) in [
+            ("dns", "UDP", Some(QueryProtocol::Udp)),
+            ("dns-tcp", "TCP", Some(QueryProtocol::Tcp)),
+            // The names of ports of the other protocol.
+            ("dns-tcp", "UDP", None),
+            ("dns", "TCP", None),
+            ("domain", "UDP", None),
+            ("domain", "TCP", None),
+        ] {
+            let specs = [named(name, protocol)];
+            for query in PROTOCOLS {
+                assert_eq!(
+                    may_query(query, port, &specs),
+                    allowed == Some(query),
+                    "{protocol} port {name} over {query}, and DNS pods on port {port}"
+                );
+            }
+        }
     }
 }
 
@@ -413,60 +445,74 @@ fn peers_decide_which_destinations_are_allowed() {
             true,
         ),
     ] {
-        assert_eq!(may_query(53, &[spec]), is_allowed, "{case}");
+        check_both(&spec, is_allowed, case);
     }
 }
 
 #[test]
 fn policies_add_up() {
+    for protocol in PROTOCOLS {
+        check_sums_of_policies(protocol);
+    }
+}
+
+fn check_sums_of_policies(protocol: QueryProtocol) {
+    let name = protocol.to_string();
     let deny = json!({"podSelector": {}, "policyTypes": ["Egress"]});
     let dns = to(json!([{
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}
     }]));
     let web = allowing(json!({"to": [{"podSelector": {}}], "ports": [{"port": 80}]}));
-    assert!(!may_query(53, &[deny.clone(), web.clone()]));
-    assert!(may_query(53, &[deny.clone(), dns.clone()]));
-    assert!(may_query(53, &[dns.clone(), deny.clone()]));
-    assert!(may_query(53, &[deny.clone(), web, dns.clone()]));
+    assert!(!may_query(protocol, 53, &[deny.clone(), web.clone()]));
+    assert!(may_query(protocol, 53, &[deny.clone(), dns.clone()]));
+    assert!(may_query(protocol, 53, &[dns.clone(), deny.clone()]));
+    assert!(may_query(protocol, 53, &[deny.clone(), web, dns.clone()]));
 
     // Each policy may allow a part of the destinations. Peer and port must match the same rule.
     let pods = to(json!([{"ipBlock": {"cidr": "10.244.0.0/16"}}]));
     let cluster_ip = to(json!([{"ipBlock": {"cidr": "10.96.0.0/16"}}]));
-    assert!(may_query(53, &[pods, cluster_ip]));
+    assert!(may_query(protocol, 53, &[pods, cluster_ip]));
     let right_peer = allowing(
-        json!({"to": [{"namespaceSelector": {}}], "ports": [{"protocol": "UDP", "port": 9}]}),
+        json!({"to": [{"namespaceSelector": {}}], "ports": [{"protocol": name, "port": 9}]}),
     );
     let right_port =
-        allowing(json!({"to": [{"podSelector": {}}], "ports": [{"protocol": "UDP", "port": 53}]}));
-    assert!(!may_query(53, &[right_peer, right_port]));
+        allowing(json!({"to": [{"podSelector": {}}], "ports": [{"protocol": name, "port": 53}]}));
+    assert!(!may_query(protocol, 53, &[right_peer, right_port]));
 
     // A policy for other pods allows nothing for this pod.
     let mut others = dns;
     others["podSelector"] = json!({"matchLabels": {"app": "db"}});
-    assert!(!may_query(53, &[deny, others]));
+    assert!(!may_query(protocol, 53, &[deny, others]));
 }
 
 #[test]
 fn with_a_selector_the_port_of_the_dns_pods_counts() {
+    for protocol in PROTOCOLS {
+        check_ports_of_dns_pods(protocol);
+    }
+}
+
+fn check_ports_of_dns_pods(protocol: QueryProtocol) {
+    let name = protocol.to_string();
     let pods = |port: u16| {
         allowing(json!({
             "to": [{"namespaceSelector": {}}],
-            "ports": [{"protocol": "UDP", "port": port}],
+            "ports": [{"protocol": name, "port": port}],
         }))
     };
     let any_peer = |list: &[u16]| {
         let list: Vec<_> = list
             .iter()
-            .map(|port| json!({"protocol": "UDP", "port": port}))
+            .map(|port| json!({"protocol": name, "port": port}))
             .collect();
         ports(json!(list))
     };
-    assert!(may_query(5353, &[pods(5353)]));
-    assert!(!may_query(5353, &[pods(53)]));
-    assert!(!may_query(5353, &[pods(54)]));
+    assert!(may_query(protocol, 5353, &[pods(5353)]));
+    assert!(!may_query(protocol, 5353, &[pods(53)]));
+    assert!(!may_query(protocol, 5353, &[pods(54)]));
     // Network plugins see the Service's port before translation, and the pods' port afterwards.
-    assert!(!may_query(5353, &[any_peer(&[53])]));
-    assert!(!may_query(5353, &[any_peer(&[5353])]));
-    assert!(may_query(5353, &[any_peer(&[53, 5353])]));
-    assert!(may_query(5353, &[any_peer(&[53]), pods(5353)]));
+    assert!(!may_query(protocol, 5353, &[any_peer(&[53])]));
+    assert!(!may_query(protocol, 5353, &[any_peer(&[5353])]));
+    assert!(may_query(protocol, 5353, &[any_peer(&[53, 5353])]));
+    assert!(may_query(protocol, 5353, &[any_peer(&[53]), pods(5353)]));
 }

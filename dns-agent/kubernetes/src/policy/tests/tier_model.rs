@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
 
-use super::reference_model::{ModelNetwork, ModelPod, ModelSelector, is_in};
+use super::reference_model::{ModelNetwork, ModelPod, ModelSelector, ModelTarget, is_in};
 
 /// An API of cluster-wide policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,10 +101,8 @@ pub(super) struct ModelEnd<'a> {
     pub(super) is_selectable: bool,
     /// The address and port that a plugin compares with networks.
     pub(super) seen: (Ipv4Addr, u16),
-    /// The port at the server's pod.
-    pub(super) port: u16,
-    /// The server, whose ports have names.
-    pub(super) server: &'a ModelPod,
+    /// The server.
+    pub(super) target: ModelTarget<'a>,
 }
 
 impl ModelClusterPolicy {
@@ -227,7 +225,7 @@ impl ModelTierRule {
             ModelTierPeer::Pods(pods) => {
                 end.is_selectable
                     && pods.include(selects_namespace, end.pod)
-                    && self.has_port(end.port, end)
+                    && self.has_port(end.target.port, end)
             }
             ModelTierPeer::Networks(networks) => {
                 let (address, port) = end.seen;
@@ -243,6 +241,21 @@ impl ModelTierRule {
         is_match.then_some(self.action)
     }
 
+    /// Whether the rule denies some connection, with any plugin.
+    pub(super) fn may_deny(&self) -> bool {
+        let is_optional = |peer: &ModelTierPeer| {
+            matches!(
+                peer,
+                ModelTierPeer::Nodes | ModelTierPeer::DomainName | ModelTierPeer::Unknown
+            )
+        };
+        match self.action {
+            ModelAction::Accept => false,
+            ModelAction::Deny => true,
+            ModelAction::Pass => self.peers.iter().any(is_optional),
+        }
+    }
+
     fn has_port(&self, number: u16, end: ModelEnd<'_>) -> bool {
         let Some(ports) = &self.ports else {
             return true;
@@ -252,11 +265,12 @@ impl ModelTierRule {
                 protocol,
                 first,
                 last,
-            } => *protocol == "UDP" && (*first..=*last).contains(&number),
+            } => *protocol == end.target.protocol && (*first..=*last).contains(&number),
             ModelTierPort::Name(name) => match end.reading {
                 ModelReading::AsSpecified => {
-                    let mut ports = end.server.ports.iter();
-                    ports.any(|port| port.0 == *name && port.1 == "UDP" && port.2 == number)
+                    let ModelTarget { pod, protocol, .. } = end.target;
+                    let mut ports = pod.ports.iter();
+                    ports.any(|port| port.0 == *name && port.1 == protocol && port.2 == number)
                 }
                 ModelReading::Limited => false,
                 ModelReading::LimitedWithAllPorts => true,

@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::{cluster_kind, dns, fact, facts, objection, pod, policy, web};
+use super::{
+    PROTOCOLS, QueryProtocol, answered_protocols, cluster_kind, dns, fact, facts, objection,
+    objection_over, pod, policy, web,
+};
 use crate::{Facts, Feed, ObjectKey};
 
 /// A policy with this kind, name and spec.
@@ -39,11 +42,21 @@ fn to_all(action: &str) -> Value {
     json!({"action": action, "to": [{"namespaces": {}}]})
 }
 
-/// Why `shop/web` isn't answered when these policies exist.
+/// The facts of a cluster with its DNS, `shop/web` and these policies.
+fn cluster(policies: impl IntoIterator<Item = Value>) -> Facts {
+    facts(dns(53).into_iter().chain([web()]).chain(policies))
+}
+
+/// Why `shop/web` isn't answered over UDP when these policies exist, which treat both protocols
+/// alike.
 fn objection_of(policies: impl IntoIterator<Item = Value>) -> Option<String> {
-    objection(&mut facts(
-        dns(53).into_iter().chain([web()]).chain(policies),
-    ))
+    let mut facts = cluster(policies);
+    let [udp, tcp] = PROTOCOLS.map(|protocol| objection_over(protocol, &mut facts));
+    let udp_as_tcp = udp
+        .as_ref()
+        .map(|reason| reason.replace("over UDP", "over TCP"));
+    assert_eq!(udp_as_tcp, tcp, "the reason for UDP (left) and for TCP");
+    udp
 }
 
 fn deny_all_egress() -> Value {
@@ -72,18 +85,123 @@ fn the_first_matching_rule_decides() {
     let elsewhere =
         json!({"action": "Deny", "to": [{"namespaces": {"matchLabels": {"team": "x"}}}]});
     assert_eq!(objection(json!([elsewhere])), None);
-    let mut tcp = to_all("Deny");
-    tcp["protocols"] = json!([{"tcp": {"destinationPort": {"number": 53}}}]);
-    assert_eq!(objection(json!([tcp])), None);
-    let mut udp = to_all("Deny");
-    udp["protocols"] = json!([{"udp": {"destinationPort": {"range": {"start": 50, "end": 60}}}}]);
-    assert!(objection(json!([udp])).is_some());
     // Some plugins ignore names of ports.
     let mut named = to_all("Deny");
     named["protocols"] = json!([{"destinationNamedPort": "dns-tcp"}]);
     assert!(objection(json!([named])).is_some());
     named["action"] = json!("Accept");
     assert!(objection(json!([named, to_all("Deny")])).is_some());
+}
+
+#[test]
+fn ports_decide_over_which_protocol_a_rule_matches() {
+    let udp = &[QueryProtocol::Udp][..];
+    let tcp = &[QueryProtocol::Tcp][..];
+    let number = |number: u16| json!({"destinationPort": {"number": number}});
+    let range =
+        |start: u16, end: u16| json!({"destinationPort": {"range": {"start": start, "end": end}}});
+    // The protocols over which the pod is answered if a rule denies these ports.
+    for (protocols, answered) in [
+        (json!([{"tcp": number(53)}]), udp),
+        (json!([{"udp": number(53)}]), tcp),
+        (json!([{"udp": number(53)}, {"tcp": number(53)}]), &[]),
+        (
+            json!([{"udp": number(54)}, {"tcp": number(52)}]),
+            &PROTOCOLS,
+        ),
+        (json!([{"udp": range(50, 60)}]), tcp),
+        (json!([{"tcp": range(50, 60)}]), udp),
+        (json!([{"tcp": range(54, 60)}]), &PROTOCOLS),
+        (json!([{"tcp": {}}]), udp),
+        (json!([{"udp": {}}]), tcp),
+        (json!([{"sctp": {}}]), &PROTOCOLS),
+        // Some plugins ignore names of ports.
+        (json!([{"destinationNamedPort": "metrics"}]), &[]),
+        // A TCP port that can't be read may be any TCP port.
+        (json!([{"tcp": range(9, 8)}]), udp),
+        (json!([{"tcp": {"destinationPort": {}}}]), udp),
+    ] {
+        let mut deny = to_all("Deny");
+        deny["protocols"] = protocols.clone();
+        let policy = policy_for_all("p", "Admin", 0, &json!([deny]));
+        let mut facts = cluster([policy]);
+        assert_eq!(answered_protocols(&mut facts), answered, "{protocols}");
+    }
+    // A rule with such a port may deny everything, also if it passes or is about other pods.
+    let mut pass = to_all("Pass");
+    pass["protocols"] = json!([{"tcp": range(9, 8)}]);
+    let mut elsewhere = pass.clone();
+    elsewhere["action"] = json!("Deny");
+    elsewhere["to"] = json!([{"networks": ["8.8.8.8/32"]}]);
+    for rule in [pass, elsewhere] {
+        let policy = policy_for_all("p", "Admin", 0, &json!([rule]));
+        assert_eq!(answered_protocols(&mut cluster([policy])), udp, "{rule}");
+    }
+    let mut deny = to_all("Deny");
+    deny["protocols"] = json!([{"tcp": number(53)}]);
+    let policy = policy_for_all("p", "Admin", 0, &json!([deny]));
+    assert_eq!(
+        objection_over(QueryProtocol::Tcp, &mut cluster([policy])).as_deref(),
+        Some(
+            "ClusterNetworkPolicy p does not provably let this pod reach 10.244.0.9:53 over TCP, because of its rule egress[0]"
+        )
+    );
+    // The other API, where TCP is the default.
+    for (ports, answered) in [
+        (json!([{"portNumber": {"port": 53}}]), udp),
+        (
+            json!([{"portNumber": {"protocol": "TCP", "port": 53}}]),
+            udp,
+        ),
+        (
+            json!([{"portNumber": {"protocol": "UDP", "port": 53}}]),
+            tcp,
+        ),
+        (json!([{"portRange": {"start": 50, "end": 60}}]), udp),
+        (
+            json!([{"portRange": {"protocol": "UDP", "start": 50, "end": 60}}]),
+            tcp,
+        ),
+        (json!([{"portRange": {"start": 60, "end": 50}}]), udp),
+        (
+            json!([{"portNumber": {"protocol": "SCTP", "port": 53}}]),
+            &PROTOCOLS,
+        ),
+        (json!([{"namedPort": "metrics"}]), &[]),
+    ] {
+        let mut deny = to_all("Deny");
+        deny["ports"] = ports.clone();
+        let spec = json!({"priority": 0, "subject": {"namespaces": {}}, "egress": [deny]});
+        let mut facts = cluster([cluster_policy("AdminNetworkPolicy", "p", &spec)]);
+        assert_eq!(answered_protocols(&mut facts), answered, "{ports}");
+    }
+}
+
+#[test]
+fn servers_deny_a_protocol_by_their_own_tiers() {
+    for (protocols, answered) in [
+        (json!([{"tcp": {}}]), QueryProtocol::Udp),
+        (json!([{"udp": {}}]), QueryProtocol::Tcp),
+        // A TCP port that can't be read.
+        (
+            json!([{"tcp": {"destinationPort": {}}}]),
+            QueryProtocol::Udp,
+        ),
+    ] {
+        let mut rule = json!({"action": "Deny", "from": [{"namespaces": {}}]});
+        rule["protocols"] = protocols;
+        let spec = json!({
+            "tier": "Admin", "priority": 0, "subject": {"namespaces": {}}, "ingress": [rule],
+        });
+        let policy = cluster_policy("ClusterNetworkPolicy", "p", &spec);
+        let mut facts = cluster([policy.clone()]);
+        assert_eq!(answered_protocols(&mut facts), [answered]);
+        // Without the second DNS pod, a server is unknown, and so is its port.
+        let mut objects = dns(53);
+        objects.truncate(4);
+        let mut facts = super::facts(objects.into_iter().chain([web(), policy]));
+        assert_eq!(answered_protocols(&mut facts), [answered]);
+    }
 }
 
 #[test]
@@ -212,7 +330,10 @@ fn each_api_must_permit_the_query() {
     let spec = json!({
         "priority": 9, "subject": {"namespaces": {}},
         "egress": [{"action": "Deny", "to": [{"networks": ["10.244.0.0/16"]}],
-            "ports": [{"portNumber": {"protocol": "UDP", "port": 53}}]}],
+            "ports": [
+                {"portNumber": {"protocol": "UDP", "port": 53}},
+                {"portNumber": {"protocol": "TCP", "port": 53}},
+            ]}],
     });
     let deny = cluster_policy("AdminNetworkPolicy", "d", &spec);
     let reason = objection_of([accept, deny]).unwrap();

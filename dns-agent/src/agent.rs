@@ -21,6 +21,7 @@ mod kernel_plane;
 mod kubernetes;
 mod manifests;
 mod own_addresses;
+mod permitted_queries;
 mod probes;
 mod publisher;
 mod routes;

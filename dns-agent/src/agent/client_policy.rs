@@ -7,7 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -19,6 +19,7 @@ use zerohop_kubernetes::{
 };
 use zerohop_kubernetes_api::{FeedActivity, FeedHealth, SourceHealth};
 
+use super::permitted_queries::PermittedQueries;
 use crate::{
     admin::status::PolicyStatus,
     config::{Config, NetworkPolicy, SourceConfig},
@@ -42,9 +43,8 @@ pub(super) struct ClientPolicy {
     inputs: PolicyInputs,
     /// Whether facts changed after the last evaluation.
     have_facts_changed: bool,
-    /// The permitted clients of the last evaluation. Before it: no client, or any client if no
-    /// facts are needed.
-    clients: PermittedClients,
+    /// What the last evaluation permits. Before it: nothing, or everything if no facts are needed.
+    permitted: PermittedQueries,
     /// The pods of the last evaluation that are not permitted, as in [`ClientVerdicts::left_out`].
     left_out: Vec<LeftOutPod>,
 }
@@ -101,11 +101,9 @@ impl ClientPolicy {
             },
         };
         ClientPolicy {
-            clients: match fact_source {
-                FactSource::Off | FactSource::Ignored => PermittedClients::Any,
-                FactSource::Files | FactSource::Api { .. } => {
-                    PermittedClients::Only(BTreeSet::new())
-                }
+            permitted: match fact_source {
+                FactSource::Off | FactSource::Ignored => PermittedQueries::default(),
+                FactSource::Files | FactSource::Api { .. } => PermittedQueries::none(),
             },
             facts: match fact_source {
                 FactSource::Off | FactSource::Ignored | FactSource::Files => Facts::default(),
@@ -131,9 +129,9 @@ impl ClientPolicy {
         self.have_facts_changed = true;
     }
 
-    /// The permitted clients of the last evaluation.
-    pub(super) fn clients(&self) -> &PermittedClients {
-        &self.clients
+    /// What the last evaluation permits.
+    pub(super) fn permitted(&self) -> &PermittedQueries {
+        &self.permitted
     }
 
     /// Replaces all facts.
@@ -183,7 +181,7 @@ impl ClientPolicy {
     pub(super) fn evaluate_clients(
         &mut self,
         served_addresses: &[SocketAddr],
-    ) -> Option<PermittedClients> {
+    ) -> Option<PermittedQueries> {
         if matches!(self.fact_source, FactSource::Off | FactSource::Ignored) {
             return None;
         }
@@ -208,10 +206,15 @@ impl ClientPolicy {
         self.inputs = inputs;
         self.log_new_exclusions(&verdicts.left_out);
         self.left_out = verdicts.left_out;
-        self.clients = verdicts
-            .permitted
-            .map_or(PermittedClients::Any, PermittedClients::Only);
-        Some(self.clients.clone())
+        let clients = |permitted: Option<BTreeSet<IpAddr>>| {
+            permitted.map_or(PermittedClients::Any, PermittedClients::Only)
+        };
+        self.permitted = PermittedQueries {
+            udp: clients(verdicts.permitted),
+            tcp: clients(verdicts.permitted_tcp),
+            steering_objection: verdicts.server_egress_restriction,
+        };
+        Some(self.permitted.clone())
     }
 
     /// Whether the first list of every feed of facts has ended or failed. Then the kernel plane
@@ -235,7 +238,7 @@ impl ClientPolicy {
             return Vec::new();
         };
         let mut degraded = Vec::new();
-        let is_restricted = matches!(self.clients, PermittedClients::Only(_));
+        let is_restricted = matches!(self.permitted.udp, PermittedClients::Only(_));
         for (feed, health) in self.feed_health() {
             // The feeds that are not awaited matter only while not every client is permitted.
             let is_needed = self.facts.awaited().contains(&feed) || is_restricted;
@@ -277,7 +280,7 @@ impl ClientPolicy {
         };
         Some(PolicyStatus {
             mode: mode.to_owned(),
-            permitted: match &self.clients {
+            permitted: match &self.permitted.udp {
                 PermittedClients::Any => None,
                 PermittedClients::Only(addresses) => Some(addresses.len()),
             },

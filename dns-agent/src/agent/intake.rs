@@ -14,10 +14,9 @@ use std::{
 };
 
 use tokio::sync::{Notify, mpsc, oneshot};
-use zerohop_datapath::PermittedClients;
 use zerohop_zone::Provider;
 
-use super::kernel_plane::Freshness;
+use super::{kernel_plane::Freshness, permitted_queries::PermittedQueries};
 use crate::{admin::metrics::Metrics, admin::status_board::StatusBoard};
 
 /// The number of messages of each channel that may wait.
@@ -61,13 +60,13 @@ pub(super) trait Intake: Send {
 
     /// The clients that the kernel may answer before the first evaluation, if this provider knows
     /// of any restriction.
-    fn clients(&self) -> Option<PermittedClients> {
+    fn clients(&self) -> Option<PermittedQueries> {
         None
     }
 
     /// Evaluates which clients may query these addresses. `None` when no input has changed since
     /// the last evaluation, or when this provider doesn't know.
-    fn evaluate_clients(&mut self, _served_addresses: &[SocketAddr]) -> Option<PermittedClients> {
+    fn evaluate_clients(&mut self, _served_addresses: &[SocketAddr]) -> Option<PermittedQueries> {
         None
     }
 

@@ -18,15 +18,14 @@ use tokio::{runtime::Handle, sync::watch};
 use tracing::{debug, error, info, warn};
 use zerohop_datapath as datapath;
 use zerohop_datapath::{
-    Datapath, Growth, GrowthStep, InitialLease, PermittedClients, Persistence, SteeringProgram,
-    StopMode, hooks,
+    Datapath, Growth, GrowthStep, InitialLease, Persistence, SteeringProgram, StopMode, hooks,
     interfaces::{Device, Devices},
     pins::{Claim, Pins},
     settings,
 };
 use zerohop_zone::{Name, ZoneData};
 
-use super::steering::SteeringInputs;
+use super::{permitted_queries::PermittedQueries, steering::SteeringInputs};
 use crate::{KERNEL_OBJECT, config::Config};
 
 /// The longest interval between scans for interfaces while the kernel plane runs. A shorter
@@ -62,6 +61,8 @@ pub(super) struct KernelPlane {
     growth: Option<Growth>,
     /// The last attempt to grow the tables, if it failed or gained too little room.
     failed_growth: Option<FailedGrowth>,
+    /// What policies permit.
+    permitted: PermittedQueries,
     /// What the steering task follows.
     steering_inputs: watch::Sender<SteeringInputs>,
 }
@@ -135,7 +136,7 @@ impl KernelPlane {
     /// when network devices can't be read, or when any client on a network card would be answered.
     pub(super) fn new(
         config: &Config,
-        clients: &PermittedClients,
+        clients: &PermittedQueries,
         steering: Option<SteeringProgram>,
     ) -> anyhow::Result<KernelPlane> {
         let settings = datapath::DatapathConfig {
@@ -144,7 +145,7 @@ impl KernelPlane {
             allow: config.allow.clone(),
             rate_limit: NonZeroU32::new(config.rate_limit),
             served_addresses: config.served_addresses.clone(),
-            clients: clients.clone(),
+            clients: clients.udp.clone(),
             capacity: config.capacity.map(|names| names as usize),
             stale_after: config.stale_after,
             persistence: config.persistence,
@@ -159,6 +160,7 @@ impl KernelPlane {
             unpinned_reason: None,
             growth: None,
             failed_growth: None,
+            permitted: clients.clone(),
             steering_inputs: watch::Sender::default(),
         };
         if config.interfaces.is_empty() {
@@ -186,7 +188,7 @@ impl KernelPlane {
         };
         let inputs = SteeringInputs {
             served_addresses: self.settings.served_addresses.clone(),
-            clients: self.settings.clients.clone(),
+            permitted: self.permitted.clone(),
             leased_until,
         };
         self.steering_inputs.send_if_modified(|known| {
@@ -387,13 +389,19 @@ impl KernelPlane {
     }
 
     /// Replaces the permitted clients.
-    pub(super) fn set_clients(&mut self, data: &dyn ZoneData, clients: &PermittedClients) {
+    pub(super) fn set_clients(&mut self, data: &dyn ZoneData, permitted: &PermittedQueries) {
+        if self.permitted == *permitted {
+            return;
+        }
+        self.permitted = permitted.clone();
+        // At once, because the tables may take time.
+        self.update_steering();
+        let clients = &permitted.udp;
         if self.settings.clients == *clients {
             return;
         }
         self.settings.clients = clients.clone();
         self.write_tables(|datapath| datapath.publish_clients(data, clients.clone()));
-        self.update_steering();
     }
 
     /// Runs a write to the tables. If the write fails, the kernel plane is stopped, because the

@@ -16,7 +16,7 @@ use std::{
 
 use tokio::{runtime::Handle, sync::oneshot};
 use tracing::{debug, info, warn};
-use zerohop_datapath::{PermittedClients, SteeringProgram, StopMode, settings};
+use zerohop_datapath::{SteeringProgram, StopMode, settings};
 use zerohop_zone::{Name, NameChanges, NameOwner, Providers, Standing};
 
 pub(super) use self::inbox::{PublisherInbox, PublisherMessage, PublisherSender};
@@ -24,6 +24,7 @@ use self::{queue::PublicationQueue, status::OutrankedNames};
 use super::{
     intake::{AppliedChange, Intake, Measure, write_lock},
     kernel_plane::{Freshness, KernelPlane, StaleReason, StartCondition},
+    permitted_queries::PermittedQueries,
 };
 use crate::{admin::metrics::Metrics, admin::status_board::StatusBoard, config::Config};
 
@@ -124,7 +125,7 @@ impl Publisher {
         steering: Option<SteeringProgram>,
     ) -> anyhow::Result<Publisher> {
         let mut clients = intakes.iter().filter_map(|intake| intake.clients());
-        let clients = clients.next().unwrap_or(PermittedClients::Any);
+        let clients = clients.next().unwrap_or_default();
         let providers = intakes.iter().map(|intake| intake.provider());
         let mut publisher = Publisher {
             providers: Providers::new(providers.collect()),
@@ -545,7 +546,7 @@ impl Publisher {
         // addresses may not be permitted to query the new ones.
         if let Some(clients) = clients {
             self.kernel_plane
-                .set_clients(&union, &PermittedClients::Only(BTreeSet::new()));
+                .set_clients(&union, &PermittedQueries::none());
             self.kernel_plane.set_served_addresses(&union, &addresses);
             self.kernel_plane.set_clients(&union, &clients);
         } else {
@@ -566,7 +567,7 @@ impl Publisher {
     }
 
     /// The permitted clients, if a provider has evaluated them again.
-    fn evaluate_clients(&mut self, served: &[SocketAddr]) -> Option<PermittedClients> {
+    fn evaluate_clients(&mut self, served: &[SocketAddr]) -> Option<PermittedQueries> {
         // At most one provider knows policies.
         let mut intakes = self.intakes.iter_mut();
         intakes.find_map(|intake| intake.evaluate_clients(served))

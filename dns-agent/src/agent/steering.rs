@@ -40,7 +40,7 @@ use zerohop_resolver::{AdmittedClients, Canary, Resolver, Sockets};
 use zerohop_steering::{AgentNamespace, InterfaceReader, PodInterfaces};
 use zerohop_zone::{LiveZoneData, Name};
 
-use super::routes::RouteFollower;
+use super::{permitted_queries::PermittedQueries, routes::RouteFollower};
 use crate::{
     STEERING_OBJECT,
     admin::{
@@ -77,8 +77,8 @@ pub enum SteeringPreparation {
 pub(super) struct SteeringInputs {
     /// The server addresses at which the kernel answers queries.
     pub(super) served_addresses: Vec<SocketAddr>,
-    /// The clients that policies permit.
-    pub(super) clients: PermittedClients,
+    /// What policies permit.
+    pub(super) permitted: PermittedQueries,
     /// Until when the rest counts: the end of the kernel plane's lease. `None`: it doesn't.
     pub(super) leased_until: Option<std::time::Instant>,
 }
@@ -344,7 +344,8 @@ impl Steering {
     async fn follow_inputs(&mut self) -> anyhow::Result<Duration> {
         let inputs = self.inputs.borrow_and_update().clone();
         self.write_maps(&inputs).await?;
-        if let Some(objection) = self.routes.objection() {
+        let objection = inputs.permitted.steering_objection.clone();
+        if let Some(objection) = objection.or_else(|| self.routes.objection()) {
             self.admit(AdmittedClients::Only(Arc::default()));
             anyhow::bail!(objection);
         }
@@ -400,12 +401,12 @@ impl Steering {
         let served = inputs.served_addresses.iter();
         let served = served.filter(|address| address.port() == self.port);
         let served: BTreeSet<IpAddr> = served.map(SocketAddr::ip).collect();
-        let pods = self.pods(&inputs.clients);
+        let pods = self.pods(&inputs.permitted);
         // Before the addresses, so that a pod that isn't permitted any more isn't steered.
         self.programs.replace_pods(&pods)?;
-        self.admit(match &inputs.clients {
+        self.admit(match &inputs.permitted.tcp {
             PermittedClients::Any => AdmittedClients::All,
-            PermittedClients::Only(_) => AdmittedClients::Only(Arc::default()),
+            PermittedClients::Only(clients) => AdmittedClients::Only(clients.clone().into()),
         });
         if self.served != served {
             for address in served.difference(&self.served) {
@@ -426,16 +427,18 @@ impl Steering {
 
     /// The pods, by their addresses, and the canary. Pods whose new flows are not steered are among
     /// them, because they may have connections.
-    fn pods(&self, clients: &PermittedClients) -> BTreeMap<IpAddr, SteeredPod> {
-        let new_flows = match clients {
-            PermittedClients::Any => SteeredPod::UDP | SteeredPod::TCP,
+    fn pods(&self, permitted: &PermittedQueries) -> BTreeMap<IpAddr, SteeredPod> {
+        let flow = |clients: &PermittedClients, address: &IpAddr, flow| match clients {
+            PermittedClients::Any => flow,
+            PermittedClients::Only(clients) if clients.contains(address) => flow,
             PermittedClients::Only(_) => 0,
         };
         let interfaces = self.interfaces.iter();
         let pods = interfaces.map(|(address, interface)| {
             let pod = SteeredPod {
                 interface,
-                new_flows,
+                new_flows: flow(&permitted.udp, &address, SteeredPod::UDP)
+                    | flow(&permitted.tcp, &address, SteeredPod::TCP),
             };
             (address, pod)
         });

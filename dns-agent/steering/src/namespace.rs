@@ -61,6 +61,7 @@ const LOOPBACK: u32 = 1;
 const LOCAL_TABLE: u32 = 255;
 /// Error numbers of netlink (`errno-base.h`).
 const EEXIST: i32 = -17;
+const ENODEV: i32 = -19;
 /// The time for what the kernel does in the background.
 const LIMIT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(5);
@@ -217,15 +218,19 @@ fn keep_network_capabilities() -> io::Result<()> {
 }
 
 /// Gives a namespace the first free ID of [`IDS`] in the node's namespace. Waits for one, because
-/// the kernel removes namespaces in the background.
+/// the kernel removes namespaces in the background. It frees the ID of a namespace long before it
+/// removes its devices, so an ID with a device is not free.
 async fn set_id(node: &Handle, namespace: &File) -> anyhow::Result<i32> {
     let set = async {
         loop {
             for id in IDS {
+                if has_device(node, &device_name(id)).await? {
+                    continue;
+                }
                 match request_id(node, namespace, id).await {
-                    Ok(()) => return Ok(id),
+                    Ok(()) => return anyhow::Ok(id),
                     Err(error) if error_number(&error) == Some(EEXIST) => {}
-                    Err(error) => return Err(error),
+                    Err(error) => return Err(error.into()),
                 }
             }
             sleep(PAUSE).await;
@@ -271,7 +276,7 @@ async fn add_veth_pair(node: &Handle, id: i32, namespace: &File) -> anyhow::Resu
     let add = async {
         loop {
             match node.link().add(pair.clone()).execute().await {
-                // The kernel frees the ID of a namespace before it removes its devices.
+                // Another agent may have it meanwhile.
                 Err(error) if error_number(&error) == Some(EEXIST) => sleep(PAUSE).await,
                 added => return added,
             }
@@ -300,6 +305,15 @@ async fn set_up(
     let silent = LinkUnspec::new_with_index(device).append_extra_attribute(attribute);
     handle.link().set(silent.build()).execute().await?;
     handle.link().set(up.build()).execute().await
+}
+
+async fn has_device(handle: &Handle, name: &str) -> anyhow::Result<bool> {
+    let mut devices = handle.link().get().match_name(name.to_owned()).execute();
+    match devices.try_next().await {
+        Ok(device) => Ok(device.is_some()),
+        Err(error) if error_number(&error) == Some(ENODEV) => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("can't look for the device {name}")),
+    }
 }
 
 /// The name of the node's end of the veth pair.

@@ -19,7 +19,7 @@ const KERNEL: Option<u32> = Some(5);
 const PASSED: Option<u32> = Some(77);
 
 /// The cluster's DNS: Service, EndpointSlices and pod.
-const CLUSTER: &str = "
+pub(super) const CLUSTER: &str = "
 apiVersion: v1
 kind: Service
 metadata: {name: kube-dns, namespace: kube-system}
@@ -51,7 +51,7 @@ status: {phase: Running, podIPs: [{ip: 10.244.3.9}, {ip: 'fd00:10:244:3::9'}]}
 ";
 
 /// The pod that sends the queries.
-const CLIENT: &str = "
+pub(super) const CLIENT: &str = "
 apiVersion: v1
 kind: Pod
 metadata: {name: client, namespace: shop, labels: {app: client}}
@@ -60,7 +60,7 @@ status: {phase: Running, podIPs: [{ip: 10.244.0.2}, {ip: 'fd00:10:244::2'}]}
 ";
 
 /// Denies all egress of pods in `shop`.
-const DENY: &str = "
+pub(super) const DENY: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: deny, namespace: shop}
@@ -70,7 +70,7 @@ spec: {podSelector: {}, policyTypes: [Egress]}
 
 /// Allows the pod's egress to the cluster's DNS. The manifests need no Namespace objects, because
 /// every namespace has the label `kubernetes.io/metadata.name`.
-const ALLOW: &str = "
+pub(super) const ALLOW: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: allow-dns, namespace: shop}

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
@@ -21,14 +21,18 @@ use zerohop_tests::{
     upstream::{self, UpstreamName},
 };
 
-use super::{A, ManifestFolder, PATIENCE, SHORT_LEASE, WEB, start_agent, with_dns_port};
+use super::{
+    A, ManifestFolder, PATIENCE, SHORT_LEASE, WEB,
+    network_policy::{ALLOW, CLIENT, CLUSTER, DENY},
+    start_agent, with_dns_port,
+};
 
 /// A node with the stand-in for the cluster's DNS, a server outside the cluster, and an agent that
 /// steers.
 struct SteeredNode {
     agent: AgentProcess,
     topology: Topology,
-    _manifests: ManifestFolder,
+    manifests: ManifestFolder,
     _servers: Vec<UdpServer>,
 }
 
@@ -107,6 +111,73 @@ fn a_killed_agent_loses_no_later_question() {
     assert!(eventually(LIMIT, gone).unwrap());
 }
 
+/// A policy decides about each protocol by itself, and a denial ends connections.
+#[test]
+fn policies_decide_about_each_protocol() {
+    let dns = CLUSTER.replace(
+        "ports: [{name: dns, port: 53, protocol: UDP}]",
+        "ports: [{name: dns, port: 53, protocol: UDP}, {name: dns-tcp, port: 53, protocol: TCP}]",
+    );
+    let allow_both = ALLOW.replace(
+        "ports: [{port: 53, protocol: UDP}]",
+        "ports: [{port: 53, protocol: UDP}, {port: 53}]",
+    );
+    let objects = |policies: &str| format!("{WEB}---{dns}{CLIENT}{policies}");
+    let all = objects(&format!("{DENY}{allow_both}"));
+    let node = SteeredNode::start_with(Topology::routed().unwrap(), &all, &[]);
+    let served = SERVED[0];
+    node.wait_for(served, DnsSource::Agent);
+    let mut stream = node
+        .topology
+        .pod
+        .enter(|| open_stream(served))
+        .unwrap()
+        .unwrap();
+    assert_eq!(ask_on(&mut stream).unwrap(), DnsSource::Agent);
+
+    let only_udp = objects(&format!("{DENY}{ALLOW}"));
+    node.manifests.write(&only_udp);
+    // The agent closes the connection.
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut end = [0];
+    assert_eq!(stream.read(&mut end).unwrap(), 0, "the connection goes on");
+    // No server stands for the cluster's DNS over TCP.
+    assert_eq!(node.ask_by_tcp(served), DnsSource::Nothing);
+    assert_eq!(node.ask(served), DnsSource::Agent);
+
+    node.manifests.write(&objects(DENY));
+    node.wait_for(served, DnsSource::ClusterDns);
+    assert_eq!(node.ask_by_tcp(served), DnsSource::Nothing);
+
+    node.manifests.write(&all);
+    node.wait_for(served, DnsSource::Agent);
+    let by_tcp = || Ok(node.ask_by_tcp(served) == DnsSource::Agent);
+    assert!(eventually(LIMIT, by_tcp).unwrap());
+}
+
+#[test]
+fn nothing_is_steered_while_a_policy_restricts_the_egress_of_the_clusters_dns() {
+    let closed = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: dns-egress, namespace: kube-system}
+spec: {podSelector: {}, policyTypes: [Egress], egress: [{}]}
+---
+";
+    let objects = format!("{WEB}---{CLUSTER}{CLIENT}");
+    let node = SteeredNode::start_with(Topology::routed().unwrap(), &objects, &[]);
+    node.wait_for(SERVED[0], DnsSource::Agent);
+    node.manifests.write(&format!("{objects}{closed}"));
+    node.wait_for(SERVED[0], DnsSource::ClusterDns);
+    let status = node.agent.status().unwrap();
+    assert!(
+        status.contains("steering   queries that the kernel passes go to"),
+        "{status}"
+    );
+    node.manifests.write(&objects);
+    node.wait_for(SERVED[0], DnsSource::Agent);
+}
+
 #[test]
 fn an_agent_that_ends_leaves_nothing() {
     let mut node = SteeredNode::start(Topology::routed().unwrap(), &[]);
@@ -135,6 +206,11 @@ fn no_thread_of_an_agent_that_steers_can_administer_the_system() {
 impl SteeredNode {
     /// Starts the servers and an agent with these flags besides.
     fn start(topology: Topology, flags: &[&str]) -> SteeredNode {
+        SteeredNode::start_with(topology, WEB, flags)
+    }
+
+    /// As [`SteeredNode::start`], with these objects.
+    fn start_with(topology: Topology, objects: &str, flags: &[&str]) -> SteeredNode {
         topology.assign_served_addresses().unwrap();
         let answer = |address| UpstreamName {
             name: NAME,
@@ -145,14 +221,14 @@ impl SteeredNode {
             upstream::start(&topology.node, served, answer(FROM_CLUSTER)).unwrap()
         }));
         servers.push(upstream::start(&topology.node, OUTSIDE, answer(FROM_OUTSIDE)).unwrap());
-        let manifests = ManifestFolder::new(WEB);
+        let manifests = ManifestFolder::new(objects);
         let upstream = format!("--upstream={OUTSIDE}");
         let flags = [&["--steer=auto", &*upstream], flags].concat();
         let agent = start_agent(&topology.node, &manifests, &flags);
         SteeredNode {
             agent,
             topology,
-            _manifests: manifests,
+            manifests,
             _servers: servers,
         }
     }
@@ -173,21 +249,31 @@ impl SteeredNode {
         reply.map_or(DnsSource::Nothing, |reply| DnsSource::of(&reply))
     }
 
-    /// Asks for [`NAME`] over TCP.
+    /// Asks for [`NAME`] over TCP. [`DnsSource::Nothing`]: there is no connection.
     fn ask_by_tcp(&self, served: IpAddr) -> DnsSource {
-        let ask = || {
-            let mut stream = TcpStream::connect(with_dns_port(served)).unwrap();
-            let message = question(NAME);
-            let length = u16::try_from(message.len()).unwrap().to_be_bytes();
-            stream.write_all(&[&length[..], &message].concat()).unwrap();
-            let mut length = [0; 2];
-            stream.read_exact(&mut length).unwrap();
-            let mut reply = vec![0; u16::from_be_bytes(length).into()];
-            stream.read_exact(&mut reply).unwrap();
-            DnsSource::of(&reply)
+        let ask = || match open_stream(served) {
+            Ok(mut stream) => ask_on(&mut stream).unwrap(),
+            Err(_) => DnsSource::Nothing,
         };
         self.topology.pod.enter(ask).unwrap()
     }
+}
+
+/// Opens a connection from the calling thread's network namespace.
+fn open_stream(served: IpAddr) -> io::Result<TcpStream> {
+    TcpStream::connect(with_dns_port(served))
+}
+
+/// Asks for [`NAME`] on a connection.
+fn ask_on(stream: &mut TcpStream) -> io::Result<DnsSource> {
+    let message = question(NAME);
+    let length = (message.len() as u16).to_be_bytes();
+    stream.write_all(&[&length[..], &message].concat())?;
+    let mut length = [0; 2];
+    stream.read_exact(&mut length)?;
+    let mut reply = vec![0; u16::from_be_bytes(length).into()];
+    stream.read_exact(&mut reply)?;
+    Ok(DnsSource::of(&reply))
 }
 
 impl DnsSource {

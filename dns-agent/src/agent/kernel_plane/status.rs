@@ -167,8 +167,8 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::agent::permitted_queries::PermittedQueries;
     use crate::config::Config;
-    use zerohop_datapath::PermittedClients;
 
     #[test]
     fn an_agent_that_waits_longer_than_a_takeover_takes_is_not_ready() {
@@ -177,7 +177,7 @@ mod tests {
             ..crate::config::RunSettings::default()
         };
         let config = Config::new(settings).unwrap();
-        let kernel = KernelPlane::new(&config, &PermittedClients::Any, None).unwrap();
+        let kernel = KernelPlane::new(&config, &PermittedQueries::default(), None).unwrap();
         let now = Instant::now();
         for (since, is_missing) in [
             (Some(now), false),

@@ -9,7 +9,6 @@ use std::{
 
 use tokio::sync::mpsc;
 use tracing::{info, warn};
-use zerohop_datapath::PermittedClients;
 use zerohop_kubernetes::{
     Coverage, EndpointScope, Event, Feed, Index, Object, ObjectKey, PolicyKind, Problem,
     ZoneSettings,
@@ -31,6 +30,7 @@ use crate::{
             read_lock, write_lock,
         },
         kernel_plane::{Freshness, StaleReason},
+        permitted_queries::PermittedQueries,
     },
     config::{Config, DnsAddresses, KubernetesConfig},
 };
@@ -368,11 +368,11 @@ impl Intake for KubernetesIntake {
         }
     }
 
-    fn clients(&self) -> Option<PermittedClients> {
-        Some(self.client_policy.clients().clone())
+    fn clients(&self) -> Option<PermittedQueries> {
+        Some(self.client_policy.permitted().clone())
     }
 
-    fn evaluate_clients(&mut self, served_addresses: &[SocketAddr]) -> Option<PermittedClients> {
+    fn evaluate_clients(&mut self, served_addresses: &[SocketAddr]) -> Option<PermittedQueries> {
         self.client_policy.evaluate_clients(served_addresses)
     }
 

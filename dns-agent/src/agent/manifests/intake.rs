@@ -6,7 +6,6 @@ use std::{
 };
 
 use tokio::sync::{mpsc, oneshot};
-use zerohop_datapath::PermittedClients;
 use zerohop_kubernetes::{Index, Objects};
 use zerohop_zone::{Provider, ZoneData as _};
 
@@ -21,6 +20,7 @@ use crate::{
             read_lock, write_lock,
         },
         kernel_plane::{Freshness, StaleReason},
+        permitted_queries::PermittedQueries,
     },
     config::Config,
 };
@@ -126,11 +126,11 @@ impl Intake for ManifestsIntake {
         }
     }
 
-    fn clients(&self) -> Option<PermittedClients> {
-        Some(self.client_policy.clients().clone())
+    fn clients(&self) -> Option<PermittedQueries> {
+        Some(self.client_policy.permitted().clone())
     }
 
-    fn evaluate_clients(&mut self, served_addresses: &[SocketAddr]) -> Option<PermittedClients> {
+    fn evaluate_clients(&mut self, served_addresses: &[SocketAddr]) -> Option<PermittedQueries> {
         self.client_policy.evaluate_clients(served_addresses)
     }
 

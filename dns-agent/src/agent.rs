@@ -201,7 +201,7 @@ impl Agent {
                 HostsPrecedence::Below => intakes.push(Box::new(intake)),
             }
         }
-        let (steering_status, prepared) = match steering {
+        let (mut steering_status, mut prepared) = match steering {
             SteeringPreparation::Off => (SteeringStatus::default(), None),
             SteeringPreparation::Unavailable(reason) => {
                 info!("pods' queries are not steered to this agent's resolver: {reason}");
@@ -212,7 +212,11 @@ impl Agent {
         let mut publisher = {
             let (config, metrics) = (config.clone(), metrics.clone());
             let program = prepared.as_ref().map(|prepared| prepared.program());
-            let program = program.transpose()?;
+            let program = program.transpose().unwrap_or_else(|error| {
+                prepared = None;
+                steering_status = SteeringStatus::unavailable(format!("{error:#}"));
+                None
+            });
             let start = move || Publisher::new(&config, intakes, metrics, program);
             let publisher = run_privileged("publisher", start)?.await;
             publisher.context("the publisher failed")??
@@ -268,6 +272,11 @@ impl Agent {
         for sockets in sockets {
             spawn_servers(resolver.servers(sockets), &mut tasks)?;
         }
+        let mut first_load = None;
+        if !listen.is_empty() || prepared.is_some() {
+            tasks.spawn(watch_for_loops(resolver.clone(), board.clone()));
+            tasks.spawn(prove_groups(resolver.clone()));
+        }
         let mut steering_end = None;
         if let Some(mut prepared) = prepared {
             let sockets = prepared.take_sockets();
@@ -311,11 +320,6 @@ impl Agent {
                 follow.await;
                 "the reader of a hosts file"
             });
-        }
-        let mut first_load = None;
-        if !listen.is_empty() {
-            tasks.spawn(watch_for_loops(resolver.clone(), board.clone()));
-            tasks.spawn(prove_groups(resolver.clone()));
         }
         for (probe, state) in config.probes.iter().zip(probe_states.iter()) {
             let probing = probes::probe(probe.clone(), state.clone());

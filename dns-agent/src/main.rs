@@ -15,7 +15,8 @@ use dns_agent::{
     agent::{Agent, SteeringPreparation},
     check::{self, CheckRequest, CheckVerdict},
     config::{
-        AgentCommand, CheckArgs, Cli, Config, DetachArgs, DumpArgs, LookupArgs, RunArgs, StatusArgs,
+        AgentCommand, CheckArgs, Cli, Config, DetachArgs, DumpArgs, LookupArgs, RunArgs,
+        StatusArgs, Steer,
     },
 };
 use mimalloc::MiMalloc;
@@ -93,13 +94,16 @@ async fn run_agent(args: RunArgs) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     tokio::spawn(cancel_on_signal(shutdown.clone())?);
     let config = Config::from_args(args)?;
-    let steering = SteeringPreparation::prepare(&config).await;
-    if let SteeringPreparation::Ready(_) = steering {
-        // The network namespaces are made. No later thread gets the capability.
-        drop_administrator().context("the main thread can't drop the capability SYS_ADMIN")?;
-    }
+    let start = async {
+        let steering = SteeringPreparation::prepare(&config).await;
+        if config.steer == Steer::Auto {
+            // Only the network namespaces of steering need it. No later thread gets it.
+            drop_administrator().context("the main thread can't drop the capability SYS_ADMIN")?;
+        }
+        Agent::spawn(config, steering).await
+    };
     let agent = tokio::select! {
-        agent = Agent::spawn(config, steering) => agent?,
+        agent = start => agent?,
         () = shutdown.cancelled() => {
             tracing::info!("stopped");
             return Ok(());

@@ -201,8 +201,13 @@ impl Datapath {
         }
         let mut tables = KernelTables::new(&object, size, &config, Rcu::new()?)?;
         if let Some(steering) = &config.steering {
-            object.set_steering_program(steering)?;
-            tables.settings.set_steered_port(steering.port);
+            match object.set_steering_program(steering) {
+                Ok(()) => tables.settings.set_steered_port(steering.port),
+                Err(reason) => tracing::warn!(
+                    "queries that the kernel passes go to the cluster's DNS, because the programs \
+                     of the hooks can't call the steering program: {reason:#}"
+                ),
+            }
         }
         let clock = Clock::measure(&object)?;
         // The measurement leaves an expired lease, which `is_leased` would take for a valid one.

@@ -27,10 +27,11 @@ use futures_util::future::select_all;
 use tokio::{
     runtime::Handle,
     sync::{oneshot, watch},
+    task::JoinHandle,
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 use zerohop_datapath::{
     PermittedClients, SteeringProgram,
     interfaces::DeviceChanges,
@@ -38,7 +39,7 @@ use zerohop_datapath::{
 };
 use zerohop_resolver::{AdmittedClients, Canary, Resolver, Sockets};
 use zerohop_steering::{AgentNamespace, InterfaceReader, PodInterfaces};
-use zerohop_zone::{LiveZoneData, Name};
+use zerohop_zone::{LiveZoneData, Name, Rtype};
 
 use super::{permitted_queries::PermittedQueries, routes::RouteFollower};
 use crate::{
@@ -106,6 +107,7 @@ pub(super) struct Steering {
     routes: RouteFollower,
     /// The clients that may have connections to the sockets in the namespace.
     admitted: watch::Sender<AdmittedClients>,
+    probe: UpstreamProbe,
     /// The runtime on which answers wait for upstreams.
     workers: Handle,
     reader: InterfaceReader,
@@ -121,6 +123,16 @@ struct LiveDevices {
     changes: Option<DeviceChanges>,
     last_change: Option<Instant>,
     next_list: Instant,
+}
+
+/// Asks the servers for names outside the cluster for the SOA record of the root, because nearly
+/// everything that is steered needs them.
+struct UpstreamProbe {
+    running: Option<JoinHandle<bool>>,
+    /// When the last question was answered.
+    answered: Option<Instant>,
+    /// When the next question is due.
+    next: Instant,
 }
 
 /// What shows whether the sockets in the agent's namespace are served.
@@ -147,6 +159,11 @@ const ROUND: Duration = Duration::from_millis(250);
 const OVERFLOW_PAUSE: Duration = Duration::from_secs(1);
 /// The time for an answer to the canary.
 const ANSWER_LIMIT: Duration = Duration::from_millis(750);
+/// The time between two questions to the servers for names outside the cluster.
+const PROBE_PAUSE: Duration = Duration::from_secs(2);
+/// The time since the last answer after which they count as unreachable.
+const PROBE_LIMIT: Duration = Duration::from_secs(5);
+const SERVFAIL: u8 = 2;
 /// The time between two lists of the devices that lead to pods.
 const LIST_PAUSE: Duration = Duration::from_secs(10);
 /// The same in the time of [`LIST_PAUSE`] after a device has changed: a pod gets its addresses soon
@@ -262,6 +279,11 @@ impl Steering {
             resolver,
             routes,
             admitted: watch::Sender::default(),
+            probe: UpstreamProbe {
+                running: None,
+                answered: None,
+                next: Instant::now(),
+            },
             workers: Handle::current(),
             reader: InterfaceReader::default(),
             interfaces: PodInterfaces::default(),
@@ -294,12 +316,26 @@ impl Steering {
     /// Steers until `ending` is cancelled. Then waits until what was steered is answered, for at
     /// most [`DRAIN_LIMIT`].
     async fn run(mut self, ending: CancellationToken) {
+        tokio::select! {
+            () = ending.cancelled() => {}
+            () = self.steer() => {}
+        }
+        self.programs.end_lease();
+        if timeout(DRAIN_LIMIT, self.drain()).await.is_err() {
+            info!(
+                "some steered questions or connections are not finished after {DRAIN_LIMIT:?}, \
+                 and end now"
+            );
+        }
+    }
+
+    /// Steers until the publisher has ended.
+    async fn steer(&mut self) {
         let mut inputs = self.inputs.clone();
         let mut devices = LiveDevices::listen();
         let mut next_round = Instant::now();
         loop {
             let followed = tokio::select! {
-                () = ending.cancelled() => break,
                 changed = inputs.changed() => {
                     if changed.is_err() {
                         // The publisher has ended.
@@ -317,10 +353,15 @@ impl Steering {
                 () = devices.change() => continue,
                 () = sleep_until(next_round) => {
                     next_round = Instant::now() + ROUND;
-                    if devices.is_list_due() {
-                        self.list_interfaces().await;
+                    self.probe.go_on(&self.resolver, &self.workers).await;
+                    let listed = match devices.is_list_due() {
+                        true => self.list_interfaces().await,
+                        false => Ok(()),
+                    };
+                    match listed {
+                        Ok(()) => self.renew_lease().await,
+                        Err(reason) => Err(reason),
                     }
-                    self.renew_lease().await
                 }
             };
             match followed {
@@ -331,45 +372,44 @@ impl Steering {
                 }
             }
         }
-        self.programs.end_lease();
-        if timeout(DRAIN_LIMIT, self.drain()).await.is_err() {
-            info!(
-                "some steered questions or connections are not finished after {DRAIN_LIMIT:?}, \
-                 and end now"
-            );
-        }
     }
 
     /// Makes the kernel's maps what the publisher's inputs say. Returns how long they count.
     async fn follow_inputs(&mut self) -> anyhow::Result<Duration> {
         let inputs = self.inputs.borrow_and_update().clone();
-        self.write_maps(&inputs).await?;
         let objection = inputs.permitted.steering_objection.clone();
-        if let Some(objection) = objection.or_else(|| self.routes.objection()) {
-            self.admit(AdmittedClients::Only(Arc::default()));
+        let objection = objection.or_else(|| self.routes.objection());
+        let left = time_left(&inputs);
+        let admitted = match &inputs.permitted.tcp {
+            // Without a lease it isn't known any more who is permitted.
+            _ if objection.is_some() || left.is_none() => AdmittedClients::Only(Arc::default()),
+            PermittedClients::Any => AdmittedClients::All,
+            PermittedClients::Only(clients) => AdmittedClients::Only(clients.clone().into()),
+        };
+        self.admit(admitted);
+        if let Some(objection) = objection {
             anyhow::bail!(objection);
         }
-        let left = inputs
-            .leased_until
-            .map(|until| until - std::time::Instant::now());
-        let left = left.filter(|left| !left.is_zero());
-        if left.is_none() {
-            // Which clients are permitted isn't known any more.
-            self.admit(AdmittedClients::Only(Arc::default()));
-        }
-        left.context("the kernel plane has no lease")
+        let left = left.context("the kernel plane has no lease")?;
+        self.write_maps(&inputs).await?;
+        Ok(left)
     }
 
     /// Renews the lease if the canaries are answered.
     async fn renew_lease(&mut self) -> anyhow::Result<()> {
-        let counts_for = self.follow_inputs().await?;
+        self.follow_inputs().await?;
+        self.probe.check()?;
+        let followed = self.inputs.borrow().clone();
         let asked = Instant::now();
         self.ask_canaries().await?;
-        let left = counts_for.min(LEASE).saturating_sub(asked.elapsed());
-        // A change meanwhile is followed at the next turn of the loop.
-        if !left.is_zero() && !self.inputs.has_changed()? {
-            self.programs.renew_lease(left);
+        let now = self.inputs.borrow().clone();
+        if !now.says_the_same(&followed) {
+            // It is followed at the next turn of the loop, and the lease lasts so long.
+            return Ok(());
         }
+        let left = time_left(&now).context("the kernel plane has no lease")?;
+        let left = left.min(LEASE.saturating_sub(asked.elapsed()));
+        self.programs.renew_lease(left);
         Ok(())
     }
 
@@ -404,10 +444,6 @@ impl Steering {
         let pods = self.pods(&inputs.permitted);
         // Before the addresses, so that a pod that isn't permitted any more isn't steered.
         self.programs.replace_pods(&pods)?;
-        self.admit(match &inputs.permitted.tcp {
-            PermittedClients::Any => AdmittedClients::All,
-            PermittedClients::Only(clients) => AdmittedClients::Only(clients.clone().into()),
-        });
         if self.served != served {
             for address in served.difference(&self.served) {
                 self.namespace.add_address(*address).await?;
@@ -451,17 +487,12 @@ impl Steering {
         pods
     }
 
-    async fn list_interfaces(&mut self) {
-        match self.reader.read().await {
-            Ok(interfaces) => self.interfaces = interfaces,
-            Err(error) => {
-                self.interfaces = PodInterfaces::default();
-                warn!(
-                    "it isn't known which devices lead to pods, so no pod is steered; the agent \
-                     tries again: {error:#}"
-                );
-            }
-        }
+    /// Lists the devices that lead to pods. After an error, replies still go to those that are
+    /// known.
+    async fn list_interfaces(&mut self) -> anyhow::Result<()> {
+        let read = self.reader.read().await;
+        self.interfaces = read.context("it isn't known which devices lead to pods")?;
+        Ok(())
     }
 
     /// Asks each receiver of the sockets through the canary's namespace, and lets the runtime of
@@ -537,11 +568,69 @@ impl Steering {
 }
 
 impl SteeringEnd {
-    /// Ends the task, and waits until what was steered is answered.
+    /// Ends the task, and waits until what was steered is answered, for at most twice
+    /// [`DRAIN_LIMIT`].
     pub(super) async fn drain(self) {
         self.ending.cancel();
-        // Fails if the task has ended otherwise.
-        let _ = self.ended.await;
+        // Fails if the task has ended otherwise, or hangs.
+        let _ = timeout(2 * DRAIN_LIMIT, self.ended).await;
+    }
+}
+
+impl SteeringInputs {
+    /// Whether other inputs differ in nothing but the time for which they count.
+    fn says_the_same(&self, other: &SteeringInputs) -> bool {
+        let said = |inputs: &SteeringInputs| {
+            let SteeringInputs {
+                served_addresses,
+                permitted,
+                leased_until: _,
+            } = inputs;
+            (served_addresses.clone(), permitted.clone())
+        };
+        said(self) == said(other)
+    }
+}
+
+/// How long the inputs count. `None`: they don't.
+fn time_left(inputs: &SteeringInputs) -> Option<Duration> {
+    let left = inputs.leased_until?;
+    let left = left.saturating_duration_since(std::time::Instant::now());
+    (!left.is_zero()).then_some(left)
+}
+
+impl UpstreamProbe {
+    /// Takes the result of a question that has ended, and asks the next one if it is due.
+    async fn go_on(&mut self, resolver: &Arc<Resolver>, workers: &Handle) {
+        let now = Instant::now();
+        if let Some(question) = self.running.take_if(|question| question.is_finished())
+            && let Ok(true) = question.await
+        {
+            self.answered = Some(now);
+        }
+        if self.running.is_none() && now >= self.next {
+            self.next = now + PROBE_PAUSE;
+            let resolver = resolver.clone();
+            self.running = Some(workers.spawn(async move {
+                let name = Name::root();
+                let reply = resolver
+                    .explain_answer(&name, Rtype::SOA, &mut Vec::new())
+                    .await;
+                // The response code (RFC 1035 section 4.1.1).
+                reply.get(3).is_some_and(|flags| flags & 0x0f != SERVFAIL)
+            }));
+        }
+    }
+
+    /// # Errors
+    /// When no question was answered in the last time.
+    fn check(&self) -> anyhow::Result<()> {
+        let is_recent = |answered: Instant| answered.elapsed() < PROBE_LIMIT;
+        anyhow::ensure!(
+            self.answered.is_some_and(is_recent),
+            "the servers for names outside the cluster don't answer this agent"
+        );
+        Ok(())
     }
 }
 
@@ -595,7 +684,8 @@ impl LiveDevices {
         }
     }
 
-    /// Whether the devices are to be listed. If so, they aren't again before a pause has passed.
+    /// Whether the devices are to be listed. If so, they aren't again before a pause has passed,
+    /// or a device has changed.
     fn is_list_due(&mut self) -> bool {
         let now = Instant::now();
         if now < self.next_list {

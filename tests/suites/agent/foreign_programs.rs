@@ -16,6 +16,10 @@ use zerohop_tests::{
 
 use super::{AgentProcess, LIMIT, WEB, binary, node::TestNode};
 
+/// Only an agent that doesn't steer keeps SYS_ADMIN, without which the kernel hides the names of
+/// programs.
+const STEER_OFF: [&str; 1] = ["--steer=off"];
+
 #[test]
 fn a_veth_with_a_cni_filter_is_skipped() {
     for (name, owner) in [
@@ -30,7 +34,7 @@ fn a_veth_with_a_cni_filter_is_skipped() {
                 .attach_filter(HOST_VETH, TcAttachType::Ingress)
                 .unwrap();
         });
-        let agent = node.start_agent(&[]);
+        let agent = node.start_agent(&STEER_OFF);
         assert_eq!(node.pod.web_ttl(), None, "answered in spite of {name}");
 
         let status = json_status(&agent);
@@ -65,7 +69,7 @@ fn a_veth_with_a_cni_filter_is_skipped() {
 #[test]
 fn a_veth_that_gets_a_cni_filter_is_detached() {
     let node = TestNode::new(WEB);
-    let agent = node.start_agent(&[]);
+    let agent = node.start_agent(&STEER_OFF);
     assert_eq!(node.pod.web_ttl(), Some(5));
     let mut filter = node.load_tc("cil_to_container", "filter");
     node.inside(|| {
@@ -92,7 +96,7 @@ fn a_filter_of_unknown_owner_is_shown_and_stays() {
             .attach_filter(HOST_VETH, TcAttachType::Ingress)
             .unwrap();
     });
-    let mut agent = node.start_agent(&[]);
+    let mut agent = node.start_agent(&STEER_OFF);
     assert_eq!(node.pod.web_ttl(), Some(5));
     let shown_id = |status: &Value| {
         let others = status["datapath"]["others"].as_array().unwrap();
@@ -106,7 +110,7 @@ fn a_filter_of_unknown_owner_is_shown_and_stays() {
     };
     let id = shown_id(&json_status(&agent));
     agent.end_by(nix::sys::signal::Signal::SIGTERM).unwrap();
-    let agent = node.start_agent(&[]);
+    let agent = node.start_agent(&STEER_OFF);
     assert_eq!(shown_id(&json_status(&agent)), id);
     node.inside(move || drop(filter));
 }
@@ -130,7 +134,7 @@ fn a_veth_with_a_cni_tcx_program_is_skipped() {
     if !has_tcx {
         return report_not_run("a veth with a CNI's tcx program", "this kernel has no tcx");
     }
-    let agent = node.start_agent(&[]);
+    let agent = node.start_agent(&STEER_OFF);
     assert_eq!(node.pod.web_ttl(), None);
     let status = json_status(&agent);
     let other = &status["datapath"]["others"][0];
@@ -170,7 +174,9 @@ fn an_xdp_program_is_not_replaced() {
 
 impl TestNode {
     fn start_agent_on(&self, interface: &str) -> AgentProcess {
-        AgentProcess::start(self.command_on(interface, &binary(), &self.manifests)).unwrap()
+        let mut command = self.command_on(interface, &binary(), &self.manifests);
+        command.args(STEER_OFF);
+        AgentProcess::start(command).unwrap()
     }
 
     fn load_tc(&self, name: &str, pin: &str) -> NoopProgram<SchedClassifier> {

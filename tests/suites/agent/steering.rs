@@ -33,7 +33,7 @@ struct SteeredNode {
     agent: AgentProcess,
     topology: Topology,
     manifests: ManifestFolder,
-    _servers: Vec<UdpServer>,
+    servers: Vec<UdpServer>,
 }
 
 /// Who answered a question.
@@ -53,7 +53,8 @@ const NAME: &str = "www.example.com";
 const FROM_OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const FROM_CLUSTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 /// The longest time from the stop of an agent to the answers of the cluster's DNS.
-const HANDOVER_LIMIT: Duration = Duration::from_millis(1500);
+/// On a quiet machine it is 1.5 s, which `cargo xtask faults` checks.
+const HANDOVER_LIMIT: Duration = Duration::from_secs(15);
 
 #[test]
 fn both_protocols_and_families_are_steered_in_each_shape() {
@@ -82,7 +83,7 @@ fn a_stopped_agent_loses_the_questions_to_the_clusters_dns() {
         node.wait_for(SERVED[0], DnsSource::Agent);
         node.agent.send_signal(Signal::SIGSTOP).unwrap();
         let stopped = Instant::now();
-        while node.ask(SERVED[0]) != DnsSource::ClusterDns {
+        while node.try_ask(SERVED[0]) != DnsSource::ClusterDns {
             assert!(stopped.elapsed() < LIMIT, "there is no answer");
         }
         let lasted = stopped.elapsed();
@@ -178,6 +179,30 @@ spec: {podSelector: {}, policyTypes: [Egress], egress: [{}]}
     node.wait_for(SERVED[0], DnsSource::Agent);
 }
 
+/// The agent's upstreams may be out of its reach, and not out of CoreDNS's.
+#[test]
+fn nothing_is_steered_while_upstreams_are_silent() {
+    let mut node = SteeredNode::start(Topology::routed().unwrap(), &[]);
+    node.wait_for(SERVED[0], DnsSource::Agent);
+    // Drops the server outside.
+    let outside = node.servers.pop().unwrap();
+    assert_eq!(outside.address(), OUTSIDE);
+    drop(outside);
+    node.wait_for(SERVED[0], DnsSource::ClusterDns);
+    let status = node.agent.status().unwrap();
+    assert!(
+        status.contains("don't answer this agent"),
+        "the status gives another reason: {status}"
+    );
+    let known = UpstreamName {
+        name: NAME,
+        address: FROM_OUTSIDE,
+    };
+    let outside = upstream::start(&node.topology.node, OUTSIDE, known).unwrap();
+    node.servers.push(outside);
+    node.wait_for(SERVED[0], DnsSource::Agent);
+}
+
 #[test]
 fn an_agent_that_ends_leaves_nothing() {
     let mut node = SteeredNode::start(Topology::routed().unwrap(), &[]);
@@ -190,12 +215,19 @@ fn an_agent_that_ends_leaves_nothing() {
 }
 
 #[test]
-fn no_thread_of_an_agent_that_steers_can_administer_the_system() {
+fn no_thread_of_an_agent_can_administer_the_system() {
     let node = SteeredNode::start(Topology::routed().unwrap(), &[]);
     node.wait_for(SERVED[0], DnsSource::Agent);
-    let threads = permitted_capabilities(node.agent.process_id());
+    // It can't steer, because it has no upstreams.
+    let other = start_agent(&node.topology.node, &node.manifests, &[]);
+    for agent in [&node.agent, &other] {
+        check_capabilities(&permitted_capabilities(agent.process_id()));
+    }
+}
+
+fn check_capabilities(threads: &BTreeMap<String, Vec<u64>>) {
     const SYS_ADMIN: u64 = 1 << 21;
-    for (name, permitted) in &threads {
+    for (name, permitted) in threads {
         assert!(
             permitted.iter().all(|set| set & SYS_ADMIN == 0),
             "{name}: {permitted:x?}"
@@ -229,21 +261,35 @@ impl SteeredNode {
             agent,
             topology,
             manifests,
-            _servers: servers,
+            servers,
         }
     }
 
     /// Waits until this one answers.
     fn wait_for(&self, served: IpAddr, expected: DnsSource) {
-        let answers = || Ok(self.ask(served) == expected);
+        let answers = || Ok(self.try_ask(served) == expected);
         assert!(
             eventually(LIMIT, answers).unwrap(),
             "{served}: {expected:?} never answers"
         );
     }
 
-    /// Asks for [`NAME`] over UDP.
+    /// Asks for [`NAME`] over UDP until there is an answer.
     fn ask(&self, served: IpAddr) -> DnsSource {
+        let mut source = DnsSource::Nothing;
+        let is_answered = || {
+            source = self.try_ask(served);
+            Ok(source != DnsSource::Nothing)
+        };
+        assert!(
+            eventually(LIMIT, is_answered).unwrap(),
+            "there is no answer"
+        );
+        source
+    }
+
+    /// Asks once. [`DnsSource::Nothing`]: no answer within [`PATIENCE`].
+    fn try_ask(&self, served: IpAddr) -> DnsSource {
         let client = UdpClient::new(&self.topology.pod, SocketAddr::new(served, 53)).unwrap();
         let reply = client.ask(&question(NAME), PATIENCE).unwrap();
         reply.map_or(DnsSource::Nothing, |reply| DnsSource::of(&reply))

@@ -18,7 +18,10 @@ use zerohop_contract::{
 };
 use zerohop_tests::netns::NetworkNamespace;
 
-use super::load::{Source, answer};
+use super::{
+    is_full_length,
+    load::{Source, answer},
+};
 
 /// Clients with a connection each, which ask every 50 ms.
 pub(super) struct StreamLoad {
@@ -32,7 +35,7 @@ pub(super) struct StreamTally {
     answers: usize,
     /// Connections that ended before an answer.
     ended: usize,
-    /// Connections on which no answer came, and no end, for [`PATIENCE`].
+    /// Connections on which no answer came, and no end, for [`patience`].
     hung: usize,
     /// Connections that could not be opened again at once.
     refused: usize,
@@ -48,8 +51,6 @@ pub(super) struct StandIn {
 
 const CLIENTS: usize = 20;
 const INTERVAL: Duration = Duration::from_millis(50);
-/// The longest time for an answer or for the end of the connection.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 impl StreamLoad {
     pub(super) fn start(pod: &NetworkNamespace) -> StreamLoad {
@@ -117,22 +118,27 @@ impl fmt::Display for StreamTally {
     }
 }
 
+/// The longest time for an answer or for the end of the connection. It is long beside other tests.
+fn patience() -> Duration {
+    Duration::from_secs(if is_full_length() { 1 } else { 20 })
+}
+
 /// Asks on a connection, and opens another one whenever it ends.
 fn keep_asking(client: usize, is_over: &AtomicBool) -> StreamTally {
     let mut tally = StreamTally::default();
     let mut number = 0;
     while !is_over.load(Ordering::Relaxed) {
-        let Ok(mut stream) = TcpStream::connect_timeout(&served(), PATIENCE) else {
+        let Ok(mut stream) = TcpStream::connect_timeout(&served(), patience()) else {
             tally.refused += 1;
             continue;
         };
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(patience())).unwrap();
         while !is_over.load(Ordering::Relaxed) {
             number += 1;
             let asked = Instant::now();
             match ask(&mut stream, &format!("t{client}-{number}.example.com")) {
                 Ok(()) => tally.answers += 1,
-                Err(_) if asked.elapsed() >= PATIENCE => {
+                Err(_) if asked.elapsed() > patience() => {
                     tally.hung += 1;
                     break;
                 }

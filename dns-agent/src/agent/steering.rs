@@ -342,7 +342,7 @@ impl Steering {
                         break;
                     }
                     match self.follow_inputs().await {
-                        Ok(_) => continue,
+                        Ok(()) => continue,
                         Err(reason) => Err(reason),
                     }
                 }
@@ -374,8 +374,8 @@ impl Steering {
         }
     }
 
-    /// Makes the kernel's maps what the publisher's inputs say. Returns how long they count.
-    async fn follow_inputs(&mut self) -> anyhow::Result<Duration> {
+    /// Makes the kernel's maps what the publisher's inputs say.
+    async fn follow_inputs(&mut self) -> anyhow::Result<()> {
         let inputs = self.inputs.borrow_and_update().clone();
         let objection = inputs.permitted.steering_objection.clone();
         let objection = objection.or_else(|| self.routes.objection());
@@ -390,9 +390,8 @@ impl Steering {
         if let Some(objection) = objection {
             anyhow::bail!(objection);
         }
-        let left = left.context("the kernel plane has no lease")?;
-        self.write_maps(&inputs).await?;
-        Ok(left)
+        left.context("the kernel plane has no lease")?;
+        self.write_maps(&inputs).await
     }
 
     /// Renews the lease if the canaries are answered.
@@ -580,15 +579,12 @@ impl SteeringEnd {
 impl SteeringInputs {
     /// Whether other inputs differ in nothing but the time for which they count.
     fn says_the_same(&self, other: &SteeringInputs) -> bool {
-        let said = |inputs: &SteeringInputs| {
-            let SteeringInputs {
-                served_addresses,
-                permitted,
-                leased_until: _,
-            } = inputs;
-            (served_addresses.clone(), permitted.clone())
-        };
-        said(self) == said(other)
+        let SteeringInputs {
+            served_addresses,
+            permitted,
+            leased_until: _,
+        } = self;
+        (served_addresses, permitted) == (&other.served_addresses, &other.permitted)
     }
 }
 

@@ -88,20 +88,7 @@ fn lookups_succeed_when_the_agent_is_killed_for_lack_of_memory() {
     let mut agent = cluster.start_agent(&[]);
     cgroup.add_process(agent.process_id()).unwrap();
     let tally = cluster.look_up_during("OOM kill, then a new agent", LookupMix::All, || {
-        cgroup.shrink_limit().unwrap();
-        // More services make the agent allocate memory.
-        let mut services = 1000;
-        let has_ended = || {
-            services += 1;
-            cluster.node.manifests.write(&dns::services(services));
-            agent.has_ended()
-        };
-        assert!(eventually(LIMIT, has_ended).unwrap());
-        assert_ne!(
-            cgroup.count_kills().unwrap(),
-            0,
-            "the agent ended for another reason"
-        );
+        kill_for_lack_of_memory(&mut agent, &cgroup, &cluster.node);
         agent = cluster.start_agent(&[]);
         cluster.wait_until_answered();
     });
@@ -405,6 +392,24 @@ impl OneNodeCluster {
             "no answer with a TTL of {ttl}; the last TTL was {last:?}"
         );
     }
+}
+
+/// Lets the kernel kill an agent, whose cgroup is this one.
+fn kill_for_lack_of_memory(agent: &mut AgentProcess, cgroup: &MemoryCgroup, node: &TestNode) {
+    cgroup.shrink_limit().unwrap();
+    // More services make the agent allocate memory.
+    let mut services = 1000;
+    let has_ended = || {
+        services += 1;
+        node.manifests.write(&dns::services(services));
+        agent.has_ended()
+    };
+    assert!(eventually(LIMIT, has_ended).unwrap());
+    assert_ne!(
+        cgroup.count_kills().unwrap(),
+        0,
+        "the agent ended for another reason"
+    );
 }
 
 /// Whether the tests run at full length, as `cargo xtask faults` does.

@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     io::{self, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     time::{Duration, Instant},
@@ -24,7 +23,9 @@ use zerohop_tests::{
 use super::{
     A, ManifestFolder, PATIENCE, SHORT_LEASE, WEB,
     network_policy::{ALLOW, CLIENT, CLUSTER, DENY},
-    start_agent, with_dns_port,
+    start_agent,
+    thread_capabilities::permitted_capabilities,
+    with_dns_port,
 };
 
 /// A node with the stand-in for the cluster's DNS, a server outside the cluster, and an agent that
@@ -336,19 +337,4 @@ impl DnsSource {
 /// A question for an IPv4 address.
 fn question(name: &str) -> Vec<u8> {
     QueryPacket::new(POD[0], SERVED[0], name, A).message()
-}
-
-/// The permitted capabilities of each thread, by the threads' names.
-fn permitted_capabilities(process: u32) -> BTreeMap<String, Vec<u64>> {
-    let mut threads: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-    for task in fs::read_dir(format!("/proc/{process}/task")).unwrap() {
-        let task = task.unwrap().path();
-        let name = fs::read_to_string(task.join("comm")).unwrap();
-        let status = fs::read_to_string(task.join("status")).unwrap();
-        let permitted = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
-        let permitted = u64::from_str_radix(permitted.unwrap().trim(), 16).unwrap();
-        let name = name.trim().to_owned();
-        threads.entry(name).or_default().push(permitted);
-    }
-    threads
 }

@@ -18,24 +18,7 @@ fn only_publisher_admin_and_file_threads_have_capabilities() {
     // The thread `admin` answers this request and reads the kernel's tables, so it runs by now.
     assert!(agent.status().unwrap().contains("veth-pod"));
 
-    // The permitted capability sets of all threads, by thread name.
-    let mut threads: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-    for task in fs::read_dir(format!("/proc/{}/task", agent.process_id())).unwrap() {
-        let task = task.unwrap().path();
-        let name = fs::read_to_string(task.join("comm")).unwrap();
-        let status = fs::read_to_string(task.join("status")).unwrap();
-        let parse_line = |line: &str| {
-            line.strip_prefix("CapPrm:")
-                .map(str::trim)
-                .map(str::to_owned)
-        };
-        let permitted = status.lines().find_map(parse_line).unwrap();
-        let permitted = u64::from_str_radix(&permitted, 16).unwrap();
-        threads
-            .entry(name.trim().to_owned())
-            .or_default()
-            .push(permitted);
-    }
+    let mut threads = permitted_capabilities(agent.process_id());
     for name in ["publisher", "admin"] {
         let permitted = &threads.remove(name).unwrap_or_default();
         let all_have_it = permitted.iter().all(|set| set & NET_ADMIN != 0);
@@ -61,4 +44,21 @@ fn only_publisher_admin_and_file_threads_have_capabilities() {
             "a thread `{name}` has capabilities: {permitted:x?}"
         );
     }
+}
+
+/// The permitted capability sets of a process's threads, by the threads' names.
+pub(super) fn permitted_capabilities(process: u32) -> BTreeMap<String, Vec<u64>> {
+    let mut threads: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for task in fs::read_dir(format!("/proc/{process}/task")).unwrap() {
+        let task = task.unwrap().path();
+        let name = fs::read_to_string(task.join("comm")).unwrap();
+        let status = fs::read_to_string(task.join("status")).unwrap();
+        let permitted = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
+        let permitted = u64::from_str_radix(permitted.unwrap().trim(), 16).unwrap();
+        threads
+            .entry(name.trim().to_owned())
+            .or_default()
+            .push(permitted);
+    }
+    threads
 }

@@ -22,7 +22,7 @@ use self::{
     load::{OutsideLoad, OutsideTally, answer, is_from_cluster_dns},
     streams::{StreamLoad, StreamTally},
 };
-use super::{MemoryCgroup, TestNode, dns, is_full_length, lease_flags};
+use super::{MemoryCgroup, TestNode, dns, is_full_length, kill_for_lack_of_memory, lease_flags};
 
 /// A node with a stand-in for the cluster's DNS and a server outside the cluster.
 struct SteeredCluster {
@@ -90,19 +90,7 @@ fn steered_lookups_succeed_when_the_agent_is_killed_for_lack_of_memory() {
     let mut agent = cluster.start_agent();
     cgroup.add_process(agent.process_id()).unwrap();
     let tally = cluster.look_up_during("steering: OOM kill, then a new agent", || {
-        cgroup.shrink_limit().unwrap();
-        let mut services = 1000;
-        let has_ended = || {
-            services += 1;
-            cluster.node.manifests.write(&dns::services(services));
-            agent.has_ended()
-        };
-        assert!(eventually(LIMIT, has_ended).unwrap());
-        assert_ne!(
-            cgroup.count_kills().unwrap(),
-            0,
-            "it ended for another reason"
-        );
+        kill_for_lack_of_memory(&mut agent, &cgroup, &cluster.node);
         agent = cluster.start_agent();
     });
     tally.streams.assert_ended_or_went_on();

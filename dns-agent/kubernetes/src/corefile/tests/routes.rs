@@ -73,10 +73,7 @@ fn it_is_known_where_answers_depend_on_the_client() {
             "`acl` depends on the client",
         ),
         ("autopath @kubernetes", "`autopath` depends on the client"),
-        (
-            "somebody_elses_plugin",
-            "is not a plugin that Zerohop understands",
-        ),
+        ("other_plugin", "is not a plugin that Zerohop understands"),
         ("forward . 10.0.0.1 {\nsome_option\n}", "some_option"),
         ("rewrite edns0 local set 0xffee 1", ""),
     ] {
